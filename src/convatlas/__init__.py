@@ -1,0 +1,1 @@
+"""ConvAtlas: distributed training and experiment tracking for convolutional networks."""

@@ -1,0 +1,1 @@
+"""Images to device batches: class lists, sample sources, augmentation, loader, LightningDataModules."""

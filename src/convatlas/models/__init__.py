@@ -1,0 +1,1 @@
+"""Architectures as plain ``torch.nn.Module``s, one file each; they know nothing of Lightning."""

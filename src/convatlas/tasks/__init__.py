@@ -1,0 +1,1 @@
+"""LightningModules, one per problem type: loss, metrics and optimizer around a network."""
