@@ -1,0 +1,294 @@
+"""Residual networks and their plain twins (He et al., "Deep Residual Learning", CVPR 2016)."""
+
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convatlas.errors import UserError
+
+Shortcut = Literal["A", "B", "C"]
+
+
+class ZeroPadShortcut(nn.Module):
+    """Option A: subsample by the stride, then append channels of zeros. It has no parameters."""
+
+    def __init__(self, *, stride: int, extra_channels: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.extra_channels = extra_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C + extra_channels, ceil(H / stride), ceil(W / stride))."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra_channels))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (figure 5, left); the stride is in the first.
+
+    Args:
+        in_channels: Channels that enter.
+        width: Channels of both convolutions.
+        stride: 1 or 2.
+        residual: Whether the input is added to the output.
+        downsample: What the input passes through before the addition; None is the identity.
+    """
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, *, residual: bool, downsample: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.residual = residual
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, width, ceil(H / stride), ceil(W / stride))."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        if self.residual:
+            out += x if self.downsample is None else self.downsample(x)
+        return F.relu(out, inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions (figure 5, right).
+
+    Args:
+        in_channels: Channels that enter.
+        width: Channels of the first two convolutions; four times as many leave.
+        stride: 1 or 2.
+        stride_in: The convolution that has the stride.
+        residual: Whether the input is added to the output.
+        downsample: What the input passes through before the addition; None is the identity.
+    """
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        *,
+        stride_in: Literal["1x1", "3x3"],
+        residual: bool,
+        downsample: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, first, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, second, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.residual = residual
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, 4 width, ceil(H / stride), ceil(W / stride))."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        out = self.bn3(self.conv3(out))
+        if self.residual:
+            out += x if self.downsample is None else self.downsample(x)
+        return F.relu(out, inplace=True)
+
+
+class ResNet(nn.Module):
+    """The ImageNet networks of table 1.
+
+    With option B, ``stride_in="3x3"`` and the ``imagenet`` stem, parameter names and outputs are those of
+    torchvision's ``resnet18`` to ``resnet152``. Convolutions start from He's normal initialisation over the
+    fan-out, as in the authors' later Torch code.
+
+    Args:
+        depth: Layers with weights: basic blocks for 18 and 34, bottlenecks above.
+        shortcut: A, identity with zero-padded channels; B, projections where the shape changes;
+            C, projections everywhere. A plain net has none.
+        stride_in: The convolution of a bottleneck that has the stride: ``1x1``, the first, is the paper's (v1);
+            ``3x3`` is the later habit (v1.5: more accurate, more work). Basic blocks do not have the choice.
+        residual: False leaves the additions out, which gives the plain twin of the same depth.
+        zero_init_residual: Start the last BatchNorm of each block at zero, so that the block starts as the
+            identity (Goyal et al. 2017, section 5.1).
+        stem: ``imagenet`` is 7x7/2 and a max pool; ``small`` is 3x3/1 without the pool, because at 32 pixels
+            the paper's stem and stages, which divide by 32, would leave 1x1 in the last stage.
+        num_classes: Width of the output.
+        in_channels: Channels of the input.
+
+    Raises:
+        UserError: If ``zero_init_residual`` is asked of a plain net, whose output it would fix at zero.
+    """
+
+    BLOCKS: ClassVar[dict[int, tuple[int, int, int, int]]] = {
+        18: (2, 2, 2, 2),
+        34: (3, 4, 6, 3),
+        50: (3, 4, 6, 3),
+        101: (3, 4, 23, 3),
+        152: (3, 8, 36, 3),
+    }
+
+    def __init__(
+        self,
+        *,
+        depth: Literal[18, 34, 50, 101, 152],
+        shortcut: Shortcut = "B",
+        stride_in: Literal["1x1", "3x3"] = "1x1",
+        residual: bool = True,
+        zero_init_residual: bool = False,
+        stem: Literal["imagenet", "small"] = "imagenet",
+        num_classes: int = 1000,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if zero_init_residual and not residual:
+            raise UserError("model.net.zero_init_residual=true: expected a net with model.net.residual=true")
+        imagenet = stem == "imagenet"
+        bottleneck = None if depth < 50 else stride_in
+        expansion = BasicBlock.expansion if bottleneck is None else Bottleneck.expansion
+        counts = self.BLOCKS[depth]
+
+        stage = partial(_stage, shortcut=shortcut, residual=residual, bottleneck=bottleneck)
+
+        self.conv1 = nn.Conv2d(
+            in_channels, 64, 7 if imagenet else 3, 2 if imagenet else 1, 3 if imagenet else 1, bias=False
+        )
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
+        self.layer1 = stage(64, 64, counts[0], 1)
+        self.layer2 = stage(64 * expansion, 128, counts[1], 2)
+        self.layer3 = stage(128 * expansion, 256, counts[2], 2)
+        self.layer4 = stage(256 * expansion, 512, counts[3], 2)
+        self.num_features = 512 * expansion
+        _he_init(self)
+        if zero_init_residual:
+            for block in self.modules():
+                if isinstance(block, BasicBlock):
+                    nn.init.zeros_(block.bn2.weight)
+                elif isinstance(block, Bottleneck):
+                    nn.init.zeros_(block.bn3.weight)
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace ``fc`` by a newly initialised layer with ``num_classes`` outputs."""
+        self.num_classes = num_classes
+        self.fc = nn.Linear(self.num_features, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to the last feature map (N, num_features, H / 32, W / 32).
+
+        With the small stem it is (N, num_features, H / 8, W / 8).
+        """
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        out: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, num_classes)."""
+        logits: Tensor = self.fc(F.adaptive_avg_pool2d(self.forward_features(x), 1).flatten(1))
+        return logits
+
+
+class CifarResNet(nn.Module):
+    """The networks for 32-pixel images of section 4.2: three stages of 16, 32 and 64 channels.
+
+    Args:
+        depth: 6n + 2 layers with weights, n blocks a stage: 20, 32, 44, 56, 110 and 1202 in the paper.
+        shortcut: As in `ResNet`; the paper uses A in all cases.
+        residual: False leaves the additions out, which gives the plain twin.
+        num_classes: Width of the output.
+        in_channels: Channels of the input.
+
+    Raises:
+        UserError: If ``depth`` is not 6n + 2.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        shortcut: Shortcut = "A",
+        residual: bool = True,
+        num_classes: int = 10,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        blocks, rest = divmod(depth - 2, 6)
+        if rest or blocks < 1:
+            raise UserError(f"model.net.depth={depth}: expected 6n + 2, such as 20, 32, 44, 56 or 110")
+        stage = partial(_stage, shortcut=shortcut, residual=residual, bottleneck=None)
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = stage(16, 16, blocks, 1)
+        self.layer2 = stage(16, 32, blocks, 2)
+        self.layer3 = stage(32, 64, blocks, 2)
+        self.num_features = 64
+        _he_init(self)
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace ``fc`` by a newly initialised layer with ``num_classes`` outputs."""
+        self.num_classes = num_classes
+        self.fc = nn.Linear(self.num_features, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to the last feature map (N, 64, H / 4, W / 4)."""
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out: Tensor = self.layer3(self.layer2(self.layer1(x)))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, num_classes)."""
+        logits: Tensor = self.fc(F.adaptive_avg_pool2d(self.forward_features(x), 1).flatten(1))
+        return logits
+
+
+def _stage(
+    in_channels: int,
+    width: int,
+    blocks: int,
+    stride: int,
+    *,
+    shortcut: Shortcut,
+    residual: bool,
+    bottleneck: Literal["1x1", "3x3"] | None,
+) -> nn.Sequential:
+    """Blocks of one width, the stride in the first; ``bottleneck`` says where a bottleneck has its stride."""
+    stage = nn.Sequential()
+    for index in range(blocks):
+        step = stride if index == 0 else 1
+        out_channels = width * (BasicBlock.expansion if bottleneck is None else Bottleneck.expansion)
+        downsample = _downsample(in_channels, out_channels, step, shortcut) if residual else None
+        if bottleneck is None:
+            stage.append(BasicBlock(in_channels, width, step, residual=residual, downsample=downsample))
+        else:
+            stage.append(
+                Bottleneck(
+                    in_channels, width, step, stride_in=bottleneck, residual=residual, downsample=downsample
+                )
+            )
+        in_channels = out_channels
+    return stage
+
+
+def _downsample(in_channels: int, out_channels: int, stride: int, shortcut: Shortcut) -> nn.Module | None:
+    if shortcut != "C" and stride == 1 and in_channels == out_channels:
+        return None
+    if shortcut == "A":
+        return ZeroPadShortcut(stride=stride, extra_channels=out_channels - in_channels)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+def _he_init(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
