@@ -113,7 +113,7 @@ class ResNet(nn.Module):
         depth: Layers with weights: basic blocks for 18 and 34, bottlenecks above.
         shortcut: A, identity with zero-padded channels; B, projections where the shape changes;
             C, projections everywhere. A plain net has none.
-        stride_in: The convolution of a bottleneck that has the stride: ``1x1``, the first, is the paper's (v1);
+        stride_in: The convolution of a bottleneck that has the stride: ``1x1`` is the paper's (v1);
             ``3x3`` is the later habit (v1.5: more accurate, more work). Basic blocks do not have the choice.
         residual: False leaves the additions out, which gives the plain twin of the same depth.
         zero_init_residual: Start the last BatchNorm of each block at zero, so that the block starts as the
@@ -270,9 +270,7 @@ def _stage(
             stage.append(BasicBlock(in_channels, width, step, residual=residual, downsample=downsample))
         else:
             stage.append(
-                Bottleneck(
-                    in_channels, width, step, stride_in=bottleneck, residual=residual, downsample=downsample
-                )
+                Bottleneck(in_channels, width, step, stride_in=bottleneck, residual=residual, downsample=downsample)
             )
         in_channels = out_channels
     return stage
@@ -283,9 +281,7 @@ def _downsample(in_channels: int, out_channels: int, stride: int, shortcut: Shor
         return None
     if shortcut == "A":
         return ZeroPadShortcut(stride=stride, extra_channels=out_channels - in_channels)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-    )
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
 def _he_init(model: nn.Module) -> None:

@@ -1,0 +1,158 @@
+"""AlexNet: the network of 2012 in two groups, and the one-tower form of 2014 that torchvision has."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+
+class _FeaturesAndClassifier(nn.Module):
+    """Convolutions, an average pool to a fixed side, and linear layers that end in the classifier."""
+
+    features: nn.Sequential
+    avgpool: nn.Module
+    classifier: nn.Sequential
+    num_classes: int
+    num_features: int = 4096
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to the feature map (N, 256, h, w) after the last pool."""
+        out: Tensor = self.features(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, num_classes)."""
+        logits: Tensor = self.classifier(self.avgpool(self.forward_features(x)).flatten(1))
+        return logits
+
+
+class AlexNet(_FeaturesAndClassifier):
+    """The network of Krizhevsky et al., "ImageNet Classification with Deep CNNs", NIPS 2012, section 3.
+
+    The two GPUs of the paper are two groups in conv2, conv4 and conv5. The paper's 55x55 after conv1 asks for
+    227 pixels; here 224 with a padding of 2 give the same. Other sizes are averaged to what fc6 reads.
+
+    Local response normalisation has k = 2, n = 5 and beta = 0.75. The formula of section 3.3 multiplies the
+    *sum* of squares by alpha = 1e-4; torch divides its alpha by n first, hence 5e-4 in the code.
+
+    Weights start from N(0, 0.01^2); biases at 1 in conv2, conv4, conv5, fc6 and fc7, otherwise at 0 (section 5).
+
+    Args:
+        lrn: Normalise after the ReLU of conv1 and conv2 (section 3.3).
+        overlapping_pooling: Pool 3x3 every 2 pixels (section 3.4) rather than 2x2.
+        activation: ``relu`` or, as in the comparison of section 3.1, ``tanh``.
+        dropout: Probability that an output of fc6 or fc7 is dropped (section 4.2).
+        stem: ``imagenet`` is the paper's 11x11/4; ``small`` is 5x5/1, because at 32 pixels the paper's stem
+            would leave nothing to pool three times.
+        num_classes: Width of the output.
+        in_channels: Channels of the input.
+    """
+
+    def __init__(
+        self,
+        *,
+        lrn: bool = True,
+        overlapping_pooling: bool = True,
+        activation: Literal["relu", "tanh"] = "relu",
+        dropout: float = 0.5,
+        stem: Literal["imagenet", "small"] = "imagenet",
+        num_classes: int = 1000,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+
+        def act() -> nn.Module:
+            return nn.ReLU(inplace=True) if activation == "relu" else nn.Tanh()
+
+        def norm() -> nn.Module:
+            return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0) if lrn else nn.Identity()
+
+        def pool() -> nn.Module:
+            return nn.MaxPool2d(3 if overlapping_pooling else 2, stride=2)
+
+        side = 6 if stem == "imagenet" else 3
+        conv1 = _conv1(in_channels, 96, stem)
+        conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=2)
+        conv3 = nn.Conv2d(256, 384, 3, padding=1)
+        conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=2)
+        conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
+        fc6 = nn.Linear(256 * side * side, 4096)
+        fc7 = nn.Linear(4096, self.num_features)
+        self.features = nn.Sequential(
+            *(conv1, act(), norm(), pool()),
+            *(conv2, act(), norm(), pool()),
+            *(conv3, act()),
+            *(conv4, act()),
+            *(conv5, act(), pool()),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(side)
+        self.classifier = nn.Sequential(
+            *(fc6, act(), nn.Dropout(dropout)),
+            *(fc7, act(), nn.Dropout(dropout)),
+            nn.Identity(),
+        )
+        for layer in (conv1, conv2, conv3, conv4, conv5, fc6, fc7):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.constant_(layer.bias, 0 if layer in (conv1, conv3) else 1)  # type: ignore[arg-type]
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace fc8 by a newly initialised layer with ``num_classes`` outputs; fc6 and fc7 stay."""
+        self.num_classes = num_classes
+        fc8 = nn.Linear(self.num_features, num_classes)
+        nn.init.normal_(fc8.weight, std=0.01)
+        nn.init.zeros_(fc8.bias)
+        self.classifier[-1] = fc8
+
+
+class AlexNetTorchvision(_FeaturesAndClassifier):
+    """The single tower of Krizhevsky, "One weird trick", 2014, as torchvision's ``alexnet`` has it.
+
+    There are no groups and no normalisation, widths differ, and dropout comes before fc6 and fc7. Parameter
+    names and outputs are torchvision's; weights start from torch's defaults, as there.
+
+    Args:
+        dropout: Probability that an input of fc6 or fc7 is dropped.
+        stem: As in `AlexNet`.
+        num_classes: Width of the output.
+        in_channels: Channels of the input.
+    """
+
+    def __init__(
+        self,
+        *,
+        dropout: float = 0.5,
+        stem: Literal["imagenet", "small"] = "imagenet",
+        num_classes: int = 1000,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+
+        def relu() -> nn.Module:
+            return nn.ReLU(inplace=True)
+
+        side = 6 if stem == "imagenet" else 3
+        self.features = nn.Sequential(
+            *(_conv1(in_channels, 64, stem), relu(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(64, 192, 5, padding=2), relu(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(192, 384, 3, padding=1), relu()),
+            *(nn.Conv2d(384, 256, 3, padding=1), relu()),
+            *(nn.Conv2d(256, 256, 3, padding=1), relu(), nn.MaxPool2d(3, 2)),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(side)
+        self.classifier = nn.Sequential(
+            *(nn.Dropout(dropout), nn.Linear(256 * side * side, 4096), relu()),
+            *(nn.Dropout(dropout), nn.Linear(4096, self.num_features), relu()),
+            nn.Identity(),
+        )
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace fc8 by a newly initialised layer with ``num_classes`` outputs; fc6 and fc7 stay."""
+        self.num_classes = num_classes
+        self.classifier[-1] = nn.Linear(self.num_features, num_classes)
+
+
+def _conv1(in_channels: int, width: int, stem: Literal["imagenet", "small"]) -> nn.Conv2d:
+    if stem == "imagenet":
+        return nn.Conv2d(in_channels, width, 11, stride=4, padding=2)
+    return nn.Conv2d(in_channels, width, 5, padding=2)

@@ -1,0 +1,94 @@
+"""VGG (Simonyan and Zisserman, "Very Deep Convolutional Networks", ICLR 2015)."""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+
+class VGG(nn.Module):
+    """The six configurations of table 1, from 11 to 19 layers with weights.
+
+    For A, B, D and E with the ``imagenet`` stem, parameter names and outputs are those of torchvision's
+    ``vgg11``, ``vgg13``, ``vgg16`` and ``vgg19``, and of their ``_bn`` forms.
+
+    The paper's N(0, 0.1^2) trains A only; its deeper nets start from a trained A. Here every net starts at once:
+    convolutions from He's normal initialisation over the fan-out, linear layers from N(0, 0.01^2), biases at 0.
+
+    Args:
+        configuration: A column of table 1. ``A-LRN`` normalises after the first ReLU as AlexNet does; ``C`` has
+            1x1 convolutions at the end of its last three stages.
+        batch_norm: Normalise the batch after each convolution, which the paper does not.
+        dropout: Probability that an output of fc6 or fc7 is dropped.
+        stem: ``imagenet``: fc6 reads 7x7; ``small``: it reads 1x1, which is what five pools leave of 32 pixels.
+            The convolutions are the same.
+        num_classes: Width of the output.
+        in_channels: Channels of the input.
+    """
+
+    WIDTHS: ClassVar[tuple[int, ...]] = (64, 128, 256, 512, 512)
+    CONVOLUTIONS: ClassVar[dict[str, tuple[int, ...]]] = {
+        "A": (1, 1, 2, 2, 2),
+        "A-LRN": (1, 1, 2, 2, 2),
+        "B": (2, 2, 2, 2, 2),
+        "C": (2, 2, 3, 3, 3),
+        "D": (2, 2, 3, 3, 3),
+        "E": (2, 2, 4, 4, 4),
+    }
+
+    def __init__(
+        self,
+        *,
+        configuration: Literal["A", "A-LRN", "B", "C", "D", "E"],
+        batch_norm: bool = False,
+        dropout: float = 0.5,
+        stem: Literal["imagenet", "small"] = "imagenet",
+        num_classes: int = 1000,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        for width, convolutions in zip(self.WIDTHS, self.CONVOLUTIONS[configuration], strict=True):
+            for index in range(convolutions):
+                kernel = 1 if configuration == "C" and index == 2 else 3
+                conv = nn.Conv2d(in_channels, width, kernel, padding=kernel // 2)
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+                self.features.append(conv)
+                if batch_norm:
+                    self.features.append(nn.BatchNorm2d(width))
+                self.features.append(nn.ReLU(inplace=True))
+                in_channels = width
+            if configuration == "A-LRN" and width == 64:
+                self.features.append(nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
+            self.features.append(nn.MaxPool2d(2))
+        side = 7 if stem == "imagenet" else 1
+        self.avgpool = nn.AdaptiveAvgPool2d(side)
+        self.num_features = 4096
+        self.classifier = nn.Sequential(
+            *(_linear(512 * side * side, 4096), nn.ReLU(inplace=True), nn.Dropout(dropout)),
+            *(_linear(4096, self.num_features), nn.ReLU(inplace=True), nn.Dropout(dropout)),
+            nn.Identity(),
+        )
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace fc8 by a newly initialised layer with ``num_classes`` outputs; fc6 and fc7 stay."""
+        self.num_classes = num_classes
+        self.classifier[-1] = _linear(self.num_features, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to the feature map (N, 512, H / 32, W / 32) after the last pool."""
+        out: Tensor = self.features(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, num_classes)."""
+        logits: Tensor = self.classifier(self.avgpool(self.forward_features(x)).flatten(1))
+        return logits
+
+
+def _linear(in_features: int, out_features: int) -> nn.Linear:
+    layer = nn.Linear(in_features, out_features)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    return layer
