@@ -1,0 +1,44 @@
+# `make help` lists what there is. Everything is installed into .venv; nothing else on the machine changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS := runs
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow lint format wheel clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(VENV)/installed ## create .venv and install ConvAtlas with its tested versions
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "PYTHON=$(PYTHON): Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing: PyTorch alone is a download of several gigabytes, so this takes some minutes …"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: install ## train, evaluate and show a network on the embedded images (3 minutes on 2 cores)
+	@sh scripts/quickstart.sh $(BIN) $(RUNS)
+
+test: lint ## check style and types, then run the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: install ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: install ## build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean: ## remove what was built and installed; runs stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,107 @@
+"""Check everything that `convatlas train` would need, without training.
+
+    convatlas check model=resnet50 data=imagefolder data.root=/data/birds
+
+Takes the overrides of `train`; composes and instantiates all of it, reads one batch, runs it forward and backward.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from convatlas.cli import execute
+from convatlas.config import plain
+from convatlas.console import print_fields
+from convatlas.data.batch import Batch
+from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.errors import UserError
+from convatlas.run.directory import RunDirectory
+from convatlas.run.environment import quiet_libraries, world_size
+from convatlas.run.identity import run_id
+from convatlas.tasks.classification import ClassificationTask
+
+KEPT_CHECKPOINTS = 3
+"""best, last, and the one being written."""
+MIB = 2**20
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Find out whether a run can start.
+
+    Args:
+        config: Composed from ``conf/check.yaml``, which is ``conf/train.yaml``.
+
+    Returns:
+        What was found, by name; every entry is a line of text.
+
+    Raises:
+        UserError: The first thing that would stop the run.
+    """
+    quiet_libraries()
+    pl.seed_everything(config.seed, verbose=False)
+    found = {}
+    data: ClassificationDataModule = instantiate(config.data)
+    if config.data.num_classes is None:
+        config.data.num_classes = len(data.class_list.names)
+    ranks = world_size(config.trainer)
+    data.check_batch(ranks, config.trainer.accumulate_grad_batches)
+    found["class_list"] = f"{len(data.class_list.names)} classes, hash {data.class_list.hash[:12]}"
+    found["data"] = ", ".join(f"{data.num_samples(split):,} {split}" for split in ("train", "val", "test"))
+
+    run = RunDirectory.choose(config.run.root, run_id(plain(config), data.fingerprint), config.run.fresh)
+    state = run.summary.get("state", "new")
+    found["run"] = f"{run.path} ({state})"
+    task: ClassificationTask = instantiate(
+        config.model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
+    )
+    size = _checkpoint_bytes(task, config)
+    found["disk"] = _disk(Path(config.run.root), size)
+    trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
+    found["accelerator"] = f"{trainer.accelerator.__class__.__name__}, {ranks} rank{'s' * (ranks > 1)}"
+
+    device = trainer.strategy.root_device
+    batch = next(iter(data.train_dataloader()))
+    batch = data.on_after_batch_transfer(Batch(*(tensor.to(device) for tensor in batch)), 0)
+    task.to(device).train()
+    loss = task.loss(task.net(batch.images), batch.labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if not torch.isfinite(loss):
+        raise UserError(f"model={task.name}: the loss of the first batch is {loss.item()}, expected a finite number")
+    found["batch"] = f"{tuple(batch.images.shape)} forward and backward, loss {loss.item():.4f}"
+    return found
+
+
+def _checkpoint_bytes(task: ClassificationTask, config: DictConfig) -> int:
+    """Weights and as many numbers of optimizer state a weight: one for SGD's momentum, two for Adam's moments."""
+    weights: int = sum(tensor.numel() * tensor.element_size() for tensor in task.net.state_dict().values())
+    return weights * (2 if config.optimizer.algorithm.get("momentum") is not None else 3)
+
+
+def _disk(root: Path, checkpoint_bytes: int) -> str:
+    existing = next(path for path in [root, *root.absolute().parents] if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"run.root={root}: {existing} cannot be written")
+    free = shutil.disk_usage(existing).free
+    needed = KEPT_CHECKPOINTS * checkpoint_bytes
+    if free < needed:
+        raise UserError(
+            f"run.root={root}: {free // MIB:,} MiB free, checkpoints need about {needed // MIB:,} MiB; "
+            "choose a run.root on another disk"
+        )
+    return f"{free // MIB:,} MiB free, checkpoints need about {max(1, needed // MIB):,} MiB"
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print what was found."""
+    print_fields({**result, "result": "convatlas train would start"})
+
+
+if __name__ == "__main__":
+    execute(check, show, seed=int, **{"run.root": str, "run.fresh": bool})

@@ -1,0 +1,70 @@
+"""List the local runs with their state and best metric.
+
+    convatlas runs
+    convatlas runs root=/scratch/runs format=json
+
+A run is running, finished, failed, or interrupted: it fell silent without an end.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from convatlas.cli import execute
+from convatlas.console import print_table
+from convatlas.errors import UserError
+from convatlas.run.directory import RunDirectory
+
+SILENT_SECONDS = 600
+"""A run without a new line in its record for so long has ended without saying so."""
+
+
+def runs(config: DictConfig) -> dict[str, Any]:
+    """Read the summaries of all runs under ``root``, the latest start first.
+
+    Args:
+        config: Composed from ``conf/runs.yaml``.
+
+    Returns:
+        ``runs``: a list of summaries with ``run`` (the directory) and ``state``.
+
+    Raises:
+        UserError: ``root`` is not a directory.
+    """
+    root = Path(config.root)
+    if not root.is_dir():
+        raise UserError(f"root={root}: no such directory; expected the folder that holds the runs")
+    found = [RunDirectory(path.parent) for path in sorted(root.glob("*/summary.json"))]
+    summaries = [{"run": str(run.path), **run.summary, "state": _state(run)} for run in found]
+    return {"runs": sorted(summaries, key=lambda summary: summary["started"], reverse=True)}
+
+
+def _state(run: RunDirectory) -> str:
+    state = str(run.summary["state"])
+    written = run.metrics if run.metrics.is_file() else run.path / "summary.json"
+    if state == "running" and time.time() - written.stat().st_mtime > SILENT_SECONDS:
+        return "interrupted"
+    return state
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print the runs as a table."""
+    rows = [
+        (
+            summary["run"],
+            summary["state"],
+            summary.get("epochs"),
+            f"{summary['best']['metric']} {summary['best']['value']:.4f}" if "best" in summary else None,
+            "  ".join(f"{name} {value:.4f}" for name, value in summary.get("test", {}).items() if "top1" in name),
+            summary["started"],
+        )
+        for summary in result["runs"]
+    ]
+    print_table(("run", "state", "epochs", "best", "reported", "started (UTC)"), rows)
+
+
+if __name__ == "__main__":
+    execute(runs, show, root=str)

@@ -1,0 +1,113 @@
+"""The command line: ``convatlas VERB [overrides]`` runs ``pipelines/VERB.py``.
+
+Results go to standard output; progress, logs and errors go to standard error.
+"""
+
+import os
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from omegaconf import DictConfig
+
+from convatlas.clock import STARTUP
+from convatlas.config import check_config, project_path
+from convatlas.config import compose as compose_config
+from convatlas.errors import UserError
+from convatlas.jsonio import dumps
+from convatlas.rank import is_rank_zero
+
+Pipeline = Callable[..., dict[str, Any]]
+
+
+def main() -> int:
+    """Run one verb; the entry point of the ``convatlas`` command."""
+    verbs = {path.stem: path for path in sorted(project_path("pipelines").glob("*.py"))}
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _usage(verbs)
+        return 0
+    if arguments[0] not in verbs:
+        sys.stderr.write(f"convatlas: error: no verb '{arguments[0]}': one of {', '.join(verbs)}\n")
+        return 2
+    sys.argv = [str(verbs[arguments[0]]), *arguments[1:]]
+    runpy.run_path(str(verbs[arguments[0]]), run_name="__main__")
+    return 0
+
+
+def execute(
+    pipeline: Pipeline,
+    show: Callable[[Mapping[str, Any]], None],
+    compose: Callable[[str, Sequence[str]], DictConfig] = compose_config,
+    **types: Any,
+) -> NoReturn:
+    """Compose the configuration, run a pipeline, print its result and exit.
+
+    The exit status is 0; 2 for a mistake that the user can mend; 1 for anything else.
+
+    Args:
+        pipeline: A function of the composed configuration; its name is that of ``conf/<name>.yaml``.
+        show: Prints the result for a person.
+        compose: Makes the configuration from the pipeline's name and the overrides.
+        types: Types of the top-level keys that belong to no constructor.
+    """
+    STARTUP.mark("imports")
+    overrides = sys.argv[1:]
+    if any(argument in ("-h", "--help") for argument in overrides):
+        _help(pipeline)
+        sys.exit(0)
+    # Whatever libraries print belongs to standard error: standard output carries the result alone.
+    results = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        config = compose(pipeline.__name__, overrides)
+        check_config(config, {"format": Literal["text", "json"], **types})
+        STARTUP.mark("composition")
+        result = pipeline(config)
+    except Exception as error:
+        mistake = _user_error(error)
+        if mistake is None:
+            raise
+        sys.stderr.write(f"convatlas: error: {mistake}\n")
+        sys.exit(2)
+    sys.stdout.flush()
+    os.dup2(results, 1)
+    if not is_rank_zero():
+        sys.exit(0)
+    if config.format == "json":
+        sys.stdout.write(dumps(result, indent=2) + "\n")
+    else:
+        show(result)
+    sys.stdout.flush()
+    sys.exit(0)
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an exception; Hydra wraps what constructors raise."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text().split('"""')[1].splitlines()[0]
+
+
+def _usage(verbs: Mapping[str, Path]) -> None:
+    sys.stdout.write("convatlas VERB [key=value …]\n\n")
+    for verb, path in verbs.items():
+        sys.stdout.write(f"  {verb:<10}{_first_line(path)}\n")
+    sys.stdout.write("\nconvatlas VERB --help explains a verb and lists its keys. Every verb takes format=json.\n")
+
+
+def _help(pipeline: Pipeline) -> None:
+    name = pipeline.__name__
+    conf = project_path("conf")
+    sys.stdout.write((sys.modules["__main__"].__doc__ or "").strip() + "\n\n")
+    for group in sorted(path for path in conf.iterdir() if path.is_dir()):
+        if f"- {group.name}:" in (conf / f"{name}.yaml").read_text().replace("optional ", ""):
+            options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+            sys.stdout.write(f"{group.name}={options}\n")
+    sys.stdout.write("\nThe keys and their defaults:\n\n" + (conf / f"{name}.yaml").read_text())

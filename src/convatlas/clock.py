@@ -1,0 +1,22 @@
+"""Where the seconds before the first optimizer step go."""
+
+import time
+
+import psutil
+
+
+class StartupClock:
+    """Splits the time since the process started into named parts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = psutil.Process().create_time()
+
+    def mark(self, name: str) -> None:
+        """Book the time since the previous mark, in seconds, under ``name``."""
+        now = time.time()
+        self.seconds[name] = round(now - self._last, 3)
+        self._last = now
+
+
+STARTUP = StartupClock()

@@ -1,0 +1,187 @@
+"""Compose a configuration with Hydra and check it against the constructors it names.
+
+Everything here runs in well under a second and before any data, network or accelerator is touched.
+"""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from convatlas.errors import UserError
+
+SMALL_IMAGE = 64
+"""Images with fewer pixels a side take the small-input stem of a network."""
+
+OmegaConf.register_new_resolver(
+    "stem_for", lambda image_size: "small" if image_size < SMALL_IMAGE else "imagenet", replace=True
+)
+
+
+def project_path(name: str) -> Path:
+    """Where ``conf`` or ``pipelines`` lies: inside an installed package, at the top of a checkout."""
+    packaged = Path(__file__).parent / name
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / name
+
+
+def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose ``conf/<name>.yaml`` with command-line overrides.
+
+    Args:
+        name: The primary configuration, which is the verb: ``train``, ``evaluate``, …
+        overrides: Hydra overrides, such as ``model=resnet50`` or ``data.root=/data``.
+
+    Returns:
+        The configuration, interpolations unresolved, closed to unknown keys.
+
+    Raises:
+        UserError: An unknown key or group option (with the nearest name), a malformed override.
+    """
+    try:
+        return _compose(name, overrides)
+    except MissingConfigException as error:
+        wanted = str(error.missing_cfg_file)
+        group, _, option = wanted.rpartition("/")
+        options = [str(option) for option in error.options or ()]
+        hint = _did_you_mean(option, options) or f"; the options are {', '.join(options)}"
+        raise UserError(f"{group or name}={option}: there is no such configuration{hint}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        message = " ".join(str(error).split())
+        unknown = re.match(r"Could not override '([^']+)'", message)
+        if unknown is None:
+            raise UserError(message) from error
+        key = unknown.group(1)
+        raise UserError(message + _did_you_mean(key, _known_keys(name, overrides, key))) from error
+
+
+def overridden_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys that a person named on the command line, such as ``{"data", "data.root"}``."""
+    return {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as built-in containers, as it goes to files and checkpoints."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def check_config(config: DictConfig, types: Mapping[str, Any]) -> None:
+    """Check that no value is missing and that each has the type its constructor asks for.
+
+    Args:
+        config: The composed configuration.
+        types: Types of keys that belong to no constructor, by dotted name: ``{"seed": int}``.
+
+    Raises:
+        UserError: Naming the key, its value and what was expected.
+    """
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        key = sorted(missing)[0]
+        raise UserError(f"{key} is missing: give {key}=… on the command line")
+    try:
+        OmegaConf.resolve(config.copy())
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    for key, expected in types.items():
+        _check_value(key, OmegaConf.select(config, key), expected, "")
+    for path, node in _nodes(config):
+        if "_target_" in node:
+            _check_call(path, node)
+
+
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    with hydra.initialize_config_dir(config_dir=str(project_path("conf").resolve()), version_base="1.3"):
+        return hydra.compose(name, overrides=list(overrides))
+
+
+def _known_keys(name: str, overrides: Sequence[str], unknown: str) -> list[str]:
+    others = [override for override in overrides if not override.lstrip("+~").startswith(f"{unknown}=")]
+    try:
+        config = _compose(name, others)
+    except (HydraException, OmegaConfBaseException):
+        config = _compose(name, [])
+    groups = [path.name for path in project_path("conf").iterdir() if path.is_dir()]
+    keys = [f"{path}.{key}" if path else key for path, node in _nodes(config) for key in map(str, node)]
+    return groups + keys
+
+
+def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def _nodes(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    yield path, config
+    for key in map(str, config):
+        if OmegaConf.is_interpolation(config, key):
+            continue  # the node is visited where it is written
+        value = config[key]
+        if isinstance(value, DictConfig):
+            yield from _nodes(value, f"{path}.{key}" if path else key)
+
+
+def _check_call(path: str, node: DictConfig) -> None:
+    try:
+        target: Callable[..., Any] = hydra.utils.get_object(node["_target_"])
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{path}._target_={node['_target_']}: cannot be imported ({error})") from error
+    function = target.__init__ if inspect.isclass(target) else target
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for key in node:
+        key = str(key)
+        if key in ("_target_", "_partial_", "_recursive_", "_convert_", "_args_"):
+            continue
+        if key not in parameters:
+            if open_ended:
+                continue
+            hint = _did_you_mean(key, list(parameters))
+            raise UserError(f"{path}.{key}: {node['_target_']} takes no such argument{hint}")
+        value = OmegaConf.to_container(node[key], resolve=True) if OmegaConf.is_config(node[key]) else node[key]
+        annotation = _annotation(function, key)
+        if annotation is not inspect.Parameter.empty and not _holds_target(value):
+            _check_value(f"{path}.{key}", value, annotation, f" ({node['_target_']})")
+
+
+def _holds_target(value: object) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_holds_target(item) for item in value.values())
+    return isinstance(value, list) and any(_holds_target(item) for item in value)
+
+
+def _annotation(function: Callable[..., Any], name: str) -> Any:
+    function = inspect.unwrap(function)
+    annotation = getattr(function, "__annotations__", {}).get(name, inspect.Parameter.empty)
+    if isinstance(annotation, str):
+        try:
+            return eval(annotation, getattr(function, "__globals__", {}))  # noqa: S307  the constructor's own text
+        except NameError:  # a type imported for type checkers only
+            return inspect.Parameter.empty
+    return annotation
+
+
+def _check_value(key: str, value: object, expected: Any, where: str) -> None:
+    try:
+        adapter = TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticUserError, NameError):  # a type that only its own library can check
+        return
+    try:
+        checked = adapter.validate_python(value)
+        # Numbers written as text, or 2.0 for a count, convert but would reach the constructor unconverted.
+        ok = not (isinstance(value, str) and isinstance(checked, bool | int | float)) and not (
+            isinstance(value, float) and isinstance(checked, int)
+        )
+    except ValidationError:
+        ok = False
+    if not ok:
+        name = expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")
+        raise UserError(f"{key}={value}: expected {name}{where}")

@@ -1,0 +1,58 @@
+"""The classes of a data set: their order is the order of the network's outputs."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from convatlas.errors import UserError
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The names of the classes, in order.
+
+    Args:
+        names: One name a class.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "ClassList":
+        """Read a file with one name a line.
+
+        Raises:
+            UserError: The file is empty or names a class twice.
+        """
+        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        if not names or len(set(names)) != len(names):
+            raise UserError(f"{path}: expected one class name a line, each once")
+        return cls(names)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the names in order, as hexadecimal digits."""
+        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+
+    def check_equal(self, other: "ClassList", where: str, other_where: str) -> None:
+        """Refuse classes that differ in number, name or order.
+
+        Args:
+            other: The classes found.
+            where: Where these classes come from, such as ``checkpoint=best.ckpt``.
+            other_where: Where the others come from.
+
+        Raises:
+            UserError: Naming both lists.
+        """
+        if self.names != other.names:
+            raise UserError(
+                f"the classes differ: {where} has {self._described()}, {other_where} has {other._described()}; "
+                "expected the same names in the same order (a classes.txt beside the images sets it)"
+            )
+
+    def _described(self) -> str:
+        rest = ", …" if len(self.names) > SHOWN else ""
+        return f"{len(self.names)} ({', '.join(self.names[:SHOWN])}{rest}; hash {self.hash[:8]})"

@@ -1,0 +1,216 @@
+"""The LightningDataModule of image classification."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from convatlas.data.augment import CenterCrop, Step
+from convatlas.data.batch import Batch
+from convatlas.data.class_list import ClassList
+from convatlas.data.dataset import Dataset, Split
+from convatlas.data.loader import ThreadedLoader
+from convatlas.data.order import Indices, evaluation_batches, train_batches
+from convatlas.data.sources import Labels, Source
+from convatlas.errors import UserError
+
+
+class ClassificationDataModule(LightningDataModule):
+    """Labelled images in three splits: ``train``, ``val`` (for tuning) and ``test`` (reported, touched once).
+
+    Args:
+        name: The data set, as its configuration file is called.
+        dataset: Finds the images: called with ``in_channels`` and, where there is one, ``root``.
+        root: The folder of the data set; None for the embedded one.
+        num_classes: Number of classes that is expected; None takes what the class list has.
+        in_channels: 1 for greyscale, 3 for RGB.
+        image_size: Height and width that the network sees, in pixels.
+        resize: Short side before the evaluation's centre crop, in pixels; None leaves images as they are.
+        mean: Mean of each channel, of pixels in [0, 1].
+        std: Standard deviation of each channel.
+        val_fraction: Share of the training images that becomes ``val`` where the data have no split of their own.
+        global_batch_size: Images in one optimizer step, over all ranks and accumulation parts.
+        threads: Loader threads of each rank.
+        prefetch: Batches that each rank prepares ahead.
+        seed: Seed of order and augmentation.
+        augment: What is done to a training image, step by step; None for evaluation alone.
+        split: The split that ``test_dataloader`` reads.
+
+    Raises:
+        UserError: The data are missing, empty, too small or of other classes than expected; names the key.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        dataset: Callable[..., Dataset],
+        num_classes: int | None,
+        in_channels: int,
+        image_size: int,
+        resize: int | None,
+        mean: list[float],
+        std: list[float],
+        val_fraction: float,
+        global_batch_size: int,
+        threads: int,
+        prefetch: int,
+        seed: int,
+        augment: Mapping[str, Step] | None = None,
+        root: str | None = None,
+        split: Literal["train", "val", "test"] = "test",
+    ) -> None:
+        super().__init__()
+        if not len(mean) == len(std) == in_channels:
+            raise UserError(f"data.mean and data.std: expected {in_channels} numbers each, as data.in_channels says")
+        self.name = name
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.mean, self.std = mean, std
+        self.global_batch_size = global_batch_size
+        self.threads, self.prefetch = threads, prefetch
+        self.seed = seed
+        self.split: Split = split
+        self.augment = augment or {}
+        self.center_crop = CenterCrop(size=image_size, resize=resize)
+
+        found = dataset(in_channels) if root is None else dataset(in_channels, root=root)
+        self.class_list: ClassList = found.class_list
+        if num_classes is not None and len(self.class_list.names) != num_classes:
+            raise UserError(f"data.num_classes={num_classes}: {name} has {len(self.class_list.names)} classes")
+        self.sources: dict[Split, Source] = {"train": found.train, "val": found.val or found.train, "test": found.test}
+        train, val = np.arange(len(found.train.labels)), np.arange(len(self.sources["val"].labels))
+        if found.val is None:
+            train, val = cut_val(found.train.labels, val_fraction)
+        self.members: dict[Split, NDArray[np.int64]] = {
+            "train": train,
+            "val": val,
+            "test": np.arange(len(found.test.labels)),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over classes, labels and names: another data set is another run."""
+        digest = hashlib.sha256(self.class_list.hash.encode())
+        for split in ("train", "val", "test"):
+            digest.update(self.sources[split].fingerprint())
+        return digest.hexdigest()
+
+    def num_samples(self, split: Split) -> int:
+        """Number of images of a split."""
+        return len(self.members[split])
+
+    def load(self, split: Split, index: int) -> Tensor:
+        """One image of a split as it is stored, (C, H, W) uint8."""
+        return self.sources[split].load(int(self.members[split][index]))
+
+    def path(self, split: Split, index: int) -> str:
+        """The name of one image of a split."""
+        return self.sources[split].path(int(self.members[split][index]))
+
+    def check_batch(self, world_size: int, accumulation: int) -> None:
+        """Refuse a batch that cannot be dealt out.
+
+        Raises:
+            UserError: Naming ``data.global_batch_size``.
+        """
+        size = self.global_batch_size
+        if size < 1 or size % (world_size * accumulation):
+            raise UserError(
+                f"data.global_batch_size={size}: expected a multiple of {world_size * accumulation} = "
+                f"{world_size} ranks × {accumulation} accumulation"
+            )
+        if size > self.num_samples("train"):
+            raise UserError(
+                f"data.global_batch_size={size}: {self.name} has {self.num_samples('train')} training images, fewer than one batch"
+            )
+        for split in ("val", "test"):
+            if self.num_samples(split) < world_size:
+                raise UserError(
+                    f"data.val_fraction: {self.name} has {self.num_samples(split)} {split} images, expected at least "
+                    f"one for each of {world_size} ranks"
+                )
+
+    def train_dataloader(self) -> ThreadedLoader:
+        """Augmented batches, shuffled anew each epoch."""
+        accumulation = self.trainer.accumulate_grad_batches if self.trainer else 1
+        rank, world_size = self._rank()
+        num_samples, size = self.num_samples("train"), self.global_batch_size
+
+        def plan() -> tuple[int, list[Indices]]:
+            epoch = self.trainer.current_epoch if self.trainer else 0
+            return epoch, train_batches(num_samples, size, accumulation, self.seed, epoch, rank, world_size)
+
+        return self._loader("train", plan, num_samples // size * accumulation, self.augment)
+
+    def val_dataloader(self) -> ThreadedLoader:
+        """Every image of ``val`` once."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> ThreadedLoader:
+        """Every image of ``split`` once."""
+        return self._evaluation_loader(self.split)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise on the device: (N, C, H, W) uint8 to float32, ``(x / 255 - mean) / std``."""
+        mean, std = (
+            torch.tensor(values, device=batch.images.device).view(1, -1, 1, 1) for values in (self.mean, self.std)
+        )
+        return batch._replace(images=(batch.images / 255 - mean) / std)
+
+    def _evaluation_loader(self, split: Split) -> ThreadedLoader:
+        rank, world_size = self._rank()
+        size = max(1, self.global_batch_size // world_size)
+        batches = evaluation_batches(self.num_samples(split), size, rank, world_size)
+        return self._loader(split, lambda: (0, batches), len(batches), {"crop": self.center_crop})
+
+    def _loader(self, split: Split, plan: Any, num_batches: int, steps: Mapping[str, Step]) -> ThreadedLoader:
+        return ThreadedLoader(
+            source=self.sources[split],
+            members=self.members[split],
+            plan=plan,
+            num_batches=num_batches,
+            steps=steps,
+            in_channels=self.in_channels,
+            image_size=self.image_size,
+            seed=self.seed,
+            threads=self.threads,
+            prefetch=self.prefetch,
+        )
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def cut_val(labels: Labels, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut a tuning split from the training images: the same share of every class, the same images for every seed.
+
+    Args:
+        labels: Classes of the training images, (N,).
+        fraction: Share of each class, at least one image.
+
+    Returns:
+        Positions of what stays for training, and of the tuning split, both ascending.
+
+    Raises:
+        UserError: A class would be left without training images.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"data.val_fraction={fraction}: expected a share between 0 and 1")
+    generator = np.random.default_rng(0)  # not the run's seed: all seeds tune on the same images
+    val = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        count = max(1, round(fraction * len(members)))
+        if count >= len(members):
+            raise UserError(
+                f"data.val_fraction={fraction}: class {label} has {len(members)} training images, none would be left"
+            )
+        val.append(members[:count])
+    chosen = np.sort(np.concatenate(val))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen

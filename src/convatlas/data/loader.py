@@ -1,0 +1,115 @@
+"""A loader of threads: they decode straight into the batch, a bounded number of batches ahead.
+
+Decoding, resizing and copying release the interpreter lock, so threads do what worker processes do, without their
+start-up, copies and shared memory.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from convatlas.data.augment import Step
+from convatlas.data.batch import Batch
+from convatlas.data.order import Indices
+from convatlas.data.sources import Source
+from convatlas.errors import UserError
+
+Plan = Callable[[], tuple[int, Sequence[Indices]]]
+"""Says, as an iteration starts, which epoch it is and which samples make up its batches."""
+
+
+class ThreadedLoader:
+    """Iterates over the batches of one split.
+
+    A sample's augmentation is drawn from a generator seeded with (seed, epoch, index): the batches do not depend on
+    the number of threads.
+
+    Args:
+        source: The images.
+        members: Positions in the source of the split's samples, (N,).
+        plan: The epoch and its batches, asked at the start of each iteration.
+        num_batches: How many there are.
+        steps: What is done to an image; together they end at ``image_size``.
+        in_channels: Channels of a batch.
+        image_size: Height and width of a batch in pixels.
+        seed: The run's seed.
+        threads: Number of threads.
+        prefetch: Batches prepared ahead.
+
+    Raises:
+        UserError: An image cannot be decoded, or the steps do not end at ``image_size``; arrives at the batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        members: NDArray[np.int64],
+        plan: Plan,
+        num_batches: int,
+        steps: Mapping[str, Step],
+        in_channels: int,
+        image_size: int,
+        seed: int,
+        threads: int,
+        prefetch: int,
+    ) -> None:
+        self.source = source
+        self.members = members
+        self.plan = plan
+        self.num_batches = num_batches
+        self.steps = list(steps.values())
+        self.shape = (in_channels, image_size, image_size)
+        self.seed = seed
+        self.threads = threads
+        self.prefetch = prefetch
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, batches = self.plan()
+        waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+        upcoming = iter(batches)
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="loader")
+        try:
+            while True:
+                while len(waiting) < self.prefetch + 1 and (indices := next(upcoming, None)) is not None:
+                    waiting.append(self._start(pool, indices, epoch))
+                if not waiting:
+                    return
+                batch, parts = waiting.popleft()
+                for part in parts:
+                    part.result()
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _start(self, pool: ThreadPoolExecutor, indices: Indices, epoch: int) -> tuple[Batch, list[Future[None]]]:
+        pinned = torch.cuda.is_available()
+        with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
+            images = torch.empty((len(indices), *self.shape), dtype=torch.uint8, pin_memory=pinned)
+        labels = torch.from_numpy(self.source.labels[self.members[indices]])
+        batch = Batch(images, labels, torch.from_numpy(indices))
+        # A few samples a task: a task each costs more than decoding a small image.
+        tasks = [part for part in np.array_split(np.arange(len(indices)), 2 * self.threads) if len(part)]
+        return batch, [pool.submit(self._fill, batch, rows, epoch) for rows in tasks]
+
+    def _fill(self, batch: Batch, rows: Indices, epoch: int) -> None:
+        for row in rows.tolist():
+            index = int(batch.indices[row])
+            member = int(self.members[index])
+            image = self.source.load(member)
+            generator = np.random.default_rng([self.seed, epoch, index])
+            for step in self.steps:
+                image = step(image, generator)
+            if image.shape != self.shape:
+                raise UserError(
+                    f"augment: {self.source.path(member)} ends as {tuple(image.shape)}, expected {self.shape}: "
+                    "data.image_size and data.in_channels say so"
+                )
+            batch.images[row] = image

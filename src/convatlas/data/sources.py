@@ -1,0 +1,128 @@
+"""Where images come from: a folder a class, arrays in memory, or tar shards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convatlas.data.class_list import ClassList
+from convatlas.data.decode import IMAGE_SUFFIXES, decode_file
+from convatlas.errors import UserError
+
+Labels = NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Labelled images that can be read in any order, by several threads at once."""
+
+    labels: Labels
+
+    def load(self, index: int) -> Tensor:
+        """Decode one image, (C, H, W) uint8."""
+
+    def path(self, index: int) -> str:
+        """Name one image for a message."""
+
+    def fingerprint(self) -> bytes:
+        """Bytes that change when an image is added, removed, renamed or relabelled."""
+
+
+class FolderSource:
+    """``root/<class>/**/<image>``: the images of a class, in the order of their names.
+
+    Args:
+        root: The folder of one split.
+        class_list: The classes; each is a subfolder.
+        in_channels: 1 for greyscale, 3 for RGB.
+
+    Raises:
+        UserError: A class without a folder or without images, a folder that is no class.
+    """
+
+    def __init__(self, root: Path, class_list: ClassList, in_channels: int) -> None:
+        self.root = root
+        self.in_channels = in_channels
+        folders = set(class_folders(root))
+        if strange := sorted(folders - set(class_list.names)):
+            raise UserError(f"data.root: {root / strange[0]} is not one of the {len(class_list.names)} classes")
+        names: list[str] = []
+        counts: list[int] = []
+        for name in class_list.names:
+            found = _images(root, name)
+            if not found:
+                problem = "has no images" if name in folders else "is missing"
+                raise UserError(
+                    f"data.root: the class folder {root / name} {problem}; expected {', '.join(IMAGE_SUFFIXES)} files"
+                )
+            names += found
+            counts.append(len(found))
+        # Bytes in one array rather than a list of strings: tens of bytes an image instead of hundreds.
+        self.names = np.array([name.encode() for name in names])
+        self.labels: Labels = np.repeat(np.arange(len(counts)), counts)
+
+    def load(self, index: int) -> Tensor:
+        """Decode one image, (C, H, W) uint8."""
+        return decode_file(Path(self.path(index)), self.in_channels)
+
+    def path(self, index: int) -> str:
+        """The image's path."""
+        return str(self.root / self.names[index].decode())
+
+    def fingerprint(self) -> bytes:
+        """The names and classes."""
+        return self.names.tobytes() + self.labels.tobytes()
+
+
+class ArraySource:
+    """Images that are in memory already.
+
+    Args:
+        images: (N, H, W) or (N, H, W, C) uint8.
+        labels: (N,) classes.
+        name: What the images are called in messages.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], labels: Sequence[int] | Labels, name: str) -> None:
+        stacked = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+        self.images = torch.from_numpy(np.ascontiguousarray(stacked))
+        self.labels: Labels = np.asarray(labels, dtype=np.int64)
+        self.name = name
+
+    def load(self, index: int) -> Tensor:
+        """One image, (C, H, W) uint8."""
+        return self.images[index]
+
+    def path(self, index: int) -> str:
+        """The data set and the number of the image."""
+        return f"{self.name}[{index}]"
+
+    def fingerprint(self) -> bytes:
+        """The name and the classes."""
+        return self.name.encode() + self.labels.tobytes()
+
+
+def class_folders(root: Path) -> list[str]:
+    """The names of the class folders of a split, sorted.
+
+    Raises:
+        UserError: The split's folder is missing or empty.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root: {root} is missing; expected a folder with a folder for each class")
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise UserError(f"data.root: {root} is empty; expected a folder for each class")
+    return folders
+
+
+def _images(root: Path, class_name: str) -> list[str]:
+    folder = root / class_name
+    return sorted(
+        str(path.relative_to(root))
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )

@@ -1,0 +1,90 @@
+"""Checkpoints: written atomically, read without executing anything, complete enough to stand alone."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from convatlas.data.class_list import ClassList
+from convatlas.errors import UserError
+
+KEY = "convatlas"
+"""Where a checkpoint holds the configuration and the class list of its run."""
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the target, syncs and renames, so that a kill leaves the previous checkpoint whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint of plain containers and tensors."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint; pickled code is never executed."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a superseded checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+class CheckpointMetadata(Callback):
+    """Puts the configuration and the class list into every checkpoint.
+
+    Args:
+        run_id: The run that writes the checkpoint.
+        config: Its resolved configuration.
+        class_list: Its classes, in the order of the network's outputs.
+    """
+
+    def __init__(self, run_id: str, config: dict[str, Any], class_list: ClassList) -> None:
+        self.metadata = {"run_id": run_id, "config": config, "class_list": list(class_list.names)}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the metadata to a checkpoint that is about to be written."""
+        checkpoint[KEY] = self.metadata
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read any checkpoint that ``torch.load(weights_only=True)`` accepts, onto the CPU.
+
+    Raises:
+        UserError: No such file, or one that is truncated or not a checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint={path}: no such file")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"checkpoint={path}: truncated or not a checkpoint") from error
+    return checkpoint
+
+
+def read_run_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ours, with its configuration and class list.
+
+    Raises:
+        UserError: Unreadable, or written by something else.
+    """
+    checkpoint = read_checkpoint(path)
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
+        raise UserError(
+            f"checkpoint={path}: not written by convatlas train; load foreign weights with model=… model.weights={path}"
+        )
+    return checkpoint

@@ -1,0 +1,81 @@
+"""The directory of a run and the state it is in."""
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from convatlas.errors import UserError
+from convatlas.jsonio import dumps, write_atomic
+
+
+class RunDirectory:
+    """``<root>/<run_id>/``: configuration, provenance, metrics, summary, checkpoints, evaluations.
+
+    Args:
+        path: The directory; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_id = path.name
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+
+    @classmethod
+    def choose(cls, root: str, run_id: str, fresh: bool) -> "RunDirectory":
+        """The directory of a run, or with ``fresh`` the first free one beside it: ``…-a2``, ``…-a3``."""
+        run = cls(Path(root) / run_id)
+        attempt = 1
+        while fresh and run.path.exists():
+            attempt += 1
+            run = cls(Path(root) / f"{run_id}-a{attempt}")
+        return run
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What is known of the run so far; empty before it starts."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its planned end."""
+        return self.summary.get("state") == "finished"
+
+    def create(self) -> None:
+        """Make the directory.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"run.root={self.path.parent}: cannot be written ({error.strerror})") from error
+
+    def begin(self, config: dict[str, Any], class_list: list[str], provenance: dict[str, Any]) -> None:
+        """Write down what produces this run before its first step."""
+        write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_atomic(self.path / "class_list.txt", "".join(f"{name}\n" for name in class_list))
+        write_atomic(self.path / "provenance.json", dumps(provenance, indent=2))
+        name = f"{config['model']['name']} on {config['data']['name']}"
+        self.update(run_id=self.run_id, name=name, state="running", started=now(), host=platform.node())
+
+    def update(self, **entries: Any) -> None:
+        """Add entries to the summary."""
+        write_atomic(self.path / "summary.json", dumps(self.summary | entries, indent=2))
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

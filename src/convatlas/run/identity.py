@@ -1,0 +1,48 @@
+"""Which run a command is: a name that depends on what changes the result, and on nothing else."""
+
+import copy
+import hashlib
+import json
+from typing import Any
+
+WITHOUT_EFFECT = (
+    "run",
+    "format",
+    "tracking",
+    "data.threads",
+    "data.prefetch",
+    "data.root",
+    "data.dataset.download",
+    "data.split",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar",
+)
+"""Keys that say where and how to run; the images themselves count through the data's fingerprint."""
+
+
+def run_id(config: dict[str, Any], data_fingerprint: str) -> str:
+    """Name a run: ``<model>-<data>-<hash>-s<seed>``.
+
+    Args:
+        config: The resolved configuration.
+        data_fingerprint: Hash of the data set's classes, labels and file names.
+
+    Returns:
+        A name fit for a directory and for W&B, the same on every machine and at every time.
+    """
+    decisive = copy.deepcopy(config)
+    seed = decisive.pop("seed")
+    for key in WITHOUT_EFFECT:
+        *parents, last = key.split(".")
+        node = decisive
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    decisive["data"].pop("seed", None)
+    text = json.dumps([decisive, data_fingerprint], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{config['model']['name']}-{config['data']['name']}-{digest}-s{seed}"

@@ -1,0 +1,155 @@
+"""Image classification: cross-entropy, top-1 and top-5 accuracy."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from convatlas.data.batch import Batch
+from convatlas.errors import UserError
+from convatlas.models.outputs import ClassifierOutput
+from convatlas.models.weights import load_weights
+from convatlas.tasks.optimization import OptimizerRecipe, Schedule
+from convatlas.tasks.predictions import Predictions
+
+
+class ClassificationTask(LightningModule):
+    """A classification network with its loss, metrics and optimizer.
+
+    Logs ``train/loss`` and ``train/learning_rate`` as they come, ``train/top1`` once an epoch, and ``loss``, ``top1``
+    and ``top5`` of the split that is evaluated, each sample counted once.
+
+    Args:
+        name: The architecture, as its configuration file is called.
+        net: A network with the attribute ``num_classes``; (N, C, H, W) float32 to (N, num_classes) logits, or to a
+            ``ClassifierOutput`` in training.
+        label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016, section 7).
+        auxiliary_weight: Weight of each auxiliary head's loss (GoogLeNet, section 5).
+        weights: A state dict to start from, or None.
+        optimizer: How to optimize; None for a network that is only evaluated.
+        schedule: The learning-rate schedule; None likewise.
+    """
+
+    monitor = "val/top1"
+    mode: Literal["min", "max"] = "max"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        net: nn.Module,
+        label_smoothing: float = 0.0,
+        auxiliary_weight: float = 0.3,
+        weights: str | None = None,
+        optimizer: OptimizerRecipe | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.net = net
+        self.label_smoothing = label_smoothing
+        self.auxiliary_weight = auxiliary_weight
+        self.optimizer_recipe = optimizer
+        self.schedule = schedule
+        if weights is not None:
+            load_weights(net, weights)
+
+        self.num_classes = int(net.num_classes)  # type: ignore[arg-type]
+        self.train_top1 = self._accuracy(1)
+        self.val_metrics = self._metrics("val")
+        self.test_metrics = self._metrics("test")
+        self.predictions: Predictions | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits (N, num_classes) of normalised images (N, C, H, W)."""
+        output = self.net(images)
+        return output.logits if isinstance(output, ClassifierOutput) else output
+
+    def loss(self, output: Tensor | ClassifierOutput, labels: Tensor) -> Tensor:
+        """The training loss: cross-entropy, with label smoothing, plus that of the auxiliary heads."""
+        if not isinstance(output, ClassifierOutput):
+            return F.cross_entropy(output, labels, label_smoothing=self.label_smoothing)
+        auxiliary = [self.loss(logits, labels) for logits in output.auxiliary]
+        return self.loss(output.logits, labels) + self.auxiliary_weight * sum(auxiliary, torch.zeros(()))
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """One forward pass; the loss, a scalar."""
+        output = self.net(batch.images)
+        loss = self.loss(output, batch.labels)
+        logged = (batch_index + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if logged and not torch.isfinite(loss):
+            raise UserError(
+                f"train/loss is {loss.item()} at step {self.global_step}: training diverged; "
+                "lower optimizer.learning_rate or set trainer.gradient_clip_val"
+            )
+        logits = output.logits if isinstance(output, ClassifierOutput) else output
+        self.train_top1.update(logits.detach(), batch.labels)
+        self.log("train/loss", loss)
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the accuracy over the epoch's batches, as they were when each was trained on."""
+        self.log("train/top1", self.train_top1)
+
+    def validation_step(self, batch: Batch) -> None:
+        """Count one batch of the tuning split."""
+        self._count(self.val_metrics, "val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the tuning split's metrics, reduced once over all ranks."""
+        self.log_dict(self.val_metrics.compute())
+        self.val_metrics.reset()
+
+    def on_test_start(self) -> None:
+        """Begin an evaluation of the split that the data module names."""
+        split = self.trainer.datamodule.split  # type: ignore[attr-defined]
+        self.test_metrics = self._metrics(split).to(self.device)
+        self.predictions = Predictions(split, self.num_classes)
+
+    def test_step(self, batch: Batch) -> None:
+        """Count one batch of the reported split and keep its predictions."""
+        logits = self._count(self.test_metrics, self.predictions.split, batch)  # type: ignore[union-attr]
+        self.predictions.update(logits, batch)  # type: ignore[union-attr]
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics and gather the predictions of all ranks."""
+        self.log_dict(self.test_metrics.compute())
+        self.predictions.gather()  # type: ignore[union-attr]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and the schedule stepped after each optimizer step."""
+        if self.optimizer_recipe is None or self.schedule is None:
+            raise ValueError("a task without optimizer and schedule cannot be trained")
+        global_batch_size = self.trainer.datamodule.global_batch_size  # type: ignore[attr-defined]
+        optimizer = self.optimizer_recipe.build(self.net.parameters(), global_batch_size)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.schedule(optimizer, total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _count(self, metrics: MetricCollection, split: str, batch: Batch) -> Tensor:
+        logits: Tensor = self(batch.images)
+        losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        metrics[f"{split}/loss"].update(losses)
+        for name in ("top1", "top5"):
+            metrics[f"{split}/{name}"].update(logits, batch.labels)
+        return logits
+
+    def _metrics(self, split: str) -> MetricCollection:
+        metrics: Mapping[str, Any] = {
+            f"{split}/loss": MeanMetric(),
+            f"{split}/top1": self._accuracy(1),
+            f"{split}/top5": self._accuracy(5),
+        }
+        return MetricCollection(dict(metrics), compute_groups=False)
+
+    def _accuracy(self, top_k: int) -> MulticlassAccuracy:
+        return MulticlassAccuracy(
+            self.num_classes, top_k=min(top_k, self.num_classes), average="micro", validate_args=False
+        )

@@ -1,0 +1,67 @@
+"""The predictions of one evaluation, from all ranks, and what they say per class."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from convatlas.data.batch import Batch
+
+
+class Predictions:
+    """What a network said of each sample of a split.
+
+    Args:
+        split: The split that is evaluated.
+        num_classes: Number of classes.
+
+    Attributes:
+        indices: Position of each sample in the split, (N,) int64, ascending after ``gather``.
+        labels: True classes, (N,) int64.
+        classes: Predicted classes, (N,) int64.
+        confidences: Probability of the predicted class, (N,) float32.
+        label_confidences: Probability of the true class, (N,) float32.
+    """
+
+    def __init__(self, split: str, num_classes: int) -> None:
+        self.split = split
+        self.num_classes = num_classes
+        self._batches: list[tuple[Tensor, ...]] = []
+
+    def update(self, logits: Tensor, batch: Batch) -> None:
+        """Keep one batch: logits (N, num_classes) and its labels and indices."""
+        probabilities = logits.float().softmax(dim=1)
+        confidences, classes = probabilities.max(dim=1)
+        label_confidences = probabilities.gather(1, batch.labels[:, None])[:, 0]
+        kept = (batch.indices, batch.labels, classes, confidences, label_confidences)
+        self._batches.append(tuple(tensor.cpu() for tensor in kept))
+
+    def gather(self) -> None:
+        """Bring the predictions of all ranks together, in the order of the split."""
+        mine = tuple(torch.cat(column) for column in zip(*self._batches, strict=True))
+        columns: list[Any] = [mine]
+        if dist.is_available() and dist.is_initialized():
+            columns = [None] * dist.get_world_size()
+            dist.all_gather_object(columns, mine)
+        joined = [torch.cat(column) for column in zip(*columns, strict=True)]
+        order = joined[0].argsort()
+        self.indices, self.labels, self.classes, self.confidences, self.label_confidences = (
+            column[order] for column in joined
+        )
+
+    def confusion_matrix(self) -> Tensor:
+        """Counts (num_classes, num_classes) int64: true classes in rows, predicted ones in columns."""
+        return multiclass_confusion_matrix(self.classes, self.labels, self.num_classes)
+
+    def mistakes(self, limit: int) -> list[int]:
+        """Rows of the wrong predictions, the most confident first, at most ``limit``."""
+        wrong = (self.classes != self.labels).nonzero()[:, 0]
+        order = self.confidences[wrong].argsort(descending=True, stable=True)
+        return [int(row) for row in wrong[order[:limit]]]
+
+    def sample(self, limit: int) -> list[int]:
+        """Rows spread evenly over the split, at most ``limit``."""
+        count = min(limit, len(self.indices))
+        return [row * len(self.indices) // count for row in range(count)]

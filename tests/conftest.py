@@ -1,0 +1,80 @@
+"""What the tests share: one small trained run, and the command line as a subprocess."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures import write_image_folder
+
+from convatlas.config import compose
+from pipelines.train import train
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+SMALL = [
+    "experiment=quickstart",
+    "tracking=none",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=6",
+    "trainer.limit_val_batches=2",
+    "trainer.limit_test_batches=3",
+    "trainer.log_every_n_steps=2",
+]
+"""Overrides that make a run of seconds."""
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The result of a small run that is finished; read it, do not change it."""
+    root = tmp_path_factory.mktemp("trained") / "runs"
+    return train(compose("train", [*SMALL, f"run.root={root}"]))
+
+
+@dataclass(frozen=True)
+class FolderRun:
+    """A small run on a folder of generated images."""
+
+    run: Path
+    root: Path
+    classes: list[str]
+
+
+@pytest.fixture(scope="session")
+def folder_run(tmp_path_factory: pytest.TempPathFactory) -> FolderRun:
+    """A run of one epoch on generated images of three classes, 32 pixels wide."""
+    directory = tmp_path_factory.mktemp("folder")
+    classes = ["ant", "bee", "cat"]
+    root = write_image_folder(directory / "images", classes, per_class=20, size=32)
+    overrides = [
+        "data=imagefolder",
+        f"data.root={root}",
+        "data.image_size=32",
+        "data.resize=null",
+        "data.global_batch_size=16",
+        "augment=pad_crop_flip",
+        "trainer.max_epochs=1",
+        "tracking=none",
+        f"run.root={directory / 'runs'}",
+    ]
+    result = train(compose("train", overrides))
+    return FolderRun(Path(result["run"]), root, classes)
+
+
+@pytest.fixture
+def convatlas(tmp_path: Path) -> Command:
+    """Run ``convatlas …`` in an empty directory."""
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "convatlas", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+
+    return command
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())

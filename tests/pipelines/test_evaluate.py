@@ -1,0 +1,96 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from tests.fixtures import write_image_folder
+
+from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.errors import UserError
+from convatlas.restore import load_net, restored_config
+from convatlas.run.checkpoints import read_checkpoint
+from pipelines.evaluate import evaluate
+from tests.conftest import FolderRun, read_json
+
+
+def run(*overrides: str) -> dict[str, Any]:
+    return evaluate(restored_config("evaluate", overrides))
+
+
+def test_a_run_evaluates_as_it_did_at_its_end(trained: dict[str, Any], tmp_path: Path) -> None:
+    result = run(f"run={trained['run']}", f"output={tmp_path}", "trainer.limit_test_batches=3")
+    assert result["metrics"] == pytest.approx(trained["test"])
+    assert read_json(tmp_path / "test.json")["metrics"] == result["metrics"]
+
+
+def test_every_sample_counts_once(trained: dict[str, Any], tmp_path: Path) -> None:
+    result = run(f"checkpoint={trained['run']}/checkpoints/last.ckpt", f"output={tmp_path}", "data.split=val")
+    assert result["split"] == "val"
+    details = read_json(tmp_path / "val.json")
+    data: ClassificationDataModule = instantiate(restored_config("evaluate", [f"run={trained['run']}"]).data)
+    assert details["num_samples"] == data.num_samples("val")
+    # The same figure by hand, without Lightning or torchmetrics.
+    net = load_net(read_checkpoint(Path(trained["run"]) / "checkpoints" / "last.ckpt"))
+    correct = 0
+    for batch in data.val_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        with torch.inference_mode():
+            correct += int((net(batch.images).argmax(dim=1) == batch.labels).sum())
+    assert result["metrics"]["val/top1"] == pytest.approx(correct / data.num_samples("val"))
+
+
+def test_other_images_are_prepared_as_the_checkpoints_own(folder_run: FolderRun, tmp_path: Path) -> None:
+    other = write_image_folder(tmp_path / "other", folder_run.classes, per_class=4, size=50)
+    config = restored_config("evaluate", [f"run={folder_run.run}", "data=imagefolder", f"data.root={other}"])
+    assert (config.data.image_size, config.data.resize) == (32, None)
+    assert run(f"run={folder_run.run}", f"data.root={other}", f"output={tmp_path}/out")["num_samples"] == 12
+    given = restored_config("evaluate", [f"run={folder_run.run}", f"data.root={other}", "data.image_size=48"])
+    assert given.data.image_size == 48
+
+
+def test_other_classes_are_refused_with_both_lists(folder_run: FolderRun, tmp_path: Path) -> None:
+    swapped = write_image_folder(tmp_path / "other", folder_run.classes, per_class=4, size=32)
+    (swapped / "classes.txt").write_text("".join(f"{name}\n" for name in reversed(folder_run.classes)))
+    with pytest.raises(UserError) as caught:
+        run(f"run={folder_run.run}", f"data.root={swapped}", f"output={tmp_path}/out")
+    assert str(folder_run.run) in str(caught.value)
+    assert "data=imagefolder" in str(caught.value)
+    fewer = write_image_folder(tmp_path / "fewer", folder_run.classes[:2], per_class=4, size=32)
+    with pytest.raises(UserError, match="class"):
+        run(f"run={folder_run.run}", f"data.root={fewer}", "data.num_classes=2", f"output={tmp_path}/out")
+
+
+def test_weights_of_a_network_are_evaluated(trained: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = f"{trained['run']}/checkpoints/best.ckpt"
+    result = run("model=resnet20_cifar", f"model.weights={checkpoint}", f"output={tmp_path}")
+    assert 0 <= result["metrics"]["test/top1"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "nothing to evaluate"),
+        (["run=/nowhere"], "run=/nowhere: no checkpoints/best.ckpt"),
+        (["checkpoint=/nowhere.ckpt"], "checkpoint=/nowhere.ckpt: no such file"),
+        (["run=a", "checkpoint=b"], "give one"),
+        (["model=vgg11", "model.weights=/nowhere.pth"], "model.weights=/nowhere.pth: no such file"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(Exception, match=r".*") as caught:
+        run(*overrides)
+    error: BaseException | None = caught.value
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    assert message in str(error)
+
+
+def test_weights_of_another_architecture_are_listed(trained: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match=r"missing: .*unexpected: "):
+        run("model=resnet32_cifar", f"model.weights={trained['run']}/checkpoints/best.ckpt")
+
+
+def test_a_model_beside_a_checkpoint_is_refused(trained: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="leave model out"):
+        run(f"run={trained['run']}", "model=vgg11")

@@ -1,0 +1,63 @@
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.io import write_png
+
+from convatlas.config import compose
+from convatlas.errors import UserError
+from pipelines.predict import predict
+from tests.conftest import FolderRun, read_json
+
+
+def run(tmp_path: Path, *overrides: str) -> dict[str, Any]:
+    return predict(compose("predict", [*overrides, f"output={tmp_path / 'out'}"]))
+
+
+def test_a_folder_becomes_a_table_and_a_page(trained: dict[str, Any], tmp_path: Path) -> None:
+    images = Path(trained["run"]) / "evaluation" / "test"
+    result = run(tmp_path, f"checkpoint={trained['run']}", f"images={images}")
+    details = {item["image"]: item for item in read_json(images.parent / "test.json")["samples"]}
+    rows = {Path(row["path"]).name: row for row in result["predictions"]}
+    classes = Path(trained["run"], "class_list.txt").read_text().splitlines()
+    for image, item in details.items():  # the same as in the evaluation, from the picture alone
+        row = rows[Path(image).name]
+        assert row["prediction"] == classes[item["prediction"]]
+        assert row["confidence"] == pytest.approx(item["confidence"], abs=1e-4)
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+    assert read_json(tmp_path / "out" / "predictions.json") == result["predictions"]
+    assert (tmp_path / "out" / "predictions.html").stat().st_size > 1000
+
+
+def test_one_image_and_a_glob(folder_run: FolderRun, tmp_path: Path) -> None:
+    image = sorted((folder_run.root / "val" / "ant").iterdir())[0]
+    one = run(tmp_path, f"checkpoint={folder_run.run}", f"images={image}")
+    assert [row["path"] for row in one["predictions"]] == [str(image)]
+    assert len(one["predictions"][0]["top"]) == 3
+    assert sum(item["probability"] for item in one["predictions"][0]["top"]) == pytest.approx(1, abs=1e-4)
+    several = run(tmp_path, f"checkpoint={folder_run.run}", f"images='{folder_run.root}/val/*/*'", "batch_size=4")
+    assert len(several["predictions"]) == len(list((folder_run.root / "val").glob("*/*")))
+    assert one["predictions"][0] in several["predictions"]
+
+
+def test_nothing_found_is_named(folder_run: FolderRun, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="images=/nowhere: no image there"):
+        run(tmp_path, f"checkpoint={folder_run.run}", "images=/nowhere")
+
+
+def test_a_broken_image_is_named_and_nothing_is_written(folder_run: FolderRun, tmp_path: Path) -> None:
+    write_png(torch.zeros(3, 8, 8, dtype=torch.uint8), str(tmp_path / "a.png"))
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8 not a picture")
+    with pytest.raises(UserError, match=r"b\.jpg"):
+        run(tmp_path, f"checkpoint={folder_run.run}", f"images={tmp_path}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_place_of_the_output_is_named(folder_run: FolderRun, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match=r"output=.*cannot be written"):
+        run(tmp_path, f"checkpoint={folder_run.run}", f"images={folder_run.root / 'val'}")
+    assert (tmp_path / "out").read_text() == "mine"

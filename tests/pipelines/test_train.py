@@ -1,0 +1,155 @@
+"""Training end to end, on the embedded images."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from convatlas.config import compose
+from convatlas.errors import UserError
+from convatlas.run.checkpoints import read_checkpoint
+from convatlas.tracking.local_record import read_metrics
+from pipelines.train import train
+from tests.conftest import SMALL, read_json
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def small(root: Path, *overrides: str) -> dict[str, Any]:
+    return train(compose("train", [*SMALL, f"run.root={root}", *overrides]))
+
+
+def weights(result: dict[str, Any]) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = read_checkpoint(Path(result["run"]) / "checkpoints" / "last.ckpt")["state_dict"]
+    return state
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_leaves_its_whole_record(trained: dict[str, Any]) -> None:
+    run = Path(trained["run"])
+    for name in ("config.yaml", "provenance.json", "class_list.txt", "summary.json", "evaluation/test.json"):
+        assert (run / name).is_file(), name
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert trained["state"] == "finished"
+    assert (trained["epochs"], trained["steps"]) == (2, 12)
+    assert set(trained["test"]) == {"test/loss", "test/top1", "test/top5"}
+    assert 0 <= trained["test"]["test/top1"] <= trained["test"]["test/top5"] <= 1
+
+
+def test_the_record_has_the_metrics_by_step(trained: dict[str, Any]) -> None:
+    lines = read_metrics(Path(trained["run"]) / "metrics.jsonl")
+    steps = [line["step"] for line in lines if "train/loss" in line]
+    assert steps == [1, 3, 5, 7, 9, 11]
+    names = {name for line in lines for name in line}
+    assert names >= {"train/loss", "train/learning_rate", "train/top1", "train/images_per_second", "train/data_wait"}
+    assert names >= {"val/loss", "val/top1", "val/top5"}
+    assert all(0 <= line["train/data_wait"] <= 1 for line in lines if "train/data_wait" in line)
+
+
+def test_the_start_up_time_is_split(trained: dict[str, Any]) -> None:
+    assert {"data", "model", "trainer", "first_step"} <= set(trained["startup_seconds"])
+
+
+def test_checkpoints_stand_alone_and_hold_plain_containers(trained: dict[str, Any]) -> None:
+    checkpoint = torch.load(Path(trained["run"]) / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["convatlas"]["config"]["model"]["name"] == "resnet20_cifar"
+    assert len(checkpoint["convatlas"]["class_list"]) == 10
+
+
+def test_the_evaluation_says_what_went_wrong(trained: dict[str, Any]) -> None:
+    run = Path(trained["run"])
+    result = read_json(run / "evaluation" / "test.json")
+    confusion = torch.tensor(result["confusion_matrix"])
+    assert int(confusion.sum()) == result["num_samples"] == 3 * 64
+    assert float(confusion.diagonal().sum() / confusion.sum()) == pytest.approx(trained["test"]["test/top1"])
+    confidences = [mistake["confidence"] for mistake in result["mistakes"]]
+    assert confidences == sorted(confidences, reverse=True)
+    assert all(mistake["label"] != mistake["prediction"] for mistake in result["mistakes"])
+    assert all((run / "evaluation" / item["image"]).is_file() for item in result["mistakes"] + result["samples"])
+
+
+def test_the_same_command_is_the_same_run(trained: dict[str, Any]) -> None:
+    again = small(Path(trained["run"]).parent)
+    assert again["already_finished"]
+    assert again["run"] == trained["run"]
+    assert again["test"] == trained["test"]
+
+
+def test_fresh_gives_the_same_result_beside_it_for_any_number_of_threads(trained: dict[str, Any]) -> None:
+    again = small(Path(trained["run"]).parent, "run.fresh=true", "data.threads=5")
+    assert again["run"] == trained["run"] + "-a2"
+    assert same(weights(again), weights(trained))
+    assert again["test"] == trained["test"]
+
+
+def test_another_seed_is_another_result(trained: dict[str, Any], tmp_path: Path) -> None:
+    assert not same(weights(small(tmp_path, "seed=1")), weights(trained))
+
+
+def test_a_killed_run_goes_on_and_ends_bit_identical(trained: dict[str, Any]) -> None:
+    root = Path(trained["run"]).parent.with_name("killed")
+    command = [sys.executable, "-m", "convatlas", "train", *SMALL, f"run.root={root}"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    run = root / Path(trained["run"]).name
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not any(
+        line.get("epoch", 0) == 1 for line in read_metrics(run / "metrics.jsonl")
+    ):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert read_json(run / "summary.json")["state"] == "running"
+
+    resumed = small(root)
+    assert resumed["run"] == str(run)
+    assert same(weights(resumed), weights(trained))
+    steps = [line["step"] for line in read_metrics(run / "metrics.jsonl") if "train/loss" in line]
+    assert steps == [1, 3, 5, 7, 9, 11], "every step once"
+
+
+def test_divergence_ends_the_run_with_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train/loss is .* lower optimizer\.learning_rate"):
+        small(tmp_path, "optimizer.learning_rate=1e30")
+    (run,) = tmp_path.iterdir()
+    summary = read_json(run / "summary.json")
+    assert summary["state"] == "failed"
+    assert "train/loss" in summary["reason"]
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+def test_every_experiment_runs_two_steps(experiment: str, tmp_path: Path) -> None:
+    result = train(compose("train", [f"experiment={experiment}", "debug=fast", f"run.root={tmp_path}"]))
+    assert result["steps"] == 2
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+def test_optimizers_and_schedules_train(optimizer: str, schedule: str, tmp_path: Path) -> None:
+    overrides = [f"optimizer={optimizer}", f"schedule={schedule}", "debug=fast", f"run.root={tmp_path}"]
+    assert train(compose("train", overrides))["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    "model", ["alexnet", "vgg11", "googlenet", "googlenet_torchvision", "resnet18", "plain20_cifar", "vgg16_bn"]
+)
+def test_every_family_trains_on_the_embedded_images(model: str, tmp_path: Path) -> None:
+    overrides = ["experiment=quickstart", f"model={model}", "debug=fast", f"run.root={tmp_path}"]
+    overrides += ["data.global_batch_size=8", "trainer.limit_test_batches=1"]
+    result = train(compose("train", overrides))
+    assert torch.isfinite(torch.tensor(result["test"]["test/loss"]))
+
+
+def test_the_w_and_b_mirror_has_the_runs_id(tmp_path: Path) -> None:
+    result = small(tmp_path, "tracking=wandb_offline", "trainer.max_epochs=1")
+    (offline,) = (Path(result["run"]) / "wandb").glob("offline-run-*")
+    (recorded,) = offline.glob("run-*.wandb")
+    assert recorded.name == f"run-{result['run_id']}.wandb"
+    assert recorded.stat().st_size > 1000

@@ -1,0 +1,45 @@
+from typing import Any
+
+import pytest
+
+from convatlas.config import compose, plain
+from convatlas.run.identity import run_id
+
+
+def identity(*overrides: str, fingerprint: str = "f") -> str:
+    return run_id(plain(compose("train", overrides)), fingerprint)
+
+
+def test_the_name_reads_as_model_data_hash_seed() -> None:
+    model, data, digest, seed = identity("seed=3").split("-")
+    assert (model, data, seed) == ("resnet20_cifar", "fashion_mnist_sample", "s3")
+    assert len(digest) == 8
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["data.threads=7", "data.prefetch=9", "run.root=/elsewhere", "tracking=none", "format=json", "trainer.devices=2"],
+)
+def test_what_does_not_change_the_result_does_not_change_the_run(override: str) -> None:
+    assert identity(override) == identity()
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer.max_epochs=3", "model.label_smoothing=0.2", "data.global_batch_size=32", "augment=none"]
+)
+def test_what_changes_the_result_changes_the_run(override: str) -> None:
+    assert identity(override) != identity()
+
+
+def test_seeds_of_one_recipe_share_the_hash() -> None:
+    assert identity("seed=1").split("-")[2] == identity("seed=2").split("-")[2]
+
+
+def test_other_images_are_another_run() -> None:
+    assert identity(fingerprint="g") != identity(fingerprint="f")
+
+
+def test_the_configuration_is_left_alone() -> None:
+    config: dict[str, Any] = plain(compose("train"))
+    run_id(config, "f")
+    assert config == plain(compose("train"))

@@ -1,0 +1,66 @@
+"""The command line: one JSON document, one-line errors, exit statuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Command
+
+
+def test_without_arguments_the_verbs_are_listed(convatlas: Command) -> None:
+    done = convatlas()
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in ("train", "evaluate", "predict", "check", "report", "runs"))
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "check", "report", "runs"])
+def test_each_verb_explains_itself(convatlas: Command, verb: str) -> None:
+    done = convatlas(verb, "--help")
+    assert done.returncode == 0
+    assert f"convatlas {verb}" in done.stdout
+    assert "format: text" in done.stdout or verb == "check"
+
+
+def test_an_unknown_verb_lists_those_there_are(convatlas: Command) -> None:
+    done = convatlas("trian")
+    assert done.returncode == 2
+    assert done.stderr.startswith("convatlas: error: no verb 'trian'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["train", "modle=resnet18"], "did you mean 'model'?"),
+        (["train", "trainer.max_epochs=ten"], "trainer.max_epochs=ten: expected"),
+        (["train", "data=imagefolder", "data.root=/nowhere"], "data.root=/nowhere"),
+        (["train", "run.root=/dev/null/runs", "debug=fast"], "run.root=/dev/null/runs"),
+        (["report", "run=/nowhere"], "run"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    convatlas: Command, arguments: list[str], part: str, tmp_path: Path
+) -> None:
+    done = convatlas(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("convatlas: error: ")]
+    assert part in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_json_is_one_document_and_lines_of_progress(convatlas: Command) -> None:
+    done = convatlas("train", "experiment=quickstart", "debug=fast", "format=json")
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["state"] == "finished"
+    assert {"imports", "composition"} <= set(result["startup_seconds"])
+    assert "global 64 = 1 rank × 64 × 1 accumulation; 70 steps/epoch" in done.stderr
+    assert "lr        0.1 = 0.4 × 64/256" in done.stderr
+    assert "epoch 1/1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_runs_json(convatlas: Command, trained: dict[str, Any]) -> None:
+    done = convatlas("runs", f"root={Path(trained['run']).parent}", "format=json")
+    assert trained["run"] in [run["run"] for run in json.loads(done.stdout)["runs"]]

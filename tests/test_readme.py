@@ -1,0 +1,49 @@
+"""The README's commands run, on generated images and short schedules."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import FolderRun
+
+README = Path(__file__).parents[1] / "README.md"
+SHORT = ["debug=fast", "data.global_batch_size=8"]
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"<!-- tested -->\n```console\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    found = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    assert len(found) >= 7
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands())
+def test_the_command_runs(command: str, folder_run: FolderRun, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.symlink_to(folder_run.root / "train" / folder_run.classes[0])
+    images = next(photos.iterdir()).suffix
+    command = command.replace("/data/birds", str(folder_run.root)).replace("*.jpg", f"*{images}")
+    command = command.replace("checkpoint=best.ckpt", f"checkpoint={folder_run.run}/checkpoints/best.ckpt")
+    program, verb, *arguments = shlex.split(command)
+    assert program == "convatlas"
+    if verb in ("train", "check"):
+        arguments += SHORT
+    if "data=cifar10" in arguments:  # no download in a test: the same command on the embedded images
+        arguments[arguments.index("data=cifar10")] = "data=fashion_mnist_sample"
+    if "model=resnet50" in arguments:
+        arguments += ["data.image_size=64", "data.resize=null"]
+    done = subprocess.run(
+        [sys.executable, "-m", "convatlas", verb, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    makefile = (README.parent / "Makefile").read_text()
+    for target in re.findall(r"`make ([a-z-]+)`|\$ make ([a-z-]+)", README.read_text()):
+        assert re.search(rf"^{''.join(target)}:", makefile, flags=re.MULTILINE), target
