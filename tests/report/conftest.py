@@ -105,7 +105,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         config = {
             "data": {"_target_": "data.CIFAR10", "name": "cifar10", "image_size": 32, "global_batch_size": 128},
             "model": {"name": "resnet20_cifar", "net": {"depth": 20, "num_classes": 10}},
-            "optimizer": {"lr": 0.1 * skill, "momentum": 0.9, "weight_decay": 1e-4},
+            "optimizer": {"lr": round(0.1 * skill, 3), "momentum": 0.9, "weight_decay": 1e-4},
             "seed": seed,
         }
         (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -153,7 +153,9 @@ def hostile_run(tmp_path: Path) -> Path:
     run.mkdir(parents=True)
     config = {"data": {"name": HOSTILE, "classes": [HOSTILE, "b"]}, "model": {"name": HOSTILE}, "seed": 7}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    rows = [{"step": step, "epoch": None, "time": 1.7e9 + step, "train/loss": 1 / step} for step in range(1, 200)]
+    rows: list[dict[str, Any]] = [
+        {"step": step, "epoch": None, "time": 1.7e9 + step, "train/loss": 1 / step} for step in range(1, 200)
+    ]
     rows[30]["train/loss"] = "NaN"
     rows[31]["train/loss"] = "Infinity"
     rows[60][f"train/{HOSTILE}"] = 1.0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.report.run_record import RunRecord, Series, number
-from convatlas.report.series import smooth, thin
+from convatlas.report.series import SMOOTHED_FROM, smooth, thin
 
 Figure = dict[str, Any]
 
@@ -24,8 +24,8 @@ COLOURS = 8
 NAMED_CLASSES = 20
 """Up to this many classes, all are named and each cell of the confusion matrix carries its count."""
 
-FEW_POINTS = 60
-"""A curve of so few points shows them as markers."""
+MARKED = {"train": 40, "val": 200}
+"""A curve of up to so many points shows each as a marker."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ SPLITS = {"train": "Train", "val": "Validation"}
 EXACT = ("learning_rate",)
 """Quantities without noise: drawn as they are."""
 
+FROM_ZERO = ("images_per_second", "data_wait")
+"""Quantities whose axis starts at zero, so that small jitter looks small."""
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -74,10 +77,11 @@ def curves(runs: Sequence[RunRecord], labels: Sequence[str]) -> list[Curves]:
     """
     logged = {name.partition("/")[2] for run in runs for name in run.series if name.partition("/")[0] in SPLITS}
     quantities = [*(q for q in PANELS if q in logged), *sorted(logged - PANELS.keys())]
-    return [_panel(quantity, runs, labels) for quantity in quantities]
+    last = max((int(series.steps[-1]) for run in runs for series in run.series.values()), default=0)
+    return [_panel(quantity, runs, labels, last) for quantity in quantities]
 
 
-def _panel(quantity: str, runs: Sequence[RunRecord], labels: Sequence[str]) -> Curves:
+def _panel(quantity: str, runs: Sequence[RunRecord], labels: Sequence[str], last: int) -> Curves:
     panel = PANELS.get(quantity, Panel(quantity.replace("_", " ").capitalize(), "~g", ".4g"))
     several = len(runs) > 1
     traces: list[Figure] = []
@@ -86,7 +90,7 @@ def _panel(quantity: str, runs: Sequence[RunRecord], labels: Sequence[str]) -> C
             if f"{split}/{quantity}" not in run.series:
                 continue
             series = run.series[f"{split}/{quantity}"]
-            noisy = split == "train" and quantity not in EXACT and len(series.values) > FEW_POINTS
+            noisy = split == "train" and quantity not in EXACT and len(series.values) >= SMOOTHED_FROM
             colour = index % COLOURS if several else int(split == "train")
             name = f"{labels[index]}, {split}" if several else SPLITS[split]
             shared = {
@@ -97,20 +101,19 @@ def _panel(quantity: str, runs: Sequence[RunRecord], labels: Sequence[str]) -> C
             }
             if noisy and not several:
                 traces.append(shared | _logged_points(series))
-            where = "%{fullData.name}<br>step %{x:,d}" if several else "%{fullData.name}"
-            traces.append(shared | _line(series, noisy, split, where, panel.value_format))
+            traces.append(shared | _line(series, noisy, split, panel.value_format))
     layout = {
         "height": 300,
-        "margin": {"l": 58, "r": 16, "t": 34, "b": 44},
+        "margin": {"l": 58, "r": 16, "t": 12 if several else 34, "b": 44},
         "showlegend": not several,
-        "hovermode": "closest" if several else "x unified",
+        "hovermode": "closest" if several else "x",
         "xaxis": {
             "title": {"text": "optimizer step"},
+            "range": [0, 1.02 * max(last, 1)],
             "hoverformat": ",d",
             "tickformat": "~s",
-            "unifiedhovertitle": {"text": "step %{x:,d}"},
         },
-        "yaxis": {"tickformat": panel.axis_format, "rangemode": "tozero" if quantity == "data_wait" else "normal"},
+        "yaxis": {"tickformat": panel.axis_format, "rangemode": "tozero" if quantity in FROM_ZERO else "normal"},
     }
     return Curves(quantity, panel.title, {"data": traces, "layout": layout})
 
@@ -127,19 +130,18 @@ def _logged_points(series: Series) -> Figure:
     }
 
 
-def _line(series: Series, noisy: bool, split: str, where: str, value_format: str) -> Figure:
+def _line(series: Series, noisy: bool, split: str, value_format: str) -> Figure:
     values = smooth(series.values) if noisy else series.values
     kept = thin(values)
-    few = len(values) <= FEW_POINTS
     value = f"<b>%{{customdata[0]:{value_format}}}</b>" + (f", smoothed %{{y:{value_format}}}" if noisy else "")
     logged = zip(_gaps(series.values[kept]), series.epochs[kept].tolist(), strict=True)
     return {
-        "mode": "lines+markers" if few else "lines",
+        "mode": "lines+markers" if len(values) <= MARKED[split] else "lines",
         "marker": {"size": 6, "symbol": "circle-open" if split == "train" else "circle"},
         "x": series.steps[kept].tolist(),
         "y": _gaps(values[kept]),
         "customdata": [list(pair) for pair in logged],
-        "hovertemplate": f"{where}, epoch %{{customdata[1]}}: {value}<extra></extra>",
+        "hovertemplate": f"%{{fullData.name}}<br>step %{{x:,d}}, epoch %{{customdata[1]}}: {value}<extra></extra>",
     }
 
 
@@ -187,14 +189,13 @@ def confusion_matrix(evaluation: Mapping[str, Any]) -> Figure:
         "ticktext": [html.escape(shorten(classes[tick])) for tick in ticks],
         "showgrid": False,
         "showline": False,
-        "constrain": "domain",
+        "automargin": True,
     }
-    margin = 34 + 6 * max(len(shorten(classes[tick])) for tick in ticks)
     layout = {
         "height": 540,
-        "margin": {"l": margin, "r": 8, "t": 8, "b": margin},
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
         "xaxis": axis | {"title": {"text": "predicted"}, "tickangle": -45},
-        "yaxis": axis | {"title": {"text": "true"}, "autorange": "reversed", "scaleanchor": "x"},
+        "yaxis": axis | {"title": {"text": "true"}, "autorange": "reversed"},
     }
     return {"data": [trace], "layout": layout}
 
@@ -233,7 +234,7 @@ def class_accuracies(evaluation: Mapping[str, Any]) -> Figure:
             "t": 8,
             "b": 44,
         },
-        f"{value}axis": {"tickformat": ".0%", "range": [0, 1.0], "title": {"text": "accuracy"}},
+        f"{value}axis": {"tickformat": ".0%", "range": [0, 1], "title": {"text": "accuracy"}, "automargin": True},
         f"{category}axis": {
             "type": "category",
             "showgrid": False,
@@ -242,6 +243,7 @@ def class_accuracies(evaluation: Mapping[str, Any]) -> Figure:
             "tickvals": None if upright else names,
             "ticktext": None if upright else [html.escape(shorten(row[2])) for row in rows],
             "autorange": True if upright else "reversed",
+            "automargin": True,
         },
         "shapes": [line | {"type": "line", "line": {"color": "var(--muted)", "width": 1.5, "dash": "dot"}}],
     }

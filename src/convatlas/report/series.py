@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 MAX_POINTS = 2000
 """Points that a curve keeps: more than a screen has pixels across."""
+SMOOTHED_FROM = 100
+"""Points from which on a curve is smoothed."""
 
 
 def thin(values: NDArray[np.float64], limit: int = MAX_POINTS) -> NDArray[np.int64]:
@@ -43,10 +45,10 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
         values: The curve, (N,) float64.
 
     Returns:
-        The smoothed curve, (N,) float64; the same values if the curve has fewer than 100 points.
+        The smoothed curve, (N,) float64; the same values if the curve has fewer than ``SMOOTHED_FROM`` points.
     """
     count = len(values)
-    radius = count // 100
+    radius = count // SMOOTHED_FROM
     finite = np.isfinite(values)
     sums = np.concatenate(([0.0], np.where(finite, values, 0.0).cumsum()))
     counts = np.concatenate(([0], finite.cumsum()))

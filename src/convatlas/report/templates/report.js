@@ -42,7 +42,9 @@
       Plotly.react(id, coloured(data, style), coloured(layout(figure.layout), style), {
         responsive: true,
         displaylogo: false,
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+        // Named one by one: Plotly's own choice has a button that sends the figure to a server.
+        modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+        plotlyServerURL: "",
       });
     }
   };
