@@ -11,6 +11,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -31,18 +32,15 @@ def ours(steps: int) -> float:
     with tempfile.TemporaryDirectory() as root:
         result = train(compose("train", [*QUICKSTART, *limits, f"run.root={root}"]))
         lines = read_metrics(Path(result["run"]) / "metrics.jsonl")
-    return statistics.median(
-        [line["train/images_per_second"] for line in lines if "train/images_per_second" in line][1:]
-    )
+    rates: list[float] = [line["train/images_per_second"] for line in lines if "train/images_per_second" in line]
+    return statistics.median(rates[1:])
 
 
 def bare(steps: int) -> float:
     """Images per second of a bare loop over tensors that are ready in memory."""
     config = compose("train", QUICKSTART)
     data: ClassificationDataModule = instantiate(config.data)
-    batches = [
-        data.on_after_batch_transfer(batch, 0) for batch, _ in zip(data.train_dataloader(), range(8), strict=False)
-    ]
+    batches = [data.on_after_batch_transfer(batch, 0) for batch in islice(data.train_dataloader(), 8)]
     net = instantiate(config.model.net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     windows = []

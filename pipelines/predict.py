@@ -20,7 +20,7 @@ from torch import Tensor
 from convatlas.cli import execute
 from convatlas.console import print_fields, print_table
 from convatlas.data.augment import CenterCrop
-from convatlas.data.sources import IMAGE_SUFFIXES, decode_file
+from convatlas.data.decode import IMAGE_SUFFIXES, decode_file
 from convatlas.data.thumbnails import thumbnail_png
 from convatlas.errors import UserError
 from convatlas.jsonio import dumps, write_atomic

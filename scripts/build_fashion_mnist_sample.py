@@ -3,8 +3,8 @@
     python scripts/build_fashion_mnist_sample.py [--source DIR] [--output DIR]
 
 The files are those of github.com/zalandoresearch/fashion-mnist; Debian's package dataset-fashion-mnist installs
-them into /usr/share/datasets/fashion-mnist. Taken are the first 500 training and the first 100 test images of each class in
-file order, dealt class by class, so that every prefix is balanced.
+them into /usr/share/datasets/fashion-mnist. Taken are the first 500 training and the first 100 test images of each
+class in file order, dealt class by class, so that every prefix is balanced.
 """
 
 import argparse

@@ -45,6 +45,7 @@ def test_sections_of_what_is_not_written_yet_are_left_out(hostile_run: Path, tmp
     page = page_of([hostile_run], tmp_path)
     for text in ("Confusion matrix", "Provenance", "Start-up", "Most confident", "Test top-1"):
         assert text not in page
+    assert "Latest train loss" in page
     assert "train/loss has 2 non-finite values (first at step 31), shown as gaps." in page
     assert "The last line of metrics.jsonl is incomplete" in page
 

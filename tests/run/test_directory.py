@@ -24,7 +24,6 @@ def test_a_run_writes_down_what_produces_it(tmp_path: Path) -> None:
     assert yaml.safe_load((run.path / "config.yaml").read_text()) == config
     assert (run.path / "class_list.txt").read_text() == "cat\ndog\n"
     assert run.summary["state"] == "running"
-    assert not run.finished
     run.update(state="finished")
     assert run.finished
     assert run.summary["name"] == "m on d"

@@ -55,7 +55,8 @@ class PadCrop:
         height, width = (max(0, self.size - side) // 2 + self.padding for side in image.shape[-2:])
         image = TF.pad(image, [width, height])
         top, left = (generator.integers(max(0, side - self.size) + 1) for side in image.shape[-2:])
-        return TF.crop(image, int(top), int(left), self.size, self.size)
+        cropped: Tensor = TF.crop(image, int(top), int(left), self.size, self.size)
+        return cropped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,9 @@ class RandomResizedCrop:
     def __call__(self, image: Tensor, generator: np.random.Generator) -> Tensor:
         """Crop and resize an image, (C, H, W) to (C, size, size)."""
         top, left, height, width = self._box(image.shape[-2], image.shape[-1], generator)
-        return TF.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
+        size = [self.size, self.size]
+        resized: Tensor = TF.resized_crop(image, top, left, height, width, size, antialias=True)
+        return resized
 
     def _box(self, image_height: int, image_width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
         for _ in range(10):

@@ -127,7 +127,7 @@ class ClassificationDataModule(LightningDataModule):
             )
         if size > self.num_samples("train"):
             raise UserError(
-                f"data.global_batch_size={size}: {self.name} has {self.num_samples('train')} training images, fewer than one batch"
+                f"data.global_batch_size={size}: {self.name} has only {self.num_samples('train')} training images"
             )
         for split in ("val", "test"):
             if self.num_samples(split) < world_size:

@@ -195,7 +195,8 @@ class GoogLeNet(_GoogLeNet):
     """The network of table 1, with 5x5 convolutions and both auxiliary heads, which serve in training only.
 
     Pools round up and LRN stands after the first pool and before the second, as in figure 3. The paper does
-    not give its initialisation: here it is He's normal one over the fan-in, biases at 0.
+    not give its initialisation: here convolutions start from He's normal one over the fan-in, linear layers
+    from N(0, 0.01^2), biases at 0.
 
     Args:
         batch_norm: Normalise the batch after each convolution, in place of LRN and biases.
@@ -231,10 +232,12 @@ class GoogLeNet(_GoogLeNet):
 
     def _initialise(self, module: nn.Module) -> None:
         for layer in module.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+            if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class GoogLeNetTorchvision(_GoogLeNet):

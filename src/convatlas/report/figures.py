@@ -21,6 +21,9 @@ Figure = dict[str, Any]
 COLOURS = 8
 """Series colours in the style sheet, ``--series-0`` and on."""
 
+DASHES = ("solid", "dash", "dot")
+"""Told apart when the colours are used up."""
+
 NAMED_CLASSES = 20
 """Up to this many classes, all are named and each cell of the confusion matrix carries its count."""
 
@@ -97,7 +100,11 @@ def _panel(quantity: str, runs: Sequence[RunRecord], labels: Sequence[str], last
                 "type": "scatter",
                 "name": html.escape(name),
                 "meta": {"run": index},
-                "line": {"color": f"var(--series-{colour})", "width": 1.5 if split == "train" else 2.2},
+                "line": {
+                    "color": f"var(--series-{colour})",
+                    "width": 1.5 if split == "train" else 2.2,
+                    "dash": DASHES[index // COLOURS % len(DASHES)],
+                },
             }
             if noisy and not several:
                 traces.append(shared | _logged_points(series))

@@ -119,6 +119,8 @@ def _headline(run: RunRecord) -> list[tuple[str, str, str]]:
         rows.append(
             (f"Best {metric_label(best['metric'], capital=False)}", metric_text(best["metric"], best["value"]), remark)
         )
+    else:
+        rows += _latest(run)
     if summary.get("epochs") is not None:
         remark = f"{summary['steps']:,} steps" if summary.get("steps") is not None else ""
         rows.append(("Epochs", f"{summary['epochs']:,}", remark))
@@ -126,6 +128,20 @@ def _headline(run: RunRecord) -> list[tuple[str, str, str]]:
         rows.append(("Training time", duration_text(seconds), ""))
     if (parameters := _parameters(run)) is not None:
         rows.append(("Parameters", _short(parameters), f"{parameters:,}"))
+    return rows
+
+
+def _latest(run: RunRecord) -> list[tuple[str, str, str]]:
+    """How far a run without a result has come."""
+    if not run.series:
+        return []
+    newest = max(run.series.values(), key=lambda series: series.steps[-1])
+    rows = [("Step", f"{newest.steps[-1]:,}", f"epoch {newest.epochs[-1]}")]
+    for name in ("train/loss", "val/loss", "val/top1"):
+        if name in run.series:
+            series = run.series[name]
+            value = metric_text(name, float(series.values[-1]))
+            rows.append((f"Latest {metric_label(name, capital=False)}", value, f"at step {series.steps[-1]:,}"))
     return rows
 
 

@@ -1,0 +1,141 @@
+"""Folders, shards and class lists; what is wrong with them is said in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convatlas.data.class_list import ClassList
+from convatlas.data.dataset import fashion_mnist_sample, image_folder
+from convatlas.data.shards import ShardSource, index_path, write_shard
+from convatlas.errors import UserError
+from tests.fixtures import write_image_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_val_is_reported_where_there_is_no_test(tmp_path: Path) -> None:
+    found = image_folder(3, root=str(write_image_folder(tmp_path, ["b", "a"], per_class=2, size=8)))
+    assert found.class_list.names == ("a", "b")
+    assert found.val is None
+    assert found.test.path(0) == str(tmp_path / "val" / "a" / "000.jpg")
+    assert found.train.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_a_test_folder_is_reported_and_val_is_for_tuning(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path, ["a", "b"], per_class=2, size=8, splits=("train", "val", "test"))
+    found = image_folder(3, root=str(root))
+    assert found.val is not None
+    assert "/val/" in found.val.path(0)
+    assert "/test/" in found.test.path(0)
+
+
+def test_a_class_list_file_sets_the_order(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path, ["a", "b"], per_class=1, size=8)
+    (root / "classes.txt").write_text("b\na\n")
+    found = image_folder(3, root=str(root))
+    assert found.class_list.names == ("b", "a")
+    assert "/b/" in found.train.path(0)
+    assert found.class_list.hash != ClassList(("a", "b")).hash
+
+
+def broken_folder(root: Path, problem: str) -> None:
+    write_image_folder(root, ["a", "b"], per_class=1, size=8)
+    if problem == "no train":
+        (root / "train").rename(root / "training")
+    elif problem == "empty train":
+        (root / "train").rename(root / "training")
+        (root / "train").mkdir()
+    elif problem == "class without images":
+        (root / "train" / "b" / "000.jpg").rename(root / "train" / "b" / "000.txt")
+    elif problem == "class missing in val":
+        (root / "val" / "b").rename(root / "b")
+    elif problem == "strange class in val":
+        (root / "val" / "c").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ("no train", "train is missing; expected a folder with a folder for each class"),
+        ("empty train", "train is empty; expected a folder for each class"),
+        ("class without images", "train/b has no images; expected .jpg"),
+        ("class missing in val", "val/b is missing"),
+        ("strange class in val", "val/c is not one of the 2 classes"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_named(problem: str, message: str, tmp_path: Path) -> None:
+    broken_folder(tmp_path, problem)
+    with pytest.raises(UserError, match=r"^data\.root") as caught:
+        image_folder(3, root=str(tmp_path))
+    assert message in str(caught.value)
+
+
+def test_a_missing_root_is_named() -> None:
+    with pytest.raises(UserError, match=r"data\.root=/nowhere: no such folder"):
+        image_folder(3, root="/nowhere")
+
+
+@pytest.mark.parametrize("content", ["", "a\na\n"])
+def test_a_class_list_names_each_class_once(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"classes\.txt: expected one class name a line"):
+        ClassList.read(path)
+
+
+def test_differing_class_lists_are_both_named() -> None:
+    with pytest.raises(UserError) as caught:
+        ClassList(("a", "b")).check_equal(ClassList(("b", "a")), "checkpoint=x", "data=y")
+    assert "checkpoint=x has 2 (a, b; hash" in str(caught.value)
+    assert "data=y has 2 (b, a; hash" in str(caught.value)
+
+
+def test_shards_round_trip_and_tar_lists_them(tmp_path: Path) -> None:
+    images = sorted((write_image_folder(tmp_path / "f", ["a", "b"], 2, 8) / "train").rglob("*.jpg"))
+    samples = [(path.read_bytes(), label) for label, path in enumerate(images)]
+    first, second = tmp_path / "x-000000.tar", tmp_path / "x-000001.tar"
+    write_shard(first, samples[:3], "jpg")
+    write_shard(second, samples[3:], "jpg")
+    source = ShardSource([first, second], 3)
+    assert source.labels.tolist() == [0, 1, 2, 3]
+    assert source.path(3) == "x-000001.tar/00000.jpg"
+    folder = image_folder(3, root=str(tmp_path / "f")).train
+    assert all(np.array_equal(source.load(index), folder.load(index)) for index in range(4))
+    listed = subprocess.run(["tar", "tf", str(first)], capture_output=True, text=True, check=True).stdout.split()
+    assert listed == ["00000.jpg", "00000.cls", "00001.jpg", "00001.cls", "00002.jpg", "00002.cls"]
+
+
+def test_the_same_samples_are_the_same_shard(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        write_shard(tmp_path / name, [(b"1", 0), (b"22", 1)])
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert index_path(tmp_path / "a.tar").read_bytes() == index_path(tmp_path / "b.tar").read_bytes()
+
+
+def test_a_shard_without_its_index_is_named(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [(b"1", 0)])
+    index_path(tmp_path / "a.tar").unlink()
+    with pytest.raises(UserError, match=r"a\.index\.npy: missing"):
+        ShardSource([tmp_path / "a.tar"], 1)
+
+
+def test_the_embedded_images_are_balanced() -> None:
+    found = fashion_mnist_sample(1)
+    assert np.bincount(found.train.labels).tolist() == [500] * 10
+    assert np.bincount(found.test.labels).tolist() == [100] * 10
+    assert found.class_list.names[9] == "Ankle boot"
+    assert found.train.load(0).shape == (1, 28, 28)
+
+
+@pytest.mark.skipif(
+    not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
+)
+def test_the_embedded_images_rebuild_bit_for_bit(tmp_path: Path) -> None:
+    script = ROOT / "scripts" / "build_fashion_mnist_sample.py"
+    subprocess.run([sys.executable, str(script), "--output", str(tmp_path)], check=True)
+    embedded = ROOT / "src" / "convatlas" / "data" / "fashion_mnist_sample"
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (embedded / path.name).read_bytes(), path.name
