@@ -54,7 +54,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
         panels=panels,
         differences=_differences(records),
         comparison=_comparison(records),
-        plotly=get_plotlyjs() if figures else "",  # type: ignore[no-untyped-call]
+        plotly=get_plotlyjs() if figures else "",
         figures=script_json(dumps(figures)),
         named_classes=NAMED_CLASSES,
     )
