@@ -1,5 +1,6 @@
 """GoogLeNet (Szegedy et al., "Going Deeper with Convolutions", CVPR 2015), and torchvision's form of it."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -38,7 +39,12 @@ class Inception(nn.Module):
 
     Args:
         in_channels: Channels that enter.
-        widths: Table 1's columns: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
+        one: Channels of the 1x1 branch, as the next five a column of table 1.
+        reduce3: Channels of the 1x1 convolution before the 3x3.
+        three: Channels of the 3x3.
+        reduce5: Channels of the 1x1 convolution before the 5x5.
+        five: Channels of the 5x5.
+        pool: Channels of the 1x1 convolution after the pool.
         kernel: Side of the third branch's kernel: 5, or 3 in torchvision.
         batch_norm: As in `ConvUnit`.
     """
@@ -46,13 +52,17 @@ class Inception(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        widths: tuple[int, int, int, int, int, int],
+        one: int,
+        reduce3: int,
+        three: int,
+        reduce5: int,
+        five: int,
+        pool: int,
         *,
         kernel: int,
         batch_norm: float | None,
     ) -> None:
         super().__init__()
-        one, reduce3, three, reduce5, five, pool = widths
         self.branch1 = ConvUnit(in_channels, one, 1, batch_norm=batch_norm)
         self.branch2 = nn.Sequential(
             ConvUnit(in_channels, reduce3, 1, batch_norm=batch_norm),
@@ -121,15 +131,7 @@ class _GoogLeNet(nn.Module):
         def norm() -> nn.Module:  # the constants of the authors' Caffe readers, who divide alpha by 5 as torch does
             return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if lrn else nn.Identity()
 
-        def inception(in_channels: int, *widths: int) -> Inception:
-            one, reduce3, three, reduce5, five, project = widths
-            return Inception(
-                in_channels,
-                (one, reduce3, three, reduce5, five, project),
-                kernel=kernel,
-                batch_norm=batch_norm,
-            )
-
+        inception = partial(Inception, kernel=kernel, batch_norm=batch_norm)
         if stem == "imagenet":
             self.conv1 = ConvUnit(in_channels, 64, 7, stride=2, batch_norm=batch_norm)
             self.maxpool1 = pool()

@@ -12,7 +12,8 @@ class VGG(nn.Module):
     ``vgg11``, ``vgg13``, ``vgg16`` and ``vgg19``, and of their ``_bn`` forms.
 
     The paper's N(0, 0.1^2) trains A only; its deeper nets start from a trained A. Here every net starts at once:
-    convolutions from He's normal initialisation over the fan-out, linear layers from N(0, 0.01^2), biases at 0.
+    convolutions from He's normal initialisation, linear layers from N(0, 0.01^2), biases at 0. The fan-in keeps
+    the size of the signal on its way to the classifier; torchvision's fan-out leaves a sixteenth of it in D.
 
     Args:
         configuration: A column of table 1. ``A-LRN`` normalises after the first ReLU as AlexNet does; ``C`` has
@@ -51,7 +52,7 @@ class VGG(nn.Module):
             for index in range(convolutions):
                 kernel = 1 if configuration == "C" and index == 2 else 3
                 conv = nn.Conv2d(in_channels, width, kernel, padding=kernel // 2)
-                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
                 nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
                 self.features.append(conv)
                 if batch_norm:
