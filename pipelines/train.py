@@ -7,6 +7,7 @@ The same command is the same run: unfinished, it resumes; finished, it shows its
 new attempt beside it. Everything it writes is in runs/<run_id>/.
 """
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from convatlas.run.identity import run_id
 from convatlas.run.provenance import collect_provenance
 from convatlas.tasks.classification import ClassificationTask
 from convatlas.tracking.local_record import LocalRecord, cut_back
+from convatlas.tracking.mirrors import close_mirrors
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     trainer = _trainer(config, run, data, task)
     STARTUP.mark("trainer")
 
-    started = now()
+    started = time.monotonic()
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
         task.load_state_dict(read_run_checkpoint(run.best)["state_dict"])
@@ -87,9 +89,12 @@ def train(config: DictConfig) -> dict[str, Any]:
     except BaseException as error:
         if is_rank_zero():
             run.update(state="failed", ended=now(), reason=f"{type(error).__name__}: {error}")
+        close_mirrors(trainer.loggers, exit_code=1)
         raise
+    close_mirrors(trainer.loggers, exit_code=0)
     if is_rank_zero():
-        run.update(**_summary(trainer, task, data), test=test, resumed_at=started, ended=now(), state="finished")
+        seconds = round(time.monotonic() - started, 1)
+        run.update(**_summary(trainer, task, data), test=test, train_seconds=seconds, ended=now(), state="finished")
     return _result(run, already_finished=False)
 
 

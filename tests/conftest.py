@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fixtures import write_image_folder
 
 from convatlas.config import compose
 from pipelines.train import train
+from tests.fixtures import write_image_folder
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = [
     "experiment=quickstart",
     "tracking=none",
+    "data.global_batch_size=16",
     "trainer.max_epochs=2",
     "trainer.limit_train_batches=6",
     "trainer.limit_val_batches=2",

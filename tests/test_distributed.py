@@ -19,7 +19,7 @@ def torchrun(directory: Path, *overrides: str) -> None:
         timeout=400,
     )
     assert done.returncode == 0, done.stderr
-    assert "2 ranks × 32 × 1 accumulation" in done.stderr
+    assert "2 ranks × 8 × 1 accumulation" in done.stderr
 
 
 @pytest.mark.slow

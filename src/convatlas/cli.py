@@ -3,9 +3,11 @@
 Results go to standard output; progress, logs and errors go to standard error.
 """
 
+import ast
 import os
 import runpy
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -32,6 +34,9 @@ def main() -> int:
     if arguments[0] not in verbs:
         sys.stderr.write(f"convatlas: error: no verb '{arguments[0]}': one of {', '.join(verbs)}\n")
         return 2
+    if any(argument in ("-h", "--help") for argument in arguments[1:]):
+        _help(verbs[arguments[0]])
+        return 0
     sys.argv = [str(verbs[arguments[0]]), *arguments[1:]]
     runpy.run_path(str(verbs[arguments[0]]), run_name="__main__")
     return 0
@@ -55,9 +60,6 @@ def execute(
     """
     STARTUP.mark("imports")
     overrides = sys.argv[1:]
-    if any(argument in ("-h", "--help") for argument in overrides):
-        _help(pipeline)
-        sys.exit(0)
     # Whatever libraries print belongs to standard error: standard output carries the result alone.
     results = os.dup(1)
     os.dup2(2, 1)
@@ -91,23 +93,27 @@ def _user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
-def _first_line(path: Path) -> str:
-    return path.read_text().split('"""')[1].splitlines()[0]
-
-
 def _usage(verbs: Mapping[str, Path]) -> None:
     sys.stdout.write("convatlas VERB [key=value …]\n\n")
     for verb, path in verbs.items():
-        sys.stdout.write(f"  {verb:<10}{_first_line(path)}\n")
+        sys.stdout.write(f"  {verb:<10}{_docstring(path).splitlines()[0]}\n")
     sys.stdout.write("\nconvatlas VERB --help explains a verb and lists its keys. Every verb takes format=json.\n")
 
 
-def _help(pipeline: Pipeline) -> None:
-    name = pipeline.__name__
+def _help(path: Path) -> None:
     conf = project_path("conf")
-    sys.stdout.write((sys.modules["__main__"].__doc__ or "").strip() + "\n\n")
-    for group in sorted(path for path in conf.iterdir() if path.is_dir()):
-        if f"- {group.name}:" in (conf / f"{name}.yaml").read_text().replace("optional ", ""):
-            options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
-            sys.stdout.write(f"{group.name}={options}\n")
-    sys.stdout.write("\nThe keys and their defaults:\n\n" + (conf / f"{name}.yaml").read_text())
+    keys = (conf / f"{path.stem}.yaml").read_text()
+    if "- train\n" in keys:  # check takes what train takes
+        keys += "\n" + (conf / "train.yaml").read_text()
+    sys.stdout.write(_docstring(path) + "\n")
+    for group in sorted(folder for folder in conf.iterdir() if folder.is_dir()):
+        if f"- {group.name}:" in keys.replace("optional ", ""):
+            options = " ".join(sorted(option.stem for option in group.glob("*.yaml")))
+            lines = textwrap.wrap(options, 100, initial_indent=f"{group.name:<12}", subsequent_indent=" " * 12)
+            sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(f"\nThe keys and their defaults:\n\n{keys}")
+
+
+def _docstring(path: Path) -> str:
+    """What a pipeline says of itself, read without running it."""
+    return ast.get_docstring(ast.parse(path.read_text()), clean=False) or ""

@@ -147,6 +147,8 @@ def _check_call(path: str, node: DictConfig) -> None:
             hint = _did_you_mean(key, list(parameters))
             raise UserError(f"{path}.{key}: {node['_target_']} takes no such argument{hint}")
         value = OmegaConf.to_container(node[key], resolve=True) if OmegaConf.is_config(node[key]) else node[key]
+        if value is None and OmegaConf.is_interpolation(node, key):
+            continue  # num_classes, which the class list fills in
         annotation = _annotation(function, key)
         if annotation is not inspect.Parameter.empty and not _holds_target(value):
             _check_value(f"{path}.{key}", value, annotation, f" ({node['_target_']})")

@@ -68,7 +68,7 @@ def test_the_evaluation_says_what_went_wrong(trained: dict[str, Any]) -> None:
     run = Path(trained["run"])
     result = read_json(run / "evaluation" / "test.json")
     confusion = torch.tensor(result["confusion_matrix"])
-    assert int(confusion.sum()) == result["num_samples"] == 3 * 64
+    assert int(confusion.sum()) == result["num_samples"] == 3 * 16
     assert float(confusion.diagonal().sum() / confusion.sum()) == pytest.approx(trained["test"]["test/top1"])
     confidences = [mistake["confidence"] for mistake in result["mistakes"]]
     assert confidences == sorted(confidences, reverse=True)

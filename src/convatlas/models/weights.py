@@ -30,7 +30,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, safetensors.SafetensorError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model.weights={path}: not a readable file of weights ({reason})") from error
     for wrapper in ("state_dict", "model"):

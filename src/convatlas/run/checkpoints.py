@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint={path}: no such file")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"checkpoint={path}: truncated or not a checkpoint") from error
     return checkpoint
 

@@ -67,9 +67,14 @@ class RunDirectory:
         """Write down what produces this run before its first step."""
         write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         write_atomic(self.path / "class_list.txt", "".join(f"{name}\n" for name in class_list))
-        write_atomic(self.path / "provenance.json", dumps(provenance, indent=2))
+        path = self.path / "provenance.json"
+        if path.is_file():  # a resumed run keeps what it was before
+            earlier = json.loads(path.read_text())
+            provenance = provenance | {"earlier_attempts": [*earlier.pop("earlier_attempts", []), earlier]}
+        write_atomic(path, dumps(provenance, indent=2))
         name = f"{config['model']['name']} on {config['data']['name']}"
-        self.update(run_id=self.run_id, name=name, state="running", started=now(), host=platform.node())
+        started = self.summary.get("started", now())
+        self.update(run_id=self.run_id, name=name, state="running", started=started, host=platform.node())
 
     def update(self, **entries: Any) -> None:
         """Add entries to the summary."""
