@@ -32,7 +32,7 @@ class Evil:
 def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"checkpoint=.*x\.ckpt: truncated or not a checkpoint"):
+    with pytest.raises(UserError, match=r"checkpoint=.*x\.ckpt: truncated or not a file of tensors"):
         read_checkpoint(path)
 
 

@@ -1,14 +1,11 @@
 """Start a network from a file of weights."""
 
-import pickle
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from convatlas.errors import UserError
+from convatlas.torchfile import read_torch_file
 
 LISTED = 10
 
@@ -22,17 +19,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: No such file, or not a file of weights.
     """
-    if not path.is_file():
-        raise UserError(f"model.weights={path}: no such file")
-    try:
-        content: Any = (
-            safetensors.torch.load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model.weights={path}: not a readable file of weights ({reason})") from error
+    content = read_torch_file(path, "model.weights")
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

@@ -1,7 +1,6 @@
 """Checkpoints: written atomically, read without executing anything, complete enough to stand alone."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 
 from convatlas.data.class_list import ClassList
 from convatlas.errors import UserError
+from convatlas.torchfile import read_torch_file
 
 KEY = "convatlas"
 """Where a checkpoint holds the configuration and the class list of its run."""
@@ -67,12 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: No such file, or one that is truncated or not a checkpoint.
     """
-    if not path.is_file():
-        raise UserError(f"checkpoint={path}: no such file")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"checkpoint={path}: truncated or not a checkpoint") from error
+    checkpoint: dict[str, Any] = read_torch_file(path, "checkpoint")
     return checkpoint
 
 

@@ -32,6 +32,7 @@ class ClassificationTask(LightningModule):
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016, section 7).
         auxiliary_weight: Weight of each auxiliary head's loss (GoogLeNet, section 5).
         weights: A state dict to start from, or None.
+        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network, often faster.
         optimizer: How to optimize; None for a network that is only evaluated.
         schedule: The learning-rate schedule; None likewise.
     """
@@ -47,6 +48,7 @@ class ClassificationTask(LightningModule):
         label_smoothing: float = 0.0,
         auxiliary_weight: float = 0.3,
         weights: str | None = None,
+        channels_last: bool = False,
         optimizer: OptimizerRecipe | None = None,
         schedule: Schedule | None = None,
     ) -> None:
@@ -59,6 +61,8 @@ class ClassificationTask(LightningModule):
         self.schedule = schedule
         if weights is not None:
             load_weights(net, weights)
+        if channels_last:
+            net.to(memory_format=torch.channels_last)
 
         self.num_classes = int(net.num_classes)  # type: ignore[arg-type]
         self.train_top1 = self._accuracy(1)

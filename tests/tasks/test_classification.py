@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from convatlas.data.batch import Batch
+from convatlas.models.outputs import ClassifierOutput
+from convatlas.models.resnet import CifarResNet
+from convatlas.tasks.classification import ClassificationTask
+from convatlas.tasks.predictions import Predictions
+
+
+def task(**arguments: object) -> ClassificationTask:
+    torch.manual_seed(0)
+    net = CifarResNet(depth=8, num_classes=10, in_channels=1)
+    return ClassificationTask(name="resnet8_cifar", net=net, **arguments)  # type: ignore[arg-type]
+
+
+def test_auxiliary_heads_count_with_their_weight() -> None:
+    labels = torch.tensor([1, 2])
+    main, first, second = torch.randn(3, 2, 10)
+    loss = task(auxiliary_weight=0.3).loss(ClassifierOutput(main, (first, second)), labels)
+    expected = F.cross_entropy(main, labels) + 0.3 * (F.cross_entropy(first, labels) + F.cross_entropy(second, labels))
+    assert loss.item() == pytest.approx(expected.item())
+
+
+def test_channels_last_is_the_same_network() -> None:
+    images = torch.randn(4, 1, 32, 32)
+    plain, other = task().eval(), task(channels_last=True).eval()
+    assert other.net.get_parameter("layer1.0.conv1.weight").is_contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        torch.testing.assert_close(other(images), plain(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_task_that_is_only_evaluated_cannot_be_trained() -> None:
+    with pytest.raises(ValueError, match="cannot be trained"):
+        task().configure_optimizers()
+
+
+def test_predictions_come_in_the_order_of_the_split() -> None:
+    predictions = Predictions("test", 3)
+    logits = torch.tensor([[5.0, 0, 0], [0, 1, 0], [0, 0, 9]])
+    labels = torch.tensor([0, 0, 1])
+    predictions.update(logits[:2], Batch(torch.empty(2, 1), labels[:2], torch.tensor([2, 0])))
+    predictions.update(logits[2:], Batch(torch.empty(1, 1), labels[2:], torch.tensor([1])))
+    predictions.gather()
+    assert predictions.indices.tolist() == [0, 1, 2]
+    assert predictions.classes.tolist() == [1, 2, 0]
+    assert predictions.confusion_matrix().tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert predictions.mistakes(5) == [1, 0], "the most confident first"
+    assert predictions.mistakes(1) == [1]
+    assert predictions.sample(2) == [0, 1]
+    assert predictions.label_confidences[2].item() == pytest.approx(predictions.confidences[2].item())
