@@ -1,6 +1,8 @@
 """What cameras, scanners and broken downloads leave in a folder."""
 
+import contextlib
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +83,57 @@ def test_a_truncated_image_is_named(format: str, share: float, tmp_path: Path) -
     content = encoded(Image.fromarray(noise), format)
     path = tmp_path / "broken.jpg"
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match=r"broken\.jpg: (truncated|image)"):
+    with pytest.raises(UserError, match=r"broken\.jpg: truncated"):
         decode_file(path, 3)
+
+
+def test_a_truncated_image_is_found_behind_the_end_of_its_thumbnail() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    content = encoded(Image.fromarray(noise), "JPEG")
+    thumbnail = b"Exif\0\0MM\0*\0\0\0\x08" + bytes(6) + encoded(Image.fromarray(noise[:16, :16]), "JPEG")
+    whole = content[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + content[2:]
+    assert np.array_equal(pixels(whole), pixels(content))
+    with pytest.raises(UserError, match="truncated"):
+        decode(whole[:-2000], 3, "x")
+
+
+def test_a_photograph_with_a_video_behind_it_is_a_photograph() -> None:
+    content = encoded(rgb(), "JPEG")
+    assert np.abs(pixels(content + b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 40) - pixels(content)).max() <= 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_damage_is_an_error_of_the_image_and_of_nothing_else(format: str) -> None:
+    generator = np.random.default_rng(0)
+    content = encoded(rgb(), format)
+    for _ in range(100):
+        damaged = bytearray(content)
+        for _ in range(4):
+            damaged[generator.integers(2, len(damaged))] = generator.integers(256)
+        with contextlib.suppress(UserError):
+            decode(bytes(damaged), 3, "x")
+
+
+def test_a_png_whose_data_cannot_be_inflated_is_named() -> None:
+    content = bytearray(encoded(rgb(), "PNG"))
+    start = content.index(b"IDAT") + 4
+    length = int.from_bytes(content[start - 8 : start - 4], "big")
+    content[start + 2 : start + length] = bytes(length - 2)
+    content[start + length : start + length + 4] = zlib.crc32(content[start - 4 : start + length]).to_bytes(4, "big")
+    with pytest.raises(UserError, match=r"x: truncated or damaged"):
+        decode(bytes(content), 3, "x")
+
+
+@pytest.mark.parametrize("pixel", [np.float32, np.int32])
+def test_pixels_of_32_bits_are_refused(pixel: type[np.generic]) -> None:
+    with pytest.raises(UserError, match="expected 8 or 16 bits"):
+        decode(encoded(Image.fromarray(SMOOTH.astype(pixel)), "TIFF"), 1, "x")
+
+
+def test_only_the_formats_of_images_are_tried() -> None:
+    with pytest.raises(UserError, match="drawing: not an image; expected one of JPEG"):
+        decode(encoded(rgb(), "EPS"), 3, "drawing")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])

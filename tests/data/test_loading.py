@@ -9,6 +9,9 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torchvision.transforms.v2 import functional as TF
 
 from convatlas.config import compose
 from convatlas.data.augment import CenterCrop, HorizontalFlip, PadCrop, RandomResizedCrop, ScaleJitterCrop, Step
@@ -93,6 +96,87 @@ def test_an_iteration_left_early_leaves_no_threads(root: Path) -> None:
     assert not any(thread.name.startswith("loader") for thread in threading.enumerate())
 
 
+def test_the_threads_of_a_loader_compute_alone_and_leave_the_callers_setting(root: Path) -> None:
+    asked = []
+
+    def ask(image: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+        asked.append(torch.get_num_threads())
+        return CenterCrop(size=16)(image)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        data = folder_data(root)
+        data.augment = {"ask": ask}
+        next(iter(data.train_dataloader()))
+        assert set(asked) == {1}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_loader_goes_on_behind_the_batches_it_has_handed_out(root: Path) -> None:
+    whole = [batch.indices.tolist() for batch in folder_data(root).train_dataloader()]
+    first, second = (folder_data(root).train_dataloader() for _ in range(2))
+    iterator = iter(first)
+    seen = [next(iterator).indices.tolist() for _ in range(2)]
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict() == {"epoch": 0, "batches": 2}
+    assert seen + [batch.indices.tolist() for batch in second] == whole
+    assert [batch.indices.tolist() for batch in second] == whole
+
+
+class Recorder(LightningModule):
+    """Learns one number and writes down the samples that it saw."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[int, list[int], float]] = []
+        self.stop_after = stop_after
+
+    def training_step(self, batch: Batch) -> torch.Tensor:
+        self.seen.append((self.current_epoch, batch.indices.tolist(), float(batch.images.sum())))
+        return self.weight * batch.images.mean()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.stop_after == len(self.seen):
+            raise KeyError("killed")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`", "ignore:The dirpath has changed")
+@pytest.mark.parametrize("killed_after", [2, 4, 6], ids=["mid-epoch", "epoch's end", "second epoch"])
+@pytest.mark.parametrize("limit", [1.0, 3], ids=["all batches", "three batches"])
+def test_a_killed_run_goes_on_with_the_samples_it_has_not_seen(
+    root: Path, tmp_path: Path, killed_after: int, limit: float
+) -> None:
+    def fit(module: Recorder, name: str, checkpoint: Path | None = None) -> Recorder:
+        Trainer(
+            max_epochs=3,
+            limit_train_batches=limit,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            callbacks=[ModelCheckpoint(tmp_path / name, save_last=True, every_n_train_steps=1, save_top_k=1)],
+        ).fit(module, datamodule=folder_data(root, "data.val_fraction=0.2"), ckpt_path=checkpoint, weights_only=True)
+        return module
+
+    whole = fit(Recorder(), "whole")
+    with pytest.raises(KeyError, match="killed"):
+        fit(killed := Recorder(stop_after=killed_after), "killed")
+    resumed = fit(Recorder(), "resumed", tmp_path / "killed" / "last.ckpt")
+    seen = len(whole.seen) - len(resumed.seen)  # up to the checkpoint that was resumed
+    assert seen in (killed_after - 1, killed_after)
+    assert killed.seen[:seen] + resumed.seen == whole.seen
+    assert resumed.weight == whole.weight
+
+
 def test_a_broken_image_arrives_with_its_name(tmp_path: Path) -> None:
     root = write_image_folder(tmp_path, ["a", "b"], per_class=10, size=24)
     (root / "val" / "b" / "003.jpg").write_bytes(b"\xff\xd8\xff broken")
@@ -135,6 +219,7 @@ def test_val_and_train_do_not_share_images_and_val_is_the_same_for_every_seed(ro
         (["data.mean=[0.5]"], "data.mean and data.std: expected 3 numbers"),
         (["data.val_fraction=1.5"], "data.val_fraction=1.5"),
         (["data.val_fraction=0.99"], "none would be left"),
+        (["data.threads=0"], "data.threads=0"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_named(root: Path, overrides: list[str], message: str) -> None:
@@ -179,6 +264,12 @@ def test_a_small_image_is_padded_in_the_middle() -> None:
     padded = CenterCrop(size=32)(torch.full((1, 28, 28), 9, dtype=torch.uint8))
     assert torch.equal(padded[0, 2:30, 2:30], torch.full((28, 28), 9, dtype=torch.uint8))
     assert int(padded.sum()) == 9 * 28 * 28
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (29, 31), (33, 40), (35, 20), (20, 37), (32, 32)])
+def test_the_centre_is_where_torchvision_has_it(shape: tuple[int, int]) -> None:
+    image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(CenterCrop(size=32)(image), TF.center_crop(image, [32, 32]))
 
 
 def test_the_random_crop_reaches_every_offset() -> None:

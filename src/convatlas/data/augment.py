@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
@@ -31,7 +32,8 @@ class CenterCrop:
         """Crop an image, (C, H, W) to (C, size, size)."""
         if self.resize is not None:
             image = TF.resize(image, [self.resize], antialias=True)
-        return image if image.shape[-2:] == (self.size, self.size) else TF.center_crop(image, [self.size, self.size])
+        top, left = (_middle(side - self.size) for side in image.shape[-2:])
+        return _window(image, top, left, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +55,11 @@ class PadCrop:
         if self.resize is not None:
             image = TF.resize(image, [self.resize], antialias=True)
         height, width = (max(0, self.size - side) // 2 + self.padding for side in image.shape[-2:])
-        image = TF.pad(image, [width, height])
-        top, left = (generator.integers(max(0, side - self.size) + 1) for side in image.shape[-2:])
-        cropped: Tensor = TF.crop(image, int(top), int(left), self.size, self.size)
-        return cropped
+        top, left = (
+            int(generator.integers(max(0, side + 2 * padding - self.size) + 1)) - padding
+            for side, padding in zip(image.shape[-2:], (height, width), strict=True)
+        )
+        return _window(image, top, left, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +131,17 @@ class HorizontalFlip:
     def __call__(self, image: Tensor, generator: np.random.Generator) -> Tensor:
         """Maybe flip an image, (C, H, W)."""
         return image.flip(-1) if generator.random() < self.p else image
+
+
+def _middle(spare: int) -> int:
+    # As torchvision's center_crop rounds: published evaluations depend on it.
+    return round(spare / 2) if spare > 0 else -(-spare // 2)
+
+
+def _window(image: Tensor, top: int, left: int, size: int) -> Tensor:
+    """The square at (top, left), with zeros where it leaves the image: (C, H, W) to (C, size, size)."""
+    height, width = image.shape[-2:]
+    if (top, left, height, width) == (0, 0, size, size):
+        return image
+    # One kernel pads and, where the padding is negative, crops.
+    return torch.constant_pad_nd(image, [-left, left + size - width, -top, top + size - height])

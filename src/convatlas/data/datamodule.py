@@ -66,6 +66,10 @@ class ClassificationDataModule(LightningDataModule):
         split: Literal["train", "val", "test"] = "test",
     ) -> None:
         super().__init__()
+        if threads < 1 or prefetch < 0:
+            raise UserError(
+                f"data.threads={threads}, data.prefetch={prefetch}: expected at least 1 thread and 0 batches ahead"
+            )
         if not len(mean) == len(std) == in_channels:
             raise UserError(f"data.mean and data.std: expected {in_channels} numbers each, as data.in_channels says")
         self.name = name

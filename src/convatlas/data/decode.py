@@ -1,7 +1,6 @@
 """Encoded images to tensors; whatever is wrong with one is an error that names it."""
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from convatlas.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
-JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-MAX_PIXELS = 178_956_970
-"""Pillow's own bound for an image that is no decompression bomb: 2 × 89 megapixels."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+"""What Pillow may try, the frequent first: some of the formats that it knows start other programs."""
+JPEG_END = b"\xff\xd9"
 
 
 def decode_file(path: Path, in_channels: int) -> Tensor:
@@ -48,36 +47,37 @@ def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
         UserError: Empty, truncated, too large, or not an image.
     """
     try:
-        # libjpeg fills what a truncated file lacks with grey and says nothing: look for the end itself.
-        if encoded.startswith(JPEG_START) and JPEG_END not in encoded[-4096:]:
-            raise UserError(f"{name}: truncated image (a JPEG without its end)")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(encoded))  # reads the header alone
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"{name}: {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}")
-        if image.format == "JPEG" and image.mode in ("L", "RGB"):
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)  # the header alone; refuses more than 179 megapixels
+        # torchvision fills what a truncated JPEG lacks with grey and says nothing; Pillow refuses it. So whatever does
+        # not finish with the end marker is Pillow's: a truncated file, or a photograph with a video behind it.
+        # All PNGs are Pillow's too: a damaged one ends the whole process inside torchvision 0.29's decode_png.
+        if image.format == "JPEG" and image.mode in ("L", "RGB") and encoded.rstrip(b"\0").endswith(JPEG_END):
             buffer = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
             mode = ImageReadMode.GRAY if in_channels == 1 else ImageReadMode.RGB
             decoded: Tensor = decode_jpeg(buffer, mode, apply_exif_orientation=True)
             return decoded
-        return _with_pillow(image, in_channels)
-    except (UnidentifiedImageError, OSError, RuntimeError, SyntaxError, ValueError) as error:
-        raise UserError(f"{name}: truncated or not an image ({str(error).splitlines()[0]})") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return _with_pillow(image, "L" if in_channels == 1 else "RGB", name)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name}: not an image; expected one of {', '.join(FORMATS)}") from error
+    except (OSError, RuntimeError, SyntaxError, ValueError) as error:
+        raise UserError(f"{name}: truncated or damaged image ({str(error).splitlines()[0]})") from error
+    except Image.DecompressionBombError as error:
         raise UserError(f"{name}: {error}") from error
 
 
-def _with_pillow(image: Image.Image, in_channels: int) -> Tensor:
+def _with_pillow(image: Image.Image, mode: str, name: str) -> Tensor:
     image.load()
     orientation = image.getexif().get(0x0112, 1)
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise UserError(f"{name}: 32 bits a pixel; expected 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16 bits: keep the upper eight
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    image = image.convert("L" if in_channels == 1 else "RGB")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode != mode:
+        image = image.convert(mode)
     if orientation in TRANSPOSED:
         image = image.transpose(TRANSPOSED[orientation])
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if in_channels == 1 else pixels.permute(2, 0, 1).contiguous()
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, -1).permute(2, 0, 1).contiguous()
 
 
 TRANSPOSED = {

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from convatlas.data.augment import Step
 from convatlas.data.batch import Batch
@@ -26,7 +27,7 @@ class ThreadedLoader:
     """Iterates over the batches of one split.
 
     A sample's augmentation is drawn from a generator seeded with (seed, epoch, index): the batches do not depend on
-    the number of threads.
+    the number of threads. Lightning keeps ``state_dict()`` in its checkpoints, so that training goes on in mid-epoch.
 
     Args:
         source: The images.
@@ -67,15 +68,34 @@ class ThreadedLoader:
         self.seed = seed
         self.threads = threads
         self.prefetch = prefetch
+        self._position = {"epoch": 0, "batches": 0}
+        self._resuming = False
 
     def __len__(self) -> int:
         return self.num_batches
 
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches were handed out."""
+        return dict(self._position)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Let the next iteration go on behind those batches, if it is still that epoch."""
+        self._position = dict(state)
+        self._resuming = True
+
     def __iter__(self) -> Iterator[Batch]:
         epoch, batches = self.plan()
+        start = self._position["batches"] if self._resuming and self._position["epoch"] == epoch else 0
+        self._position = {"epoch": epoch, "batches": start}
+        self._resuming = False
         waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
-        upcoming = iter(batches)
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="loader")
+        upcoming = iter(batches[start:])
+        # Each thread computes alone: with a team of OpenMP threads behind each, they would crowd the cores. To ask
+        # first settles the caller's own number, which would otherwise become 1 too.
+        torch.get_num_threads()
+        pool = ThreadPoolExecutor(
+            self.threads, thread_name_prefix="loader", initializer=torch.set_num_threads, initargs=(1,)
+        )
         try:
             while True:
                 while len(waiting) < self.prefetch + 1 and (indices := next(upcoming, None)) is not None:
@@ -85,6 +105,7 @@ class ThreadedLoader:
                 batch, parts = waiting.popleft()
                 for part in parts:
                     part.result()
+                self._position["batches"] += 1
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
@@ -97,11 +118,10 @@ class ThreadedLoader:
         batch = Batch(images, labels, torch.from_numpy(indices))
         # A few samples a task: a task each costs more than decoding a small image.
         tasks = [part for part in np.array_split(np.arange(len(indices)), 2 * self.threads) if len(part)]
-        return batch, [pool.submit(self._fill, batch, rows, epoch) for rows in tasks]
+        return batch, [pool.submit(self._fill, images, rows, indices[rows], epoch) for rows in tasks]
 
-    def _fill(self, batch: Batch, rows: Indices, epoch: int) -> None:
-        for row in rows.tolist():
-            index = int(batch.indices[row])
+    def _fill(self, images: Tensor, rows: Indices, indices: Indices, epoch: int) -> None:
+        for row, index in zip(rows.tolist(), indices.tolist(), strict=True):
             member = int(self.members[index])
             image = self.source.load(member)
             generator = np.random.default_rng([self.seed, epoch, index])
@@ -112,4 +132,4 @@ class ThreadedLoader:
                     f"augment: {self.source.path(member)} ends as {tuple(image.shape)}, expected {self.shape}: "
                     "data.image_size and data.in_channels say so"
                 )
-            batch.images[row] = image
+            images[row] = image

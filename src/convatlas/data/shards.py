@@ -69,27 +69,29 @@ class ShardSource:
                 if not path.is_file():
                     raise UserError(f"{path}: missing; expected a shard and its index")
         indices: list[NDArray[np.void]] = [np.load(index_path(shard)) for shard in self.shards]
-        self.entries = np.concatenate(indices)
+        entries = np.concatenate(indices)
+        self.offsets = entries["offset"].astype(np.int64)
+        self.sizes = entries["size"].astype(np.int64)
         self.shard_of = np.repeat(np.arange(len(indices)), [len(index) for index in indices])
-        self.labels: Labels = self.entries["label"].astype(np.int64)
+        self.labels: Labels = entries["label"].astype(np.int64)
         self._maps = [_map(shard) for shard in self.shards]
 
     def load(self, index: int) -> Tensor:
         """Decode one image, (C, H, W) uint8."""
-        offset, size, _ = self.entries[index]
-        encoded = self._maps[self.shard_of[index]][offset : offset + size]
+        offset = self.offsets[index]
+        encoded = self._maps[self.shard_of[index]][offset : offset + self.sizes[index]]
         return decode(encoded, self.in_channels, self.path(index))
 
     def path(self, index: int) -> str:
         """The shard and the member's name, read from its header."""
         shard = self.shard_of[index]
-        start = int(self.entries["offset"][index]) - HEADER_BYTES
+        start = self.offsets[index] - HEADER_BYTES
         member = self._maps[shard][start : start + NAME_BYTES].rstrip(b"\0").decode()
         return f"{self.shards[shard].name}/{member}"
 
     def fingerprint(self) -> bytes:
         """The index: sizes, places and classes of all samples."""
-        return self.entries.tobytes()
+        return b"".join(column.tobytes() for column in (self.offsets, self.sizes, self.labels))
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """Where images come from: a folder a class, arrays in memory, or tar shards."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -61,7 +62,7 @@ class FolderSource:
             names += found
             counts.append(len(found))
         # Bytes in one array rather than a list of strings: tens of bytes an image instead of hundreds.
-        self.names = np.array([name.encode() for name in names])
+        self.names = np.array([os.fsencode(name) for name in names])
         self.labels: Labels = np.repeat(np.arange(len(counts)), counts)
 
     def load(self, index: int) -> Tensor:
@@ -70,7 +71,7 @@ class FolderSource:
 
     def path(self, index: int) -> str:
         """The image's path."""
-        return str(self.root / self.names[index].decode())
+        return str(self.root / os.fsdecode(self.names[index]))
 
     def fingerprint(self) -> bytes:
         """The names and classes."""
@@ -120,9 +121,10 @@ def class_folders(root: Path) -> list[str]:
 
 
 def _images(root: Path, class_name: str) -> list[str]:
-    folder = root / class_name
-    return sorted(
-        str(path.relative_to(root))
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+    found: list[str] = []
+    for folder, _, files in os.walk(root / class_name):  # no Path for each of a million files
+        prefix = Path(folder).relative_to(root).as_posix()
+        found += [
+            f"{prefix}/{name}" for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        ]
+    return sorted(found)
