@@ -72,13 +72,18 @@ def train(config: DictConfig) -> dict[str, Any]:
         resume_step = checkpoint["global_step"]
     STARTUP.mark("model")
 
+    loggers: list[Logger] = [LocalRecord(run.metrics, run.run_id)]
     if is_rank_zero():
         run.create()
+        loggers += [
+            instantiate(tracker)(run_id=run.run_id, save_dir=str(run.path), settings=settings)
+            for tracker in (config.tracking or {}).values()
+        ]
         provenance = collect_provenance(data.fingerprint, data.class_list.hash)
         run.begin(settings, list(data.class_list.names), provenance)
         cut_back(run.metrics, resume_step)
         _announce(config, run, data, task, resume_step)
-    trainer = _trainer(config, run, data, task)
+    trainer = _trainer(config, run, data, task, loggers)
     STARTUP.mark("trainer")
 
     started = time.monotonic()
@@ -99,12 +104,12 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 
 def _trainer(
-    config: DictConfig, run: RunDirectory, data: ClassificationDataModule, task: ClassificationTask
+    config: DictConfig,
+    run: RunDirectory,
+    data: ClassificationDataModule,
+    task: ClassificationTask,
+    loggers: list[Logger],
 ) -> pl.Trainer:
-    loggers: list[Logger] = [LocalRecord(run.metrics, run.run_id)]
-    for tracker in (config.tracking or {}).values():
-        loggers.append(instantiate(tracker, id=run.run_id, name=run.run_id, save_dir=str(run.path)))
-        loggers[-1].log_hyperparams(plain(config))
     callbacks = [
         CheckpointMetadata(run.run_id, plain(config), data.class_list),
         ModelCheckpoint(
