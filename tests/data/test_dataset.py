@@ -3,13 +3,22 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
+from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
+from convatlas.config import compose
 from convatlas.data.class_list import ClassList
-from convatlas.data.dataset import fashion_mnist_sample, image_folder
+from convatlas.data.dataset import fashion_mnist_sample, image_folder, torchvision_arrays
 from convatlas.data.shards import ShardSource, index_path, write_shard
 from convatlas.errors import UserError
 from tests.fixtures import write_image_folder
@@ -105,6 +114,55 @@ def test_differing_class_lists_are_both_named() -> None:
         ClassList(("a", "b")).check_equal(ClassList(("b", "a")), "checkpoint=x", "data=y")
     assert "checkpoint=x has 2 (a, b; hash" in str(caught.value)
     assert "data=y has 2 (b, a; hash" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist", "imagenette"])
+def test_missing_data_are_named_with_the_key_that_fetches_them(name: str, tmp_path: Path) -> None:
+    overrides = [f"data={name}", f"data.root={tmp_path}", "data.dataset.download=false"]
+    with pytest.raises(InstantiationException) as caught:
+        instantiate(compose("train", overrides).data)
+    assert f"data.root={tmp_path}: no " in str(caught.value.__cause__)
+    assert "data.dataset.download=true would fetch it" in str(caught.value.__cause__)
+
+
+def test_a_failed_download_is_named(tmp_path: Path) -> None:
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise URLError("no route to host")
+
+    unreachable.__name__ = "CIFAR10"
+    with pytest.raises(UserError, match=r"no CIFAR10 there and it could not be downloaded \(.*no route to host"):
+        torchvision_arrays(3, dataset=unreachable, root=str(tmp_path / "new"), download=True)
+
+
+def test_ranks_download_one_after_the_other(tmp_path: Path) -> None:
+    inside = Lock()
+
+    def slow(*_: Any, train: bool, **__: Any) -> Any:
+        assert inside.acquire(blocking=False)
+        time.sleep(0.02)
+        inside.release()
+        return SimpleNamespace(data=np.zeros((1, 2, 2), np.uint8), targets=[0], classes=["a"])
+
+    slow.__name__ = "Slow"
+    with ThreadPoolExecutor(3) as ranks:
+        waiting = [ranks.submit(torchvision_arrays, 1, dataset=slow, root=str(tmp_path), download=True) for _ in "123"]
+        assert [future.result().train.labels.tolist() for future in waiting] == [[0]] * 3
+
+
+def test_fashion_mnist_is_read_from_its_own_files(tmp_path: Path) -> None:
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype(np.uint8)
+    for prefix in ("train", "t10k"):
+        header = b"\0\0\x08\x03" + b"".join(side.to_bytes(4, "big") for side in images.shape)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x14" + bytes([*range(10)] * 2))
+    overrides = ["data=fashion_mnist", f"data.root={tmp_path}", "data.dataset.download=false", "data.val_fraction=0.5"]
+    data = instantiate(compose("train", overrides).data)
+    assert (data.num_samples("train"), data.num_samples("val"), data.num_samples("test")) == (10, 10, 20)
+    assert np.array_equal(data.load("test", 3)[0], images[3])
+    assert data.path("test", 3) == "FashionMNIST/test[3]"
+    assert data.class_list == fashion_mnist_sample(1).class_list
 
 
 def test_shards_round_trip_and_tar_lists_them(tmp_path: Path) -> None:

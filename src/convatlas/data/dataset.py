@@ -1,9 +1,11 @@
 """The data sets: where the images and classes of each lie."""
 
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.error import URLError
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.shards import ShardSource
@@ -64,13 +66,14 @@ def fashion_mnist_sample(in_channels: int) -> Dataset:
     )
 
 
-def torchvision_arrays(in_channels: int, *, dataset: type[Any], root: str, download: bool) -> Dataset:
+def torchvision_arrays(in_channels: int, *, dataset: Callable[..., Any], root: str, download: bool) -> Dataset:
     """A data set that torchvision keeps in memory: CIFAR-10, Fashion-MNIST.
 
     Raises:
         UserError: It is not under ``root`` and cannot be downloaded.
     """
-    train, test = (_torchvision(dataset, root, train=is_train, download=download) for is_train in (True, False))
+    with _fetching(dataset.__name__, root, download):
+        train, test = (dataset(root, train=is_train, download=download) for is_train in (True, False))
 
     def source(split: Any, name: str) -> ArraySource:
         images = split.data if hasattr(split.data, "__array_interface__") else split.data.numpy()
@@ -87,16 +90,23 @@ def imagenette(in_channels: int, *, root: str, download: bool) -> Dataset:
     """
     from torchvision.datasets import Imagenette
 
-    present = (Path(root) / "imagenette2-320").is_dir()
-    _torchvision(Imagenette, root, split="train", size="320px", download=download and not present)
-    return image_folder(in_channels, root=str(Path(root) / "imagenette2-320"))
+    folder = Path(root) / "imagenette2-320"
+    with _fetching("Imagenette", root, download):
+        Imagenette(root, split="train", size="320px", download=download and not folder.is_dir())
+    return image_folder(in_channels, root=str(folder))
 
 
-def _torchvision(dataset: type[Any], root: str, **arguments: Any) -> Any:
+@contextmanager
+def _fetching(name: str, root: str, download: bool) -> Iterator[None]:
+    """Where a download may happen: one process at a time, for all ranks of a run want it at once."""
     try:
-        return dataset(root, **arguments)
-    except (RuntimeError, OSError, URLError) as error:
-        hint = "data.download=true fetches it" if not arguments["download"] else "it could not be downloaded"
-        raise UserError(
-            f"data.root={root}: no {dataset.__name__} there and {hint} ({str(error).splitlines()[0]})"
-        ) from error
+        if not download:
+            yield
+            return
+        Path(root).mkdir(parents=True, exist_ok=True)
+        with (Path(root) / ".download.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except (RuntimeError, OSError) as error:
+        hint = "it could not be downloaded" if download else "data.dataset.download=true would fetch it"
+        raise UserError(f"data.root={root}: no {name} there and {hint} ({str(error).splitlines()[0]})") from error
