@@ -15,16 +15,17 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pydantic import NonNegativeInt
 
 from convatlas.cli import execute
-from convatlas.config import plain
+from convatlas.config import fill_num_classes, plain
 from convatlas.console import print_fields
 from convatlas.data.batch import Batch
 from convatlas.data.datamodule import ClassificationDataModule
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
-from convatlas.run.environment import quiet_libraries, world_size
-from convatlas.run.identity import run_id
+from convatlas.run.environment import build_trainer, quiet_libraries, world_size
+from convatlas.run.identity import file_fingerprint, run_id
 from convatlas.tasks.classification import ClassificationTask
 
 KEPT_CHECKPOINTS = 3
@@ -48,14 +49,14 @@ def check(config: DictConfig) -> dict[str, Any]:
     pl.seed_everything(config.seed, verbose=False)
     found = {}
     data: ClassificationDataModule = instantiate(config.data)
-    if config.data.num_classes is None:
-        config.data.num_classes = len(data.class_list.names)
+    fill_num_classes(config, len(data.class_list.names))
     ranks = world_size(config.trainer)
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     found["class_list"] = f"{len(data.class_list.names)} classes, hash {data.class_list.hash[:12]}"
     found["data"] = ", ".join(f"{data.num_samples(split):,} {split}" for split in ("train", "val", "test"))
 
-    run = RunDirectory.choose(config.run.root, run_id(plain(config), data.fingerprint), config.run.fresh)
+    identity = run_id(plain(config), data.fingerprint, file_fingerprint(config.model.weights))
+    run = RunDirectory.choose(config.run.root, identity, config.run.fresh)
     state = run.summary.get("state", "new")
     found["run"] = f"{run.path} ({state})"
     task: ClassificationTask = instantiate(
@@ -63,13 +64,15 @@ def check(config: DictConfig) -> dict[str, Any]:
     )
     size = _checkpoint_bytes(task, config)
     found["disk"] = _disk(Path(config.run.root), size)
-    trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
+    trainer = build_trainer(config.trainer, logger=False, enable_checkpointing=False)
     found["accelerator"] = f"{trainer.accelerator.__class__.__name__}, {ranks} rank{'s' * (ranks > 1)}"
 
     device = trainer.strategy.root_device
     batch = next(iter(data.train_dataloader()))
     batch = data.on_after_batch_transfer(Batch(*(tensor.to(device) for tensor in batch)), 0)
     task.to(device).train()
+    optimizer = instantiate(config.optimizer).build(task.net.parameters(), data.global_batch_size)
+    instantiate(config.schedule)(optimizer, 1000)
     loss = task.loss(task.net(batch.images), batch.labels)
     loss.backward()  # type: ignore[no-untyped-call]
     if not torch.isfinite(loss):
@@ -86,8 +89,8 @@ def _checkpoint_bytes(task: ClassificationTask, config: DictConfig) -> int:
 
 def _disk(root: Path, checkpoint_bytes: int) -> str:
     existing = next(path for path in [root, *root.absolute().parents] if path.exists())
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"run.root={root}: {existing} cannot be written")
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"run.root={root}: {existing} is not a folder that can be written")
     free = shutil.disk_usage(existing).free
     needed = KEPT_CHECKPOINTS * checkpoint_bytes
     if free < needed:
@@ -100,8 +103,8 @@ def _disk(root: Path, checkpoint_bytes: int) -> str:
 
 def show(result: Mapping[str, Any]) -> None:
     """Print what was found."""
-    print_fields({**result, "result": "convatlas train would start"})
+    print_fields({**result, "result": "convatlas train would run"})
 
 
 if __name__ == "__main__":
-    execute(check, show, seed=int, **{"run.root": str, "run.fresh": bool})
+    execute(check, show, {"seed": NonNegativeInt, "run.root": str, "run.fresh": bool})

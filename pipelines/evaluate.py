@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pydantic import NonNegativeInt
 
 from convatlas.cli import execute
+from convatlas.config import fill_num_classes, plain
 from convatlas.console import print_fields, print_result
 from convatlas.data.class_list import ClassList
 from convatlas.data.datamodule import ClassificationDataModule
@@ -24,8 +25,11 @@ from convatlas.evaluation import evaluate_split
 from convatlas.restore import checkpoint_path, restored_config
 from convatlas.run.callbacks import progress
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
-from convatlas.run.environment import quiet_libraries
+from convatlas.run.environment import build_trainer, quiet_libraries
 from convatlas.tasks.classification import ClassificationTask
+
+TYPES = {"seed": NonNegativeInt, "run": str | None, "checkpoint": str | None, "output": str | None}
+"""What an evaluation asks of its own keys."""
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -45,41 +49,41 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if path is None and config.model.weights is None:
         raise UserError("nothing to evaluate: give run=DIR, checkpoint=FILE, or model=M model.weights=FILE")
     data: ClassificationDataModule = instantiate(config.data)
-    if config.data.num_classes is None:
-        config.data.num_classes = len(data.class_list.names)
+    fill_num_classes(config, len(data.class_list.names))
     task: ClassificationTask = instantiate(config.model)
+    output = Path("evaluation" if config.output is None else config.output)
     if path is not None:
         checkpoint = read_run_checkpoint(path)
         trained_on = ClassList(tuple(checkpoint[KEY]["class_list"]))
         trained_on.check_equal(data.class_list, f"checkpoint={path}", f"data={data.name}")
         task.load_state_dict(checkpoint["state_dict"])
-    trainer: pl.Trainer = instantiate(
-        config.trainer,
-        logger=False,
-        callbacks=[progress()],
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
+        if config.output is None and _is_the_runs_own(config, checkpoint[KEY], path):
+            output = path.parents[1] / "evaluation"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
+    trainer = build_trainer(config.trainer, logger=False, callbacks=[progress()], enable_checkpointing=False)
     source = str(path or config.model.weights)
-    output = _output(config, path)
     metrics = evaluate_split(trainer, task, data, source, output)
     return {
         "split": data.split,
-        "num_samples": data.num_samples(data.split),
+        "num_samples": len(task.predictions.indices) if task.predictions else 0,
         "metrics": metrics,
         "checkpoint": source,
         "evaluation": str(output / f"{data.split}.json"),
     }
 
 
-def _output(config: DictConfig, checkpoint: Path | None) -> Path:
-    """``output``, else ``evaluation/`` of the run that the checkpoint lies in, else ``evaluation/`` here."""
-    if config.output is not None:
-        return Path(config.output)
-    if config.run is not None or (checkpoint is not None and checkpoint.parent.name == "checkpoints"):
-        return Path(config.run or checkpoint.parents[1]) / "evaluation"  # type: ignore[union-attr]
-    return Path("evaluation")
+def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: Path) -> bool:
+    """Whether this is an evaluation of a run on its own images, all of them: only that belongs to its record."""
+    same = {"threads", "prefetch", "split", "seed"}
+    found, own = (
+        {key: value for key, value in data.items() if key not in same}
+        for data in (plain(config)["data"], metadata["config"]["data"])
+    )
+    in_run = checkpoint.parent.name == "checkpoints" and checkpoint.parents[1].name == metadata["run_id"]
+    return in_run and found == own and config.trainer.limit_test_batches == 1.0
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -89,4 +93,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(evaluate, show, restored_config, seed=int, run=str | None, checkpoint=str | None, output=str | None)
+    execute(evaluate, show, TYPES, restored_config)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from pydantic import PositiveInt
 from torch import Tensor
 
 from convatlas.cli import execute
@@ -123,4 +124,5 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(predict, show, checkpoint=str, images=str, output=str, top_k=int, batch_size=int)
+    types = {"checkpoint": str, "images": str, "output": str, "top_k": PositiveInt, "batch_size": PositiveInt}
+    execute(predict, show, types)

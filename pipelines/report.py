@@ -70,4 +70,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(report, show, output=str | None)
+    execute(report, show, {"output": str | None})

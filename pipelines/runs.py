@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from convatlas.cli import execute
-from convatlas.console import print_table
+from convatlas.console import metric_text, print_table
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
 
@@ -50,6 +50,10 @@ def _state(run: RunDirectory) -> str:
     return state
 
 
+def _text(name: str, value: float | str | None) -> str:
+    return f"{name} {metric_text(name, value)}"
+
+
 def show(result: Mapping[str, Any]) -> None:
     """Print the runs as a table."""
     rows = [
@@ -57,8 +61,8 @@ def show(result: Mapping[str, Any]) -> None:
             summary["run"],
             summary["state"],
             summary.get("epochs"),
-            f"{summary['best']['metric']} {summary['best']['value']:.4f}" if "best" in summary else None,
-            "  ".join(f"{name} {value:.4f}" for name, value in summary.get("test", {}).items() if "top1" in name),
+            _text(summary["best"]["metric"], summary["best"]["value"]) if "best" in summary else None,
+            "  ".join(_text(name, value) for name, value in summary.get("test", {}).items() if "top1" in name),
             summary["started"],
         )
         for summary in result["runs"]
@@ -67,4 +71,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(runs, show, root=str)
+    execute(runs, show, {"root": str})

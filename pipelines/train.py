@@ -9,31 +9,43 @@ new attempt beside it. Everything it writes is in runs/<run_id>/.
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pydantic import NonNegativeInt, PositiveInt
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.logger import Logger
 
 from convatlas.cli import execute
 from convatlas.clock import STARTUP
-from convatlas.config import plain
-from convatlas.console import print_fields, print_result
+from convatlas.config import fill_num_classes, plain
+from convatlas.console import metric_text, print_fields, print_result
 from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
 from convatlas.rank import is_rank_zero
 from convatlas.run.callbacks import Throughput, progress
 from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
-from convatlas.run.environment import quiet_libraries, world_size
-from convatlas.run.identity import run_id
+from convatlas.run.environment import build_trainer, quiet_libraries, world_size
+from convatlas.run.identity import file_fingerprint, run_id
 from convatlas.run.provenance import collect_provenance
 from convatlas.tasks.classification import ClassificationTask
 from convatlas.tracking.local_record import LocalRecord, cut_back
 from convatlas.tracking.mirrors import close_mirrors
+
+TYPES = {
+    "seed": NonNegativeInt,
+    "run.root": str,
+    "run.fresh": bool,
+    "data.split": Literal["test"],
+    "trainer.max_epochs": PositiveInt,
+    "trainer.log_every_n_steps": PositiveInt,
+    "trainer.devices": PositiveInt | Literal["auto"],
+}
+"""What a run asks of keys beyond their constructors."""
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -46,17 +58,26 @@ def train(config: DictConfig) -> dict[str, Any]:
         ``run_id``, ``run`` (the directory), ``state``, and the entries of ``summary.json``.
 
     Raises:
-        UserError: A mistake in the configuration, the data or the run directory, before the first step.
+        UserError: A mistake in the configuration, the data or the run directory, before the first step; an image
+            that cannot be decoded or a loss that is not finite, when it is met.
     """
     quiet_libraries()
     pl.seed_everything(config.seed, verbose=False)
     data: ClassificationDataModule = instantiate(config.data)
-    if config.data.num_classes is None:
-        config.data.num_classes = len(data.class_list.names)
+    fill_num_classes(config, len(data.class_list.names))
     STARTUP.mark("data")
 
     settings = plain(config)
-    run = RunDirectory.choose(config.run.root, run_id(settings, data.fingerprint), config.run.fresh)
+    identity = run_id(settings, data.fingerprint, file_fingerprint(config.model.weights))
+    ranks = world_size(config.trainer)
+    if config.run.fresh and ranks > 1:
+        raise UserError(f"run.fresh=true: {ranks} ranks cannot agree on a new attempt; give it a run.root of its own")
+    if not config.trainer.limit_val_batches or config.trainer.check_val_every_n_epoch > config.trainer.max_epochs:
+        raise UserError(
+            "trainer.limit_val_batches and trainer.check_val_every_n_epoch: no epoch would be validated, "
+            "expected at least one: the best checkpoint is chosen there"
+        )
+    run = RunDirectory.choose(config.run.root, identity, config.run.fresh)
     # The order of resume: 1. a finished run is shown, 2. an unfinished one goes on from its last checkpoint,
     # 3. otherwise model.weights is the start, 4. otherwise the seed's own initial weights are.
     if run.finished:
@@ -64,7 +85,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     task: ClassificationTask = instantiate(
         config.model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
     )
-    data.check_batch(world_size(config.trainer), config.trainer.accumulate_grad_batches)
+    data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     resume_from = run.last if run.last.is_file() else None
     resume_step = 0
     if resume_from is not None:
@@ -83,23 +104,26 @@ def train(config: DictConfig) -> dict[str, Any]:
         run.begin(settings, list(data.class_list.names), provenance)
         cut_back(run.metrics, resume_step)
         _announce(config, run, data, task, resume_step)
-    trainer = _trainer(config, run, data, task, loggers)
-    STARTUP.mark("trainer")
-
+    earlier_seconds = run.summary.get("train_seconds", 0.0)
     started = time.monotonic()
     try:
+        trainer = _trainer(config, run, data, task, loggers)
+        STARTUP.mark("trainer")
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
-        task.load_state_dict(read_run_checkpoint(run.best)["state_dict"])
+        best = read_run_checkpoint(run.best)
+        task.load_state_dict(best["state_dict"])
         test = evaluate_split(trainer, task, data, str(run.best), run.path / "evaluation")
+        summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
     except BaseException as error:
-        if is_rank_zero():
-            run.update(state="failed", ended=now(), reason=f"{type(error).__name__}: {error}")
-        close_mirrors(trainer.loggers, exit_code=1)
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # Lightning turns Ctrl-C into SystemExit
+        state = "interrupted" if interrupted else "failed"
+        summary = {"state": state, "reason": f"{type(error).__name__}: {error}"}
         raise
-    close_mirrors(trainer.loggers, exit_code=0)
-    if is_rank_zero():
-        seconds = round(time.monotonic() - started, 1)
-        run.update(**_summary(trainer, task, data), test=test, train_seconds=seconds, ended=now(), state="finished")
+    finally:
+        if is_rank_zero():
+            seconds = round(earlier_seconds + time.monotonic() - started, 1)
+            run.update(**summary, train_seconds=seconds, ended=now())
+        close_mirrors(loggers, exit_code=0 if summary["state"] == "finished" else 1)
     return _result(run, already_finished=False)
 
 
@@ -124,16 +148,9 @@ def _trainer(
         Throughput(),
         progress(),
     ]
-    trainer: pl.Trainer = instantiate(
-        config.trainer,
-        logger=loggers,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
+    return build_trainer(
+        config.trainer, logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0
     )
-    return trainer
 
 
 def _announce(
@@ -144,7 +161,7 @@ def _announce(
     batch = data.global_batch_size
     limit = config.trainer.limit_train_batches
     steps = data.num_samples("train") // batch
-    steps = limit // accumulation if isinstance(limit, int) else int(limit * steps)
+    steps = min(steps, limit // accumulation) if isinstance(limit, int) else int(limit * steps)
     epochs = config.trainer.max_epochs
     parameters = sum(parameter.numel() for parameter in task.net.parameters())
     recipe = task.optimizer_recipe
@@ -161,10 +178,11 @@ def _announce(
     print_fields(fields)
 
 
-def _summary(trainer: pl.Trainer, task: ClassificationTask, data: ClassificationDataModule) -> dict[str, Any]:
-    best = next(c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
-    score = best.best_model_score
-    checkpoint = read_run_checkpoint(Path(best.best_model_path))
+def _summary(
+    trainer: pl.Trainer, task: ClassificationTask, data: ClassificationDataModule, best: dict[str, Any]
+) -> dict[str, Any]:
+    callback = next(item for item in trainer.checkpoint_callbacks if isinstance(item, ModelCheckpoint) and item.monitor)
+    score = callback.best_model_score
     return {
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
@@ -173,7 +191,7 @@ def _summary(trainer: pl.Trainer, task: ClassificationTask, data: Classification
         "best": {
             "metric": task.monitor,
             "value": None if score is None else float(score),
-            "step": checkpoint["global_step"],
+            "step": best["global_step"],
         },
         "startup_seconds": STARTUP.seconds,
     }
@@ -189,11 +207,11 @@ def show(result: Mapping[str, Any]) -> None:
         print_result("This run is finished already; run.fresh=true starts a new attempt.", result["test"])
     else:
         print_result(f"Finished {result['epochs']} epochs, {result['steps']:,} steps.", result["test"])
-    run = result["run"]
+    run, best = result["run"], result["best"]
     print_fields(
         {
             "run": run,
-            "best": f"{run}/checkpoints/best.ckpt  ({result['best']['metric']} {result['best']['value']:.4f})",
+            "best": f"{run}/checkpoints/best.ckpt  ({best['metric']} {metric_text(best['metric'], best['value'])})",
             "report": f"convatlas report run={run}",
             "predict": f"convatlas predict checkpoint={run}/checkpoints/best.ckpt images=FOLDER",
         }
@@ -201,4 +219,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(train, show, seed=int, **{"run.root": str, "run.fresh": bool})
+    execute(train, show, TYPES)

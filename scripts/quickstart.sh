@@ -21,7 +21,7 @@ cat <<EOF
 Everything lies in $run
   report.html            open it in a browser: curves, confusion matrix, the mistakes
   checkpoints/best.ckpt  the network
-  metrics.jsonl          the record, a line a step
+  metrics.jsonl          the record, by optimizer step
 
 Try next
   $bin/convatlas runs

@@ -45,8 +45,8 @@ def main() -> int:
 def execute(
     pipeline: Pipeline,
     show: Callable[[Mapping[str, Any]], None],
+    types: Mapping[str, Any],
     compose: Callable[[str, Sequence[str]], DictConfig] = compose_config,
-    **types: Any,
 ) -> NoReturn:
     """Compose the configuration, run a pipeline, print its result and exit.
 
@@ -55,8 +55,8 @@ def execute(
     Args:
         pipeline: A function of the composed configuration; its name is that of ``conf/<name>.yaml``.
         show: Prints the result for a person.
+        types: Types of keys that belong to no constructor, by dotted name.
         compose: Makes the configuration from the pipeline's name and the overrides.
-        types: Types of the top-level keys that belong to no constructor.
     """
     STARTUP.mark("imports")
     overrides = sys.argv[1:]

@@ -12,15 +12,19 @@ from typing import Any, cast
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
 
 from convatlas.errors import UserError
 
 SMALL_IMAGE = 64
 """Images with fewer pixels a side take the small-input stem of a network."""
+
+SPOKEN = {PositiveInt: "a positive integer", NonNegativeInt: "an integer from 0"}
+"""How messages call the types that have no short name."""
 
 OmegaConf.register_new_resolver(
     "stem_for", lambda image_size: "small" if image_size < SMALL_IMAGE else "imagenet", replace=True
@@ -65,7 +69,25 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 def overridden_keys(overrides: Sequence[str]) -> set[str]:
     """The keys that a person named on the command line, such as ``{"data", "data.root"}``."""
-    return {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
+    return {override.key_or_group for override in parse_overrides(overrides)}
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Parse command-line overrides.
+
+    Raises:
+        UserError: One is malformed.
+    """
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def fill_num_classes(config: DictConfig, num_classes: int) -> None:
+    """Let ``data.num_classes: null`` be what the class list has."""
+    if config.data.num_classes is None:
+        config.data.num_classes = num_classes
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -185,5 +207,6 @@ def _check_value(key: str, value: object, expected: Any, where: str) -> None:
     except ValidationError:
         ok = False
     if not ok:
-        name = expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")
+        plain_name = expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")
+        name = SPOKEN.get(expected, plain_name)
         raise UserError(f"{key}={value}: expected {name}{where}")

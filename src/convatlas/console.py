@@ -16,15 +16,19 @@ def print_fields(fields: Mapping[str, str]) -> None:
     sys.stdout.flush()
 
 
-def print_result(headline: str, metrics: Mapping[str, float]) -> None:
+def print_result(headline: str, metrics: Mapping[str, Any]) -> None:
     """Print a headline and the metrics of an evaluation, accuracies in per cent."""
     sys.stdout.write(f"\n{headline}\n")
-    shown = [
-        f"{name} {value:.4f}" if name.endswith("loss") else f"{name} {100 * value:.2f} %"
-        for name, value in metrics.items()
-    ]
+    shown = [f"{name} {metric_text(name, value)}" for name, value in metrics.items()]
     sys.stdout.write("  ".join(shown) + "\n\n")
     sys.stdout.flush()
+
+
+def metric_text(name: str, value: float | str | None) -> str:
+    """A metric for a person: losses as numbers, accuracies in per cent; what is not a finite number as it is."""
+    if not isinstance(value, float | int):
+        return str(value)
+    return f"{value:.4f}" if name.endswith("loss") else f"{100 * value:.2f} %"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from convatlas.config import compose, overridden_keys
+from convatlas.config import compose, overridden_keys, parse_overrides
 from convatlas.errors import UserError
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
 
@@ -45,24 +46,39 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: As ``compose`` and ``read_run_checkpoint``.
     """
-    config = compose(name, [override for override in overrides if not override.startswith("data.")])
+    parsed = parse_overrides(overrides)
+    data_values = [override for override in parsed if override.key_or_group.startswith("data.")]
+    others = [str(override.input_line) for override in parsed if override not in data_values]
+    config = compose(name, others)
     path = checkpoint_path(config.run, config.checkpoint)
     if path is None:
         return compose(name, overrides)
     stored = read_run_checkpoint(path)[KEY]["config"]
     given = overridden_keys(overrides)
-    if "model" in given or any(key.startswith("model.") for key in given):
+    if any(key == "model" or key.startswith("model.") for key in given):
         raise UserError(f"model={config.model.name}: the network comes from {path}; leave model out")
-    selected = [] if "data" in given else [f"data={stored['data']['name']}"]
-    config = compose(name, [*selected, *overrides])
-    kept = set(PREPROCESSING) if "data" in given else set(stored["data"]) - {"seed", "augment"}
-    kept -= {key.split(".")[1] for key in given if key.startswith("data.")}
-    with open_dict(config):
-        for key in kept:
+    if "data" in given:
+        config = compose(name, overrides)
+        chosen = {key.split(".")[1] for key in given if key.startswith("data.")}
+        for key in set(PREPROCESSING) - chosen:
             config.data[key] = stored["data"][key]
+    else:
+        with open_dict(config):
+            config.data = OmegaConf.create(stored["data"])
+        OmegaConf.set_struct(config.data, True)
+        for override in data_values:
+            _set(config, override.key_or_group, override.value())
+    with open_dict(config):
         config.model = OmegaConf.create(stored["model"])
         config.model.weights = None
     return config
+
+
+def _set(config: DictConfig, key: str, value: object) -> None:
+    try:
+        OmegaConf.update(config, key, value)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}: the checkpoint's data have no such key; data=… selects others") from error
 
 
 def load_net(checkpoint: dict[str, Any]) -> nn.Module:

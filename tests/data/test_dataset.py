@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import SimpleNamespace
@@ -125,16 +126,16 @@ def test_missing_data_are_named_with_the_key_that_fetches_them(name: str, tmp_pa
     assert "data.dataset.download=true would fetch it" in str(caught.value.__cause__)
 
 
-def test_a_failed_download_is_named(tmp_path: Path) -> None:
+def test_a_failed_download_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: Any, **__: Any) -> Any:
         raise URLError("no route to host")
 
-    unreachable.__name__ = "CIFAR10"
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", unreachable)
     with pytest.raises(UserError, match=r"no CIFAR10 there and it could not be downloaded \(.*no route to host"):
-        torchvision_arrays(3, dataset=unreachable, root=str(tmp_path / "new"), download=True)
+        torchvision_arrays(3, dataset="CIFAR10", root=str(tmp_path / "new"), download=True)
 
 
-def test_ranks_download_one_after_the_other(tmp_path: Path) -> None:
+def test_ranks_download_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = Lock()
 
     def slow(*_: Any, train: bool, **__: Any) -> Any:
@@ -143,9 +144,10 @@ def test_ranks_download_one_after_the_other(tmp_path: Path) -> None:
         inside.release()
         return SimpleNamespace(data=np.zeros((1, 2, 2), np.uint8), targets=[0], classes=["a"])
 
-    slow.__name__ = "Slow"
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", slow)
+    fetch = partial(torchvision_arrays, 1, dataset="CIFAR10", root=str(tmp_path), download=True)
     with ThreadPoolExecutor(3) as ranks:
-        waiting = [ranks.submit(torchvision_arrays, 1, dataset=slow, root=str(tmp_path), download=True) for _ in "123"]
+        waiting = [ranks.submit(fetch) for _ in range(3)]
         assert [future.result().train.labels.tolist() for future in waiting] == [[0]] * 3
 
 

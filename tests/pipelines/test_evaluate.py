@@ -19,6 +19,29 @@ def run(*overrides: str) -> dict[str, Any]:
     return evaluate(restored_config("evaluate", overrides))
 
 
+def test_only_an_evaluation_of_the_runs_own_images_enters_its_record(
+    folder_run: FolderRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = run(f"run={folder_run.run}")
+    assert own["evaluation"] == f"{folder_run.run}/evaluation/test.json"
+    before = (folder_run.run / "evaluation" / "test.json").read_text()
+    other = write_image_folder(tmp_path / "other", folder_run.classes, per_class=2, size=32)
+    for overrides in ([f"data.root={other}"], ["trainer.limit_test_batches=1"], ["data.image_size=40"]):
+        assert run(f"run={folder_run.run}", *overrides)["evaluation"] == "evaluation/test.json"
+    assert (folder_run.run / "evaluation" / "test.json").read_text() == before
+
+
+def test_what_is_counted_is_what_was_evaluated(trained: dict[str, Any], tmp_path: Path) -> None:
+    result = run(f"run={trained['run']}", f"output={tmp_path}", "trainer.limit_test_batches=2")
+    assert result["num_samples"] == 2 * 16
+
+
+def test_an_output_that_cannot_be_written_is_named_before_the_work(trained: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="output=/dev/null/x: cannot be written"):
+        run(f"run={trained['run']}", "output=/dev/null/x")
+
+
 def test_a_run_evaluates_as_it_did_at_its_end(trained: dict[str, Any], tmp_path: Path) -> None:
     result = run(f"run={trained['run']}", f"output={tmp_path}", "trainer.limit_test_batches=3")
     assert result["metrics"] == pytest.approx(trained["test"])

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from convatlas.config import compose
+from convatlas.config import check_config, compose
 from convatlas.errors import UserError
 from convatlas.run.checkpoints import read_checkpoint
 from convatlas.tracking.local_record import read_metrics
-from pipelines.train import train
+from pipelines.train import TYPES, train
 from tests.conftest import SMALL, read_json
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -161,3 +161,36 @@ def test_w_and_b_without_a_key_is_one_error_before_training(tmp_path: Path, monk
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(Exception, match=r"set WANDB_API_KEY or run `wandb login`, or choose tracking=wandb_offline"):
         small(tmp_path / "runs", "tracking=wandb_online")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.limit_val_batches=0"], "no epoch would be validated"),
+        (["trainer.check_val_every_n_epoch=5"], "no epoch would be validated"),
+        (["run.fresh=true", "trainer.devices=2"], "2 ranks cannot agree"),
+        (["trainer.accumulate_grad_batches=3"], "data.global_batch_size=16: expected a multiple of 3"),
+        (["trainer.accelerator=gpu"], "trainer: "),
+        (["optimizer.algorithm.momentum=-1"], "optimizer: Invalid momentum"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(overrides: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        small(tmp_path, *overrides)
+    assert message in str(caught.value)
+    states = [read_json(path)["state"] for path in tmp_path.glob("*/summary.json")]
+    assert states in ([], ["failed"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=-1", "data.split=val", "trainer.max_epochs=0", "trainer.log_every_n_steps=0", "trainer.devices=-1"],
+)
+def test_values_out_of_range_are_named(override: str) -> None:
+    with pytest.raises(UserError, match=override.split("=")[0].replace(".", r"\.")):
+        check_config(compose("train", [override]), TYPES)
+
+
+def test_divergence_in_a_short_epoch_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="training diverged"):
+        small(tmp_path, "optimizer.learning_rate=1e30", "trainer.log_every_n_steps=100")

@@ -56,3 +56,11 @@ def test_foreign_weights_are_told_from_our_checkpoints(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1)}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"model\.weights="):
         read_run_checkpoint(tmp_path / "w.pth")
+
+
+def test_a_checkpoint_constructs_nothing_but_our_own(tmp_path: Path) -> None:
+    net = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "executed")}
+    content = {"convatlas": {"config": {"model": {"net": net}, "data": {}}, "class_list": []}, "state_dict": {}}
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"it would construct pathlib\.Path\.touch"):
+        read_run_checkpoint(tmp_path / "x.ckpt")

@@ -1,9 +1,10 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from convatlas.config import compose, plain
-from convatlas.run.identity import run_id
+from convatlas.run.identity import file_fingerprint, run_id
 
 
 def identity(*overrides: str, fingerprint: str = "f") -> str:
@@ -43,3 +44,12 @@ def test_the_configuration_is_left_alone() -> None:
     config: dict[str, Any] = plain(compose("train"))
     run_id(config, "f")
     assert config == plain(compose("train"))
+
+
+def test_initial_weights_count_by_their_content(tmp_path: Path) -> None:
+    first, same, other = (tmp_path / name for name in ("a.pth", "b.pth", "c.pth"))
+    first.write_bytes(b"1")
+    same.write_bytes(b"1")
+    other.write_bytes(b"2")
+    assert file_fingerprint(str(first)) == file_fingerprint(str(same)) != file_fingerprint(str(other))
+    assert identity("model.weights=a.pth") == identity("model.weights=b.pth")

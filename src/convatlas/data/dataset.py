@@ -1,11 +1,13 @@
 """The data sets: where the images and classes of each lie."""
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import torchvision
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.shards import ShardSource
@@ -66,18 +68,21 @@ def fashion_mnist_sample(in_channels: int) -> Dataset:
     )
 
 
-def torchvision_arrays(in_channels: int, *, dataset: Callable[..., Any], root: str, download: bool) -> Dataset:
+def torchvision_arrays(
+    in_channels: int, *, dataset: Literal["CIFAR10", "FashionMNIST"], root: str, download: bool
+) -> Dataset:
     """A data set that torchvision keeps in memory: CIFAR-10, Fashion-MNIST.
 
     Raises:
         UserError: It is not under ``root`` and cannot be downloaded.
     """
-    with _fetching(dataset.__name__, root, download):
-        train, test = (dataset(root, train=is_train, download=download) for is_train in (True, False))
+    constructor = getattr(torchvision.datasets, dataset)
+    with _fetching(dataset, root, download):
+        train, test = (constructor(root, train=is_train, download=download) for is_train in (True, False))
 
     def source(split: Any, name: str) -> ArraySource:
         images = split.data if hasattr(split.data, "__array_interface__") else split.data.numpy()
-        return ArraySource(images, list(map(int, split.targets)), f"{dataset.__name__}/{name}")
+        return ArraySource(images, list(map(int, split.targets)), f"{dataset}/{name}")
 
     return Dataset(ClassList(tuple(train.classes)), source(train, "train"), source(test, "test"))
 
@@ -109,4 +114,4 @@ def _fetching(name: str, root: str, download: bool) -> Iterator[None]:
             yield
     except (RuntimeError, OSError) as error:
         hint = "it could not be downloaded" if download else "data.dataset.download=true would fetch it"
-        raise UserError(f"data.root={root}: no {name} there and {hint} ({str(error).splitlines()[0]})") from error
+        raise UserError(f"data.root={root}: no {name} there and {hint} ({' '.join(str(error).split())})") from error

@@ -59,10 +59,13 @@ def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
         return _with_pillow(image, "L" if in_channels == 1 else "RGB", name)
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not an image; expected one of {', '.join(FORMATS)}") from error
-    except (OSError, RuntimeError, SyntaxError, ValueError) as error:
-        raise UserError(f"{name}: truncated or damaged image ({str(error).splitlines()[0]})") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{name}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever damaged bytes lead the decoders to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name}: truncated or damaged image ({reason})") from error
 
 
 def _with_pillow(image: Image.Image, mode: str, name: str) -> Tensor:

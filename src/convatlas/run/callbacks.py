@@ -17,6 +17,7 @@ class Throughput(Callback):
     """
 
     def __init__(self) -> None:
+        self._started = False
         self._waiting_since = 0.0
         self._waited = 0.0
         self._window_start = 0.0
@@ -39,12 +40,13 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         """Log a full window."""
-        if "first_step" not in STARTUP.seconds:
+        if not self._started:
+            self._started = True
             STARTUP.mark("first_step")
             self._restart()
             return
         self._steps += 1
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             seconds = time.perf_counter() - self._window_start
             images = self._steps * len(batch.labels) * trainer.world_size
             pl_module.log("train/images_per_second", images / seconds)
@@ -84,6 +86,20 @@ class PlainProgress(ProgressBar):
             f"{name} {float(metrics[name]):.4f}" for name in ("train/loss", "val/loss", "val/top1") if name in metrics
         ]
         self._print(trainer, "  ".join(shown))
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Print how far the tuning split is when it takes long."""
+        self._print_evaluation(trainer, "val", kwargs.get("batch_idx", args[2]), trainer.num_val_batches)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Print how far the evaluation is when it takes long."""
+        self._print_evaluation(trainer, "evaluation", kwargs.get("batch_idx", args[2]), trainer.num_test_batches)
+
+    def _print_evaluation(self, trainer: Trainer, name: str, batch: int, totals: list[int | float]) -> None:
+        if trainer.is_global_zero and time.monotonic() - self._printed >= self.seconds:
+            self._printed = time.monotonic()
+            sys.stderr.write(f"{name}  batch {batch + 1}/{int(totals[0])}\n")
+            sys.stderr.flush()
 
     def _print(self, trainer: Trainer, text: str) -> None:
         self._printed = time.monotonic()

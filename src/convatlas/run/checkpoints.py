@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, read without executing anything, complete enough to stand alone."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from convatlas.data.class_list import ClassList
 from convatlas.errors import UserError
 from convatlas.torchfile import read_torch_file
 
+RESTORED = ("convatlas.models.", "convatlas.tasks.", "convatlas.data.")
+"""What a stored configuration may construct: anything else could be any code."""
 KEY = "convatlas"
 """Where a checkpoint holds the configuration and the class list of its run."""
 
@@ -54,7 +57,12 @@ class CheckpointMetadata(Callback):
     """
 
     def __init__(self, run_id: str, config: dict[str, Any], class_list: ClassList) -> None:
-        self.metadata = {"run_id": run_id, "config": config, "class_list": list(class_list.names)}
+        self.metadata = {
+            "run_id": run_id,
+            "config": config,
+            "class_list": list(class_list.names),
+            "class_list_hash": class_list.hash,
+        }
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the metadata to a checkpoint that is about to be written."""
@@ -82,4 +90,22 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"checkpoint={path}: not written by convatlas train; load foreign weights with model=… model.weights={path}"
         )
+    config = checkpoint[KEY]["config"]
+    for target in _targets([config["model"], config["data"]]):
+        if not str(target).startswith(RESTORED):
+            raise UserError(
+                f"checkpoint={path}: it would construct {target}, which is not ConvAtlas's own; "
+                f"if you trust it, load its weights with model=… model.weights={path}"
+            )
     return checkpoint
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    """Everything that a stored configuration would call."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from _targets(item)

@@ -73,8 +73,9 @@ class RunDirectory:
             provenance = provenance | {"earlier_attempts": [*earlier.pop("earlier_attempts", []), earlier]}
         write_atomic(path, dumps(provenance, indent=2))
         name = f"{config['model']['name']} on {config['data']['name']}"
-        started = self.summary.get("started", now())
-        self.update(run_id=self.run_id, name=name, state="running", started=started, host=platform.node())
+        earlier = {key: self.summary[key] for key in ("started", "train_seconds") if key in self.summary}
+        entries = {"run_id": self.run_id, "name": name, "state": "running", "started": now(), "host": platform.node()}
+        write_atomic(self.path / "summary.json", dumps(entries | earlier, indent=2))
 
     def update(self, **entries: Any) -> None:
         """Add entries to the summary."""

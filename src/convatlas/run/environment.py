@@ -3,21 +3,39 @@
 import logging
 import os
 import warnings
+from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
+from pytorch_lightning import Trainer
+
+from convatlas.errors import UserError
 
 
 def world_size(trainer: DictConfig) -> int:
     """Number of ranks that the trainer's configuration asks for: devices on each of its nodes."""
     devices = trainer.devices
-    if isinstance(devices, int):
-        per_node = devices
-    elif devices == "auto":
-        per_node = max(1, torch.cuda.device_count())
-    else:
-        per_node = len(devices)
-    return per_node * int(trainer.num_nodes)
+    if devices == "auto":
+        devices = 1 if trainer.accelerator == "cpu" else max(1, torch.cuda.device_count())
+    return int(devices) * int(trainer.num_nodes)
+
+
+def build_trainer(config: DictConfig, **arguments: Any) -> Trainer:
+    """Make the trainer of a configuration; data are dealt to the ranks by the data module alone.
+
+    Raises:
+        UserError: Lightning refuses a setting, such as an accelerator that is not there.
+    """
+    try:
+        trainer: Trainer = instantiate(config, use_distributed_sampler=False, enable_model_summary=False, **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MisconfigurationException | ValueError):
+            raise UserError(f"trainer: {' '.join(str(error.__cause__).split())}") from error
+        raise
+    return trainer
 
 
 def quiet_libraries() -> None:

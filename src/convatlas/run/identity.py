@@ -3,10 +3,12 @@
 import copy
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 WITHOUT_EFFECT = (
     "run",
+    "model.weights",
     "format",
     "tracking",
     "data.threads",
@@ -21,15 +23,15 @@ WITHOUT_EFFECT = (
     "trainer.log_every_n_steps",
     "trainer.enable_progress_bar",
 )
-"""Keys that say where and how to run; the images themselves count through the data's fingerprint."""
+"""Keys that say where and how to run; images and initial weights count through their fingerprints."""
 
 
-def run_id(config: dict[str, Any], data_fingerprint: str) -> str:
+def run_id(config: dict[str, Any], *fingerprints: str) -> str:
     """Name a run: ``<model>-<data>-<hash>-s<seed>``.
 
     Args:
         config: The resolved configuration.
-        data_fingerprint: Hash of the data set's classes, labels and file names.
+        fingerprints: Hashes of what the configuration names only by path: the data set, the initial weights.
 
     Returns:
         A name fit for a directory and for W&B, the same on every machine and at every time.
@@ -43,6 +45,14 @@ def run_id(config: dict[str, Any], data_fingerprint: str) -> str:
             node = node.get(parent, {})
         node.pop(last, None)
     decisive["data"].pop("seed", None)
-    text = json.dumps([decisive, data_fingerprint], sort_keys=True)
+    text = json.dumps([decisive, *fingerprints], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{config['model']['name']}-{config['data']['name']}-{digest}-s{seed}"
+
+
+def file_fingerprint(path: str | None) -> str:
+    """SHA-256 of a file's content; empty without a file."""
+    if path is None or not Path(path).is_file():
+        return ""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

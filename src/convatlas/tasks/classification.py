@@ -82,16 +82,13 @@ class ClassificationTask(LightningModule):
         auxiliary = [self.loss(logits, labels) for logits in output.auxiliary]
         return self.loss(output.logits, labels) + self.auxiliary_weight * sum(auxiliary, torch.zeros(()))
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch) -> Tensor:
         """One forward pass; the loss, a scalar."""
         output = self.net(batch.images)
         loss = self.loss(output, batch.labels)
-        logged = (batch_index + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if logged and not torch.isfinite(loss):
-            raise UserError(
-                f"train/loss is {loss.item()} at step {self.global_step}: training diverged; "
-                "lower optimizer.learning_rate or set trainer.gradient_clip_val"
-            )
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._check_finite(loss)
+        self.last_loss = loss.detach()
         logits = output.logits if isinstance(output, ClassifierOutput) else output
         self.train_top1.update(logits.detach(), batch.labels)
         self.log("train/loss", loss)
@@ -100,6 +97,7 @@ class ClassificationTask(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the accuracy over the epoch's batches, as they were when each was trained on."""
+        self._check_finite(self.last_loss)
         self.log("train/top1", self.train_top1)
 
     def validation_step(self, batch: Batch) -> None:
@@ -136,6 +134,14 @@ class ClassificationTask(LightningModule):
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = self.schedule(optimizer, total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _check_finite(self, loss: Tensor) -> None:
+        # Not at every step: looking at the value makes a GPU wait.
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"train/loss is {loss.item()} at step {self.global_step}: training diverged; "
+                "lower optimizer.learning_rate or set trainer.gradient_clip_val"
+            )
 
     def _count(self, metrics: MetricCollection, split: str, batch: Batch) -> Tensor:
         logits: Tensor = self(batch.images)

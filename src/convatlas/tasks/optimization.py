@@ -7,6 +7,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from convatlas.errors import UserError
+
 Schedule = Callable[[Optimizer, int], LRScheduler]
 """Makes the schedule of an optimizer for a number of optimizer steps; stepped once per optimizer step."""
 
@@ -42,8 +44,15 @@ class OptimizerRecipe:
         return f"{scaled} = {self.learning_rate:g} × {global_batch_size}/{self.reference_batch_size}"
 
     def build(self, parameters: Iterable[nn.Parameter], global_batch_size: int) -> Optimizer:
-        """Make the optimizer of these parameters."""
-        return self.algorithm(parameters, lr=self.scaled_learning_rate(global_batch_size))
+        """Make the optimizer of these parameters.
+
+        Raises:
+            UserError: The algorithm refuses a setting.
+        """
+        try:
+            return self.algorithm(parameters, lr=self.scaled_learning_rate(global_batch_size))
+        except ValueError as error:
+            raise UserError(f"optimizer: {error}") from error
 
 
 def constant(optimizer: Optimizer, total_steps: int, *, warmup_fraction: float = 0.0) -> LRScheduler:

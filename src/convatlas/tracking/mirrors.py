@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from convatlas.errors import UserError
@@ -25,6 +24,8 @@ def wandb_mirror(*, run_id: str, save_dir: str, settings: dict[str, Any], projec
     Raises:
         UserError: No API key, or the server does not answer or refuses.
     """
+    import wandb  # a second of start-up that only W&B's users pay
+
     try:
         run = wandb.init(
             id=run_id,
@@ -38,7 +39,7 @@ def wandb_mirror(*, run_id: str, save_dir: str, settings: dict[str, Any], projec
         )
     except (wandb.errors.UsageError, wandb.errors.CommError) as error:
         raise UserError(
-            f"tracking: W&B cannot be reached ({str(error).splitlines()[0]}); "
+            f"tracking: W&B cannot be reached ({' '.join(str(error).split())}); "
             "set WANDB_API_KEY or run `wandb login`, or choose tracking=wandb_offline"
         ) from error
     return WandbLogger(experiment=run)
