@@ -83,7 +83,8 @@ def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: P
         for data in (plain(config)["data"], metadata["config"]["data"])
     )
     in_run = checkpoint.parent.name == "checkpoints" and checkpoint.parents[1].name == metadata["run_id"]
-    return in_run and found == own and config.trainer.limit_test_batches == 1.0
+    limit = config.trainer.limit_test_batches
+    return in_run and found == own and isinstance(limit, float) and limit == 1.0  # 1 would be one batch
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -66,7 +66,7 @@ class PlainProgress(ProgressBar):
     def __init__(self, seconds: float = 10.0) -> None:
         super().__init__()
         self.seconds = seconds
-        self._start = self._printed = 0.0
+        self._start = self._printed = time.monotonic()
         self._start_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

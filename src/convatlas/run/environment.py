@@ -45,5 +45,7 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning 2.6 with torch 2.15: nothing that a user could change.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # A resumed run writes into its own directory: that is meant.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     # Our loader runs threads, not processes: advice about worker processes does not apply to it.
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
