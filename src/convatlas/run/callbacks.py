@@ -66,8 +66,17 @@ class PlainProgress(ProgressBar):
     def __init__(self, seconds: float = 10.0) -> None:
         super().__init__()
         self.seconds = seconds
+        self._shown = True
         self._start = self._printed = time.monotonic()
         self._start_step = 0
+
+    def disable(self) -> None:
+        """Print nothing; Lightning says so on ranks other than zero."""
+        self._shown = False
+
+    def enable(self) -> None:
+        """Print again."""
+        self._shown = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -89,14 +98,14 @@ class PlainProgress(ProgressBar):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Print how far the tuning split is when it takes long."""
-        self._print_evaluation(trainer, "val", kwargs.get("batch_idx", args[2]), trainer.num_val_batches)
+        self._print_evaluation("val", kwargs.get("batch_idx", args[2]), trainer.num_val_batches)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Print how far the evaluation is when it takes long."""
-        self._print_evaluation(trainer, "evaluation", kwargs.get("batch_idx", args[2]), trainer.num_test_batches)
+        self._print_evaluation("evaluation", kwargs.get("batch_idx", args[2]), trainer.num_test_batches)
 
-    def _print_evaluation(self, trainer: Trainer, name: str, batch: int, totals: list[int | float]) -> None:
-        if trainer.is_global_zero and time.monotonic() - self._printed >= self.seconds:
+    def _print_evaluation(self, name: str, batch: int, totals: list[int | float]) -> None:
+        if self._shown and time.monotonic() - self._printed >= self.seconds:
             self._printed = time.monotonic()
             sys.stderr.write(f"{name}  batch {batch + 1}/{int(totals[0])}\n")
             sys.stderr.flush()
@@ -108,7 +117,7 @@ class PlainProgress(ProgressBar):
         rate = done / max(1e-9, self._printed - self._start)
         left = (total - trainer.global_step) / max(1e-9, rate)
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        if trainer.is_global_zero:
+        if self._shown:
             sys.stderr.write(
                 f"{epoch}  step {trainer.global_step}/{total}  {text}  {rate:.1f} steps/s  "
                 f"{int(left // 60)}:{int(left % 60):02d} left\n"
