@@ -1,6 +1,6 @@
 """What the system costs on top of a bare loop: images per second of the quickstart's training, ours and bare.
 
-    python benchmarks/training_overhead.py [--pairs 5] [--steps 60]
+    python -m benchmarks.training_overhead [--pairs 5] [--steps 60]
 
 Both train the same ResNet-20 on the same images with the same optimizer. The bare loop holds all images normalised in
 memory, flips a whole batch at a time, logs nothing and writes nothing: a bound, not a system. Ours decodes, augments,
@@ -41,7 +41,7 @@ def bare(steps: int) -> float:
     config = compose("train", QUICKSTART)
     data: ClassificationDataModule = instantiate(config.data)
     batches = [data.on_after_batch_transfer(batch, 0) for batch in islice(data.train_dataloader(), 8)]
-    net = instantiate(config.model.net)
+    net = instantiate(config.model.net).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     windows = []
     for step in range(steps):
