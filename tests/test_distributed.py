@@ -1,4 +1,4 @@
-"""Two ranks on one machine (gloo): one run, every sample once, the global batch of one rank."""
+"""Two ranks on one machine (gloo): one run, every evaluated sample once."""
 
 import subprocess
 import sys

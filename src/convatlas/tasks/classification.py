@@ -32,7 +32,7 @@ class ClassificationTask(LightningModule):
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016, section 7).
         auxiliary_weight: Weight of each auxiliary head's loss (GoogLeNet, section 5).
         weights: A state dict to start from, or None.
-        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network, often faster.
+        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
         optimizer: How to optimize; None for a network that is only evaluated.
         schedule: The learning-rate schedule; None likewise.
     """
