@@ -58,7 +58,7 @@ def test_there_are_configurations() -> None:
 def test_configuration_form(name: str) -> None:
     lines = next(file for file in FILES if file.stem == name).read_text().splitlines()
     assert load(name).name == name
-    assert len(lines) <= 12
+    assert len(lines) <= 13
     assert lines[0].startswith("# ")
     assert "M parameters" in lines[0]
 

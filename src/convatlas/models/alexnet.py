@@ -2,30 +2,12 @@
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
+
+from convatlas.models.classifier import FullyConnectedClassifier
 
 
-class _FeaturesAndClassifier(nn.Module):
-    """Convolutions, an average pool to a fixed side, and linear layers that end in the classifier."""
-
-    features: nn.Sequential
-    avgpool: nn.Module
-    classifier: nn.Sequential
-    num_classes: int
-    num_features: int = 4096
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to the feature map (N, 256, h, w) after the last pool."""
-        out: Tensor = self.features(x)
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, num_classes)."""
-        logits: Tensor = self.classifier(self.avgpool(self.forward_features(x)).flatten(1))
-        return logits
-
-
-class AlexNet(_FeaturesAndClassifier):
+class AlexNet(FullyConnectedClassifier):
     """The network of Krizhevsky et al., "ImageNet Classification with Deep CNNs", NIPS 2012, section 3.
 
     The two GPUs of the paper are two groups in conv2, conv4 and conv5. The paper's 55x55 after conv1 asks for
@@ -38,6 +20,7 @@ class AlexNet(_FeaturesAndClassifier):
 
     Args:
         lrn: Normalise after the ReLU of conv1 and conv2 (section 3.3).
+        groups: 2, or 1 for the network without the split.
         overlapping_pooling: Pool 3x3 every 2 pixels (section 3.4) rather than 2x2.
         activation: ``relu`` or, as in the comparison of section 3.1, ``tanh``.
         dropout: Probability that an output of fc6 or fc7 is dropped (section 4.2).
@@ -47,10 +30,13 @@ class AlexNet(_FeaturesAndClassifier):
         in_channels: Channels of the input.
     """
 
+    num_features = 4096
+
     def __init__(
         self,
         *,
         lrn: bool = True,
+        groups: Literal[1, 2] = 2,
         overlapping_pooling: bool = True,
         activation: Literal["relu", "tanh"] = "relu",
         dropout: float = 0.5,
@@ -69,12 +55,14 @@ class AlexNet(_FeaturesAndClassifier):
         def pool() -> nn.Module:
             return nn.MaxPool2d(3 if overlapping_pooling else 2, stride=2)
 
+        self.in_channels = in_channels
+        self.maps = {1: "conv1", 3: "pool1", 5: "conv2", 7: "pool2", 9: "conv3", 11: "conv4", 13: "conv5", 14: "pool5"}
         side = 6 if stem == "imagenet" else 3
         conv1 = _conv1(in_channels, 96, stem)
-        conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=2)
+        conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=groups)
         conv3 = nn.Conv2d(256, 384, 3, padding=1)
-        conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=2)
-        conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
+        conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=groups)
+        conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=groups)
         fc6 = nn.Linear(256 * side * side, 4096)
         fc7 = nn.Linear(4096, self.num_features)
         self.features = nn.Sequential(
@@ -104,7 +92,7 @@ class AlexNet(_FeaturesAndClassifier):
         self.classifier[-1] = fc8
 
 
-class AlexNetTorchvision(_FeaturesAndClassifier):
+class AlexNetTorchvision(FullyConnectedClassifier):
     """The single tower of Krizhevsky, "One weird trick", 2014, as torchvision's ``alexnet`` has it.
 
     There are no groups and no normalisation, widths differ, and dropout comes before fc6 and fc7. Parameter
@@ -116,6 +104,8 @@ class AlexNetTorchvision(_FeaturesAndClassifier):
         num_classes: Width of the output.
         in_channels: Channels of the input.
     """
+
+    num_features = 4096
 
     def __init__(
         self,
@@ -130,6 +120,9 @@ class AlexNetTorchvision(_FeaturesAndClassifier):
         def relu() -> nn.Module:
             return nn.ReLU(inplace=True)
 
+        self.in_channels = in_channels
+        self.maps = {1: "conv1", 2: "pool1", 4: "conv2", 5: "pool2", 7: "conv3", 9: "conv4", 11: "conv5", 12: "pool5"}
+        self.stem = stem
         side = 6 if stem == "imagenet" else 3
         self.features = nn.Sequential(
             *(_conv1(in_channels, 64, stem), relu(), nn.MaxPool2d(3, 2)),
@@ -145,6 +138,11 @@ class AlexNetTorchvision(_FeaturesAndClassifier):
             nn.Identity(),
         )
         self.reset_classifier(num_classes)
+
+    @property
+    def torchvision_name(self) -> str | None:
+        """``alexnet``; None with the small stem."""
+        return "alexnet" if self.stem == "imagenet" else None
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace fc8 by a newly initialised layer with ``num_classes`` outputs; fc6 and fc7 stay."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convatlas.models.classifier import Classifier, linear_at_each_position
 from convatlas.models.outputs import ClassifierOutput
 
 
@@ -103,7 +104,7 @@ class AuxiliaryHead(nn.Module):
         return logits
 
 
-class _GoogLeNet(nn.Module):
+class _GoogLeNet(Classifier):
     """What the two forms share; see their docstrings."""
 
     num_features: int = 1024
@@ -122,6 +123,8 @@ class _GoogLeNet(nn.Module):
         in_channels: int,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
+        self.stem = stem
         self.auxiliary_dropout = auxiliary_dropout
         self.batch_norm = batch_norm
 
@@ -171,26 +174,30 @@ class _GoogLeNet(nn.Module):
         for head in (self.aux1, self.aux2, self.fc):
             self._initialise(head)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to the last feature map (N, 1024, H / 32, W / 32); H / 8 with the small stem."""
-        return self._stages(x)[-1]
+    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Map images (N, C, H, W) to maps (N, c, h, w): ``conv1``, ``conv3``, ``inception3a`` … ``inception5b``."""
+        maps: dict[str, Tensor] = {"conv1": self.conv1(x)}
+        maps["conv3"] = self.conv3(self.conv2(self.norm1(self.maxpool1(maps["conv1"]))))
+        x = self.maxpool2(self.norm2(maps["conv3"]))
+        for name in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+            if name == "4a":
+                x = self.maxpool3(x)
+            elif name == "5a":
+                x = self.maxpool4(x)
+            x = maps[f"inception{name}"] = self.get_submodule(f"inception{name}")(x)
+        return maps
 
     def forward(self, x: Tensor) -> Tensor | ClassifierOutput:
         """Map images (N, C, H, W) to logits (N, num_classes), in training with those of the auxiliary heads."""
-        stage4a, stage4d, features = self._stages(x)
-        logits: Tensor = self.fc(self.dropout(F.adaptive_avg_pool2d(features, 1).flatten(1)))
+        maps = self.feature_maps(x)
+        logits: Tensor = self.fc(self.dropout(F.adaptive_avg_pool2d(maps["inception5b"], 1).flatten(1)))
         if not self.training:
             return logits
-        return ClassifierOutput(logits, (self.aux1(stage4a), self.aux2(stage4d)))
+        return ClassifierOutput(logits, (self.aux1(maps["inception4a"]), self.aux2(maps["inception4d"])))
 
-    def _stages(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.norm1(self.maxpool1(self.conv1(x)))
-        x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))
-        x = self.maxpool3(self.inception3b(self.inception3a(x)))
-        stage4a: Tensor = self.inception4a(x)
-        stage4d: Tensor = self.inception4d(self.inception4c(self.inception4b(stage4a)))
-        x = self.maxpool4(self.inception4e(stage4d))
-        return stage4a, stage4d, self.inception5b(self.inception5a(x))
+    def score_map(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to class scores (N, num_classes, h, w), whose mean is the network's output."""
+        return linear_at_each_position(self.fc, self.dropout(self.forward_features(x)))
 
 
 class GoogLeNet(_GoogLeNet):
@@ -283,3 +290,8 @@ class GoogLeNetTorchvision(_GoogLeNet):
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.normal_(layer.weight, std=0.01)
+
+    @property
+    def torchvision_name(self) -> str | None:
+        """``googlenet``; None with the small stem."""
+        return "googlenet" if self.stem == "imagenet" else None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convatlas.errors import UserError
+from convatlas.models.classifier import Classifier, linear_at_each_position
 
 Shortcut = Literal["A", "B", "C"]
 
@@ -31,6 +32,7 @@ class BasicBlock(nn.Module):
         in_channels: Channels that enter.
         width: Channels of both convolutions.
         stride: 1 or 2.
+        dilation: That of the grid which enters, and of the one which leaves.
         residual: Whether the input is added to the output.
         downsample: What the input passes through before the addition; None is the identity.
     """
@@ -38,12 +40,20 @@ class BasicBlock(nn.Module):
     expansion: ClassVar[int] = 1
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, *, residual: bool, downsample: nn.Module | None
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        dilation: tuple[int, int],
+        *,
+        residual: bool,
+        downsample: nn.Module | None,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, 1, bias=False)
+        before, after = dilation
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, before, before, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, after, after, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.residual = residual
         self.downsample = downsample
@@ -64,7 +74,8 @@ class Bottleneck(nn.Module):
         in_channels: Channels that enter.
         width: Channels of the first two convolutions; four times as many leave.
         stride: 1 or 2.
-        stride_in: The convolution that has the stride.
+        dilation: That of the grid which enters, and of the one which leaves.
+        stride_in: The convolution that has the stride, or had it before dilation took its place.
         residual: Whether the input is added to the output.
         downsample: What the input passes through before the addition; None is the identity.
     """
@@ -76,6 +87,7 @@ class Bottleneck(nn.Module):
         in_channels: int,
         width: int,
         stride: int,
+        dilation: tuple[int, int],
         *,
         stride_in: Literal["1x1", "3x3"],
         residual: bool,
@@ -83,9 +95,10 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
+        spread = dilation[1] if stride_in == "1x1" else dilation[0]
         self.conv1 = nn.Conv2d(in_channels, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, second, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, second, spread, spread, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
@@ -102,7 +115,41 @@ class Bottleneck(nn.Module):
         return F.relu(out, inplace=True)
 
 
-class ResNet(nn.Module):
+class _ResidualNetwork(Classifier):
+    """A global average pool and one linear layer after the last stage."""
+
+    stem: Literal["imagenet", "small"]
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
+    maxpool: nn.Module
+    fc: nn.Linear
+    stages: tuple[str, ...]
+    layer1: nn.Sequential
+
+    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Map images (N, C, H, W) to maps (N, c, h, w): ``conv1``, then each stage, ``layer1`` to the last."""
+        maps = {"conv1": F.relu(self.bn1(self.conv1(x)), inplace=True)}
+        x = self.maxpool(maps["conv1"])
+        for name in self.stages:
+            x = maps[name] = self.get_submodule(name)(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, num_classes)."""
+        logits: Tensor = self.fc(F.adaptive_avg_pool2d(self.forward_features(x), 1).flatten(1))
+        return logits
+
+    def score_map(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to class scores (N, num_classes, h, w), whose mean is the network's output."""
+        return linear_at_each_position(self.fc, self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace ``fc`` by a newly initialised layer with ``num_classes`` outputs."""
+        self.num_classes = num_classes
+        self.fc = nn.Linear(self.num_features, num_classes)
+
+
+class ResNet(_ResidualNetwork):
     """The ImageNet networks of table 1.
 
     With option B, ``stride_in="3x3"`` and the ``imagenet`` stem, parameter names and outputs are those of
@@ -116,6 +163,8 @@ class ResNet(nn.Module):
         stride_in: The convolution of a bottleneck that has the stride: ``1x1`` is the paper's (v1);
             ``3x3`` is the later habit (v1.5: more accurate, more work). Basic blocks do not have the choice.
         residual: False leaves the additions out, which gives the plain twin of the same depth.
+        output_stride: Pixels between neighbours of the last feature map. Strides that would make it larger become
+            dilations: a dilated network's map, subsampled, is the undilated one's.
         zero_init_residual: Start the last BatchNorm of each block at zero, so that the block starts as the
             identity (Goyal et al. 2017, section 5.1).
         stem: ``imagenet`` is 7x7/2 and a max pool; ``small`` is 3x3/1 without the pool, because at 32 pixels
@@ -142,6 +191,7 @@ class ResNet(nn.Module):
         shortcut: Shortcut = "B",
         stride_in: Literal["1x1", "3x3"] = "1x1",
         residual: bool = True,
+        output_stride: Literal[8, 16, 32] = 32,
         zero_init_residual: bool = False,
         stem: Literal["imagenet", "small"] = "imagenet",
         num_classes: int = 1000,
@@ -155,17 +205,35 @@ class ResNet(nn.Module):
         expansion = BasicBlock.expansion if bottleneck is None else Bottleneck.expansion
         counts = self.BLOCKS[depth]
 
-        stage = partial(_stage, shortcut=shortcut, residual=residual, bottleneck=bottleneck)
+        self.in_channels = in_channels
+        self.depth = depth
+        self._is_torchvisions = imagenet and residual and shortcut == "B" and bottleneck != "1x1"
 
         self.conv1 = nn.Conv2d(
             in_channels, 64, 7 if imagenet else 3, 2 if imagenet else 1, 3 if imagenet else 1, bias=False
         )
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
-        self.layer1 = stage(64, 64, counts[0], 1)
-        self.layer2 = stage(64 * expansion, 128, counts[1], 2)
-        self.layer3 = stage(128 * expansion, 256, counts[2], 2)
-        self.layer4 = stage(256 * expansion, 512, counts[3], 2)
+        self.stages = ("layer1", "layer2", "layer3", "layer4")
+        channels, reached, dilation = 64, 4 if imagenet else 1, 1
+        for index, name in enumerate(self.stages):
+            width = 64 * 2**index
+            wanted = 1 if index == 0 else 2
+            stride = wanted if reached * wanted <= output_stride else 1
+            before, dilation = dilation, dilation * wanted // stride
+            blocks = _stage(
+                channels,
+                width,
+                counts[index],
+                stride,
+                (before, dilation),
+                shortcut=shortcut,
+                residual=residual,
+                bottleneck=bottleneck,
+            )
+            setattr(self, name, blocks)
+            channels, reached = width * expansion, reached * stride
+        self.dilation = dilation
         self.num_features = 512 * expansion
         _he_init(self)
         if zero_init_residual:
@@ -176,27 +244,13 @@ class ResNet(nn.Module):
                     nn.init.zeros_(block.bn3.weight)
         self.reset_classifier(num_classes)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace ``fc`` by a newly initialised layer with ``num_classes`` outputs."""
-        self.num_classes = num_classes
-        self.fc = nn.Linear(self.num_features, num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to the last feature map (N, num_features, H / 32, W / 32).
-
-        With the small stem it is (N, num_features, H / 8, W / 8).
-        """
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
-        out: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, num_classes)."""
-        logits: Tensor = self.fc(F.adaptive_avg_pool2d(self.forward_features(x), 1).flatten(1))
-        return logits
+    @property
+    def torchvision_name(self) -> str | None:
+        """``resnet18`` to ``resnet152``; None for what torchvision has not (A, C, v1, plain, the small stem)."""
+        return f"resnet{self.depth}" if self._is_torchvisions else None
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(_ResidualNetwork):
     """The networks for 32-pixel images of section 4.2: three stages of 16, 32 and 64 channels.
 
     Args:
@@ -209,6 +263,8 @@ class CifarResNet(nn.Module):
     Raises:
         UserError: If ``depth`` is not 6n + 2.
     """
+
+    image_size = 32
 
     def __init__(
         self,
@@ -223,9 +279,12 @@ class CifarResNet(nn.Module):
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
             raise UserError(f"model.net.depth={depth}: expected 6n + 2, such as 20, 32, 44, 56 or 110")
-        stage = partial(_stage, shortcut=shortcut, residual=residual, bottleneck=None)
+        self.in_channels = in_channels
+        stage = partial(_stage, dilation=(1, 1), shortcut=shortcut, residual=residual, bottleneck=None)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
+        self.maxpool = nn.Identity()
+        self.stages = ("layer1", "layer2", "layer3")
         self.layer1 = stage(16, 16, blocks, 1)
         self.layer2 = stage(16, 32, blocks, 2)
         self.layer3 = stage(32, 64, blocks, 2)
@@ -233,46 +292,33 @@ class CifarResNet(nn.Module):
         _he_init(self)
         self.reset_classifier(num_classes)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace ``fc`` by a newly initialised layer with ``num_classes`` outputs."""
-        self.num_classes = num_classes
-        self.fc = nn.Linear(self.num_features, num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to the last feature map (N, 64, H / 4, W / 4)."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out: Tensor = self.layer3(self.layer2(self.layer1(x)))
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, num_classes)."""
-        logits: Tensor = self.fc(F.adaptive_avg_pool2d(self.forward_features(x), 1).flatten(1))
-        return logits
-
 
 def _stage(
     in_channels: int,
     width: int,
     blocks: int,
     stride: int,
+    dilation: tuple[int, int],
     *,
     shortcut: Shortcut,
     residual: bool,
     bottleneck: Literal["1x1", "3x3"] | None,
 ) -> nn.Sequential:
-    """Blocks of one width, the stride in the first; ``bottleneck`` says where a bottleneck has its stride."""
+    """Blocks of one width, the first with the stride or the change of dilation; ``bottleneck``: where it is."""
     stage = nn.Sequential()
-    for index in range(blocks):
-        step = stride if index == 0 else 1
-        out_channels = width * (BasicBlock.expansion if bottleneck is None else Bottleneck.expansion)
-        downsample = _downsample(in_channels, out_channels, step, shortcut) if residual else None
+    out_channels = width * (BasicBlock.expansion if bottleneck is None else Bottleneck.expansion)
+    for _ in range(blocks):
+        downsample = _downsample(in_channels, out_channels, stride, shortcut) if residual else None
         if bottleneck is None:
-            stage.append(BasicBlock(in_channels, width, step, residual=residual, downsample=downsample))
-        else:
-            stage.append(
-                Bottleneck(in_channels, width, step, stride_in=bottleneck, residual=residual, downsample=downsample)
+            block: nn.Module = BasicBlock(
+                in_channels, width, stride, dilation, residual=residual, downsample=downsample
             )
-        in_channels = out_channels
+        else:
+            block = Bottleneck(
+                in_channels, width, stride, dilation, stride_in=bottleneck, residual=residual, downsample=downsample
+            )
+        stage.append(block)
+        in_channels, stride, dilation = out_channels, 1, (dilation[1], dilation[1])
     return stage
 
 

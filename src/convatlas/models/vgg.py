@@ -2,10 +2,33 @@
 
 from typing import ClassVar, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convatlas.models.classifier import FullyConnectedClassifier
 
-class VGG(nn.Module):
+
+class DilatedMaxPool2d(nn.MaxPool2d):
+    """What a 2x2 pool of stride 2 becomes when its stride is removed: every second output is what it gave.
+
+    The padding, zeros on the right and at the bottom, never wins: pools follow a ReLU.
+
+    Args:
+        dilation: Distance of the two rows, and of the two columns, that are compared.
+    """
+
+    dilation: int
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__(2, stride=1, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W), not negative, to (N, C, H, W)."""
+        out: Tensor = super().forward(F.pad(x, (0, self.dilation, 0, self.dilation)))
+        return out
+
+
+class VGG(FullyConnectedClassifier):
     """The six configurations of table 1, from 11 to 19 layers with weights.
 
     For A, B, D and E with the ``imagenet`` stem, parameter names and outputs are those of torchvision's
@@ -19,6 +42,8 @@ class VGG(nn.Module):
         configuration: A column of table 1. ``A-LRN`` normalises after the first ReLU as AlexNet does; ``C`` has
             1x1 convolutions at the end of its last three stages.
         batch_norm: Normalise the batch after each convolution, which the paper does not.
+        output_stride: Pixels between neighbours of the last feature map. With 16 or 8 the last one or two pools keep
+            the size, and what follows them is dilated to see what it saw (DeepLab, section 3.1).
         dropout: Probability that an output of fc6 or fc7 is dropped.
         stem: ``imagenet``: fc6 reads 7x7; ``small``: it reads 1x1, which is what five pools leave of 32 pixels.
             The convolutions are the same.
@@ -41,17 +66,23 @@ class VGG(nn.Module):
         *,
         configuration: Literal["A", "A-LRN", "B", "C", "D", "E"],
         batch_norm: bool = False,
+        output_stride: Literal[8, 16, 32] = 32,
         dropout: float = 0.5,
         stem: Literal["imagenet", "small"] = "imagenet",
         num_classes: int = 1000,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
+        self.configuration, self.batch_norm, self.stem = configuration, batch_norm, stem
+        self.in_channels = in_channels
         self.features = nn.Sequential()
-        for width, convolutions in zip(self.WIDTHS, self.CONVOLUTIONS[configuration], strict=True):
+        self.maps: dict[int, str] = {}
+        stride = dilation = 1
+        for stage, width in enumerate(self.WIDTHS, 1):
+            convolutions = self.CONVOLUTIONS[configuration][stage - 1]
             for index in range(convolutions):
                 kernel = 1 if configuration == "C" and index == 2 else 3
-                conv = nn.Conv2d(in_channels, width, kernel, padding=kernel // 2)
+                conv = nn.Conv2d(in_channels, width, kernel, padding=kernel // 2 * dilation, dilation=dilation)
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
                 nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
                 self.features.append(conv)
@@ -61,7 +92,15 @@ class VGG(nn.Module):
                 in_channels = width
             if configuration == "A-LRN" and width == 64:
                 self.features.append(nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
-            self.features.append(nn.MaxPool2d(2))
+            self.maps[len(self.features) - 1] = f"conv{stage}"
+            if stride < output_stride:
+                self.features.append(nn.MaxPool2d(2))
+                stride *= 2
+            else:
+                self.features.append(DilatedMaxPool2d(dilation))
+                dilation *= 2
+            self.maps[len(self.features) - 1] = f"pool{stage}"
+        self.dilation = dilation
         side = 7 if stem == "imagenet" else 1
         self.avgpool = nn.AdaptiveAvgPool2d(side)
         self.num_features = 4096
@@ -72,20 +111,18 @@ class VGG(nn.Module):
         )
         self.reset_classifier(num_classes)
 
+    @property
+    def torchvision_name(self) -> str | None:
+        """``vgg11``, ``vgg13``, ``vgg16`` or ``vgg19``, with ``_bn``; None for A-LRN, C and the small stem."""
+        names = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
+        if self.stem != "imagenet" or self.configuration not in names:
+            return None
+        return names[self.configuration] + ("_bn" if self.batch_norm else "")
+
     def reset_classifier(self, num_classes: int) -> None:
         """Replace fc8 by a newly initialised layer with ``num_classes`` outputs; fc6 and fc7 stay."""
         self.num_classes = num_classes
         self.classifier[-1] = _linear(self.num_features, num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to the feature map (N, 512, H / 32, W / 32) after the last pool."""
-        out: Tensor = self.features(x)
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, num_classes)."""
-        logits: Tensor = self.classifier(self.avgpool(self.forward_features(x)).flatten(1))
-        return logits
 
 
 def _linear(in_features: int, out_features: int) -> nn.Linear:

@@ -1,0 +1,108 @@
+"""The one surface of all classification networks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convatlas.models.outputs import ClassifierOutput
+
+
+class Classifier(nn.Module, ABC):
+    """A network that maps images (N, in_channels, H, W) float32 to logits (N, num_classes).
+
+    In training, a network with auxiliary heads returns a ``ClassifierOutput`` instead; in evaluation none does.
+
+    Attributes:
+        num_classes: Width of the output.
+        in_channels: Channels of the input.
+        num_features: Width of what enters the last linear layer.
+        dilation: Dilation of the last feature map's grid: 1, unless the network is built with an ``output_stride``.
+    """
+
+    image_size: ClassVar[int] = 224
+    """Height and width of the paper's images, in pixels."""
+    classifier_name: ClassVar[str] = "fc"
+    """The last linear layer, as it is called in the state dict."""
+    num_classes: int
+    in_channels: int
+    num_features: int
+    dilation: int = 1
+
+    @property
+    def torchvision_name(self) -> str | None:
+        """What torchvision calls the network whose weights fit; None where it has none."""
+        return None
+
+    @abstractmethod
+    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Map images (N, C, H, W) to feature maps (N, c, h, w) by name, from the input to the output."""
+
+    @abstractmethod
+    def score_map(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) of at least the paper's size to class scores by position, (N, num_classes, h, w).
+
+        The network as it is, fully convolutional: linear layers become convolutions (OverFeat; VGG, section 3.2).
+        """
+
+    @abstractmethod
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace what depends on the number of classes by newly initialised layers with ``num_classes`` outputs."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor | ClassifierOutput:
+        """Map images (N, C, H, W) to logits (N, num_classes)."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to the last feature map (N, c, h, w)."""
+        return list(self.feature_maps(x).values())[-1]
+
+
+class FullyConnectedClassifier(Classifier):
+    """Convolutions, an average pool to the side that fc6 reads, and linear layers: AlexNet and VGG."""
+
+    classifier_name = "classifier.6"
+    features: nn.Sequential
+    avgpool: nn.AdaptiveAvgPool2d
+    classifier: nn.Sequential
+    maps: Mapping[int, str]
+    """Names of the feature maps, by the position in ``features`` that they leave."""
+
+    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Map images (N, C, H, W) to the maps of each stage: ``conv1``, ``pool1``, … ``pool5``."""
+        maps = {}
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.maps:
+                maps[self.maps[index]] = x
+        return maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to the feature map (N, c, h, w) after the last pool."""
+        out: Tensor = self.features(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, num_classes)."""
+        logits: Tensor = self.classifier(self.avgpool(self.forward_features(x)).flatten(1))
+        return logits
+
+    def score_map(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to class scores (N, num_classes, h, w): fc6 slides over the last feature map."""
+        x = self.forward_features(x)
+        side = cast(int, self.avgpool.output_size)
+        for layer in self.classifier:
+            if isinstance(layer, nn.Linear):
+                kernel = layer.weight.view(layer.out_features, -1, side, side)
+                x = F.conv2d(x, kernel, layer.bias, dilation=self.dilation)
+                side = 1
+            else:
+                x = layer(x)
+        return x
+
+
+def linear_at_each_position(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Map a feature map (N, in_features, h, w) to (N, out_features, h, w)."""
+    return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
