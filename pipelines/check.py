@@ -25,7 +25,7 @@ from convatlas.data.datamodule import ClassificationDataModule
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
-from convatlas.run.identity import file_fingerprint, run_id
+from convatlas.run.identity import run_id, weights_fingerprint
 from convatlas.tasks.classification import ClassificationTask
 
 KEPT_CHECKPOINTS = 3
@@ -55,7 +55,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     found["class_list"] = f"{len(data.class_list.names)} classes, hash {data.class_list.hash[:12]}"
     found["data"] = ", ".join(f"{data.num_samples(split):,} {split}" for split in ("train", "val", "test"))
 
-    identity = run_id(plain(config), data.fingerprint, file_fingerprint(config.model.weights))
+    identity = run_id(plain(config), data.fingerprint, weights_fingerprint(config.model.weights))
     run = RunDirectory.choose(config.run.root, identity, config.run.fresh)
     state = run.summary.get("state", "new")
     found["run"] = f"{run.path} ({state})"

@@ -30,7 +30,7 @@ from convatlas.run.callbacks import Throughput, progress
 from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
-from convatlas.run.identity import file_fingerprint, run_id
+from convatlas.run.identity import run_id, weights_fingerprint
 from convatlas.run.provenance import collect_provenance
 from convatlas.tasks.classification import ClassificationTask
 from convatlas.tracking.local_record import LocalRecord, cut_back
@@ -68,7 +68,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     STARTUP.mark("data")
 
     settings = plain(config)
-    identity = run_id(settings, data.fingerprint, file_fingerprint(config.model.weights))
+    identity = run_id(settings, data.fingerprint, weights_fingerprint(config.model.weights))
     ranks = world_size(config.trainer)
     if config.run.fresh and ranks > 1:
         raise UserError(f"run.fresh=true: {ranks} ranks cannot agree on a new attempt; give it a run.root of its own")

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from convatlas.config import compose, plain
-from convatlas.run.identity import file_fingerprint, run_id
+from convatlas.run.identity import run_id, weights_fingerprint
 
 
 def identity(*overrides: str, fingerprint: str = "f") -> str:
@@ -51,5 +51,6 @@ def test_initial_weights_count_by_their_content(tmp_path: Path) -> None:
     first.write_bytes(b"1")
     same.write_bytes(b"1")
     other.write_bytes(b"2")
-    assert file_fingerprint(str(first)) == file_fingerprint(str(same)) != file_fingerprint(str(other))
+    assert weights_fingerprint(str(first)) == weights_fingerprint(str(same)) != weights_fingerprint(str(other))
     assert identity("model.weights=a.pth") == identity("model.weights=b.pth")
+    assert weights_fingerprint("torchvision") not in (weights_fingerprint(None), weights_fingerprint("torchvision:A"))

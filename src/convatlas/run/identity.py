@@ -50,9 +50,9 @@ def run_id(config: dict[str, Any], *fingerprints: str) -> str:
     return f"{config['model']['name']}-{config['data']['name']}-{digest}-s{seed}"
 
 
-def file_fingerprint(path: str | None) -> str:
-    """SHA-256 of a file's content; empty without a file."""
-    if path is None or not Path(path).is_file():
-        return ""
-    with Path(path).open("rb") as file:
+def weights_fingerprint(weights: str | None) -> str:
+    """What ``model.weights`` stands for: the SHA-256 of a file's content; torchvision's by name; nothing for None."""
+    if weights is None or not Path(weights).is_file():
+        return weights or ""
+    with Path(weights).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

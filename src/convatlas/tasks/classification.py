@@ -6,13 +6,14 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from convatlas.data.batch import Batch
 from convatlas.errors import UserError
+from convatlas.models.classifier import Classifier
 from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.weights import load_weights
 from convatlas.tasks.optimization import OptimizerRecipe, Schedule
@@ -27,11 +28,11 @@ class ClassificationTask(LightningModule):
 
     Args:
         name: The architecture, as its configuration file is called.
-        net: A network with the attribute ``num_classes``; (N, C, H, W) float32 to (N, num_classes) logits, or to a
-            ``ClassifierOutput`` in training.
+        net: The network.
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016, section 7).
         auxiliary_weight: Weight of each auxiliary head's loss (GoogLeNet, section 5).
-        weights: A state dict to start from, or None.
+        weights: What to start from: a state dict's file, ``torchvision``, ``torchvision:NAME``, or None.
+        reset_classifier: Take such weights at their own number of classes and start a new classifier, to fine-tune.
         channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
         optimizer: How to optimize; None for a network that is only evaluated.
         schedule: The learning-rate schedule; None likewise.
@@ -44,10 +45,11 @@ class ClassificationTask(LightningModule):
         self,
         *,
         name: str,
-        net: nn.Module,
+        net: Classifier,
         label_smoothing: float = 0.0,
         auxiliary_weight: float = 0.3,
         weights: str | None = None,
+        reset_classifier: bool = False,
         channels_last: bool = False,
         optimizer: OptimizerRecipe | None = None,
         schedule: Schedule | None = None,
@@ -60,11 +62,11 @@ class ClassificationTask(LightningModule):
         self.optimizer_recipe = optimizer
         self.schedule = schedule
         if weights is not None:
-            load_weights(net, weights)
+            load_weights(net, weights, reset_classifier=reset_classifier)
         if channels_last:
             net.to(memory_format=torch.channels_last)
 
-        self.num_classes = int(net.num_classes)  # type: ignore[arg-type]
+        self.num_classes = net.num_classes
         self.train_top1 = self._accuracy(1)
         self.val_metrics = self._metrics("val")
         self.test_metrics = self._metrics("test")
