@@ -2,18 +2,22 @@
 
     convatlas evaluate run=runs/resnet20_cifar-fashion_mnist_sample-1a2b3c4d-s0
     convatlas evaluate checkpoint=best.ckpt data=imagefolder data.root=/data/birds data.split=val
-    convatlas evaluate model=resnet50_v15 model.weights=resnet50.pth data=imagenet data.root=/data/imagenet
+    convatlas evaluate model=resnet50_v15 model.weights=torchvision data=imagenet data.root=/data/imagenet
+    convatlas evaluate run=runs/vgg16-imagenet-1a2b3c4d-s0 protocol=dense_vgg
+    convatlas evaluate 'run=[runs/resnet50-a,runs/resnet50-b]' protocol=ten_crop
 
-A checkpoint brings its network and its data; `data=…` shows it others, prepared as its own were.
+A checkpoint brings its network and its data; `data=…` shows it others, prepared as its own were. Several checkpoints
+are an ensemble: the mean of their probabilities. `protocol` says how an image is shown, as the papers did.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import NonNegativeInt
+from torch import nn
 
 from convatlas.cli import execute
 from convatlas.config import fill_num_classes, plain
@@ -21,57 +25,79 @@ from convatlas.console import print_fields, print_result
 from convatlas.data.class_list import ClassList
 from convatlas.data.datamodule import ClassificationDataModule
 from convatlas.errors import UserError
-from convatlas.evaluation import evaluate_split
-from convatlas.restore import checkpoint_path, restored_config
+from convatlas.evaluation import evaluate_split, evaluation_file
+from convatlas.models.classifier import Classifier
+from convatlas.models.views import Ensemble, MultiView
+from convatlas.restore import check_preprocessing, checkpoint_paths, load_net, restored_config
 from convatlas.run.callbacks import progress
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
 from convatlas.run.environment import build_trainer, quiet_libraries
 from convatlas.tasks.classification import ClassificationTask
 
-TYPES = {"seed": NonNegativeInt, "run": str | None, "checkpoint": str | None, "output": str | None}
+TYPES = {
+    "seed": NonNegativeInt,
+    "run": str | list[str] | None,
+    "checkpoint": str | list[str] | None,
+    "output": str | None,
+    "protocol.name": str,
+    "protocol.fully_convolutional": bool,
+}
 """What an evaluation asks of its own keys."""
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Evaluate a run's best checkpoint, a checkpoint file, or a network with weights.
+    """Evaluate a run's best checkpoint, a checkpoint file, an ensemble of either, or a network with weights.
 
     Args:
         config: Composed from ``conf/evaluate.yaml`` around the checkpoint by ``restored_config``.
 
     Returns:
-        ``split``, ``num_samples``, ``metrics``, ``checkpoint`` and ``evaluation``, the file with the details.
+        ``split``, ``protocol``, ``num_samples``, ``metrics``, ``checkpoint`` (a list for an ensemble) and
+        ``evaluation``, the file with the details.
 
     Raises:
-        UserError: Nothing to evaluate, an unreadable checkpoint, classes that differ from the checkpoint's.
+        UserError: Nothing to evaluate, an unreadable checkpoint, classes or preprocessing that differ from a
+            checkpoint's, images too small for the protocol.
     """
     quiet_libraries()
-    path = checkpoint_path(config.run, config.checkpoint)
-    if path is None and config.model.weights is None:
+    paths = checkpoint_paths(config.run, config.checkpoint)
+    if not paths and config.model.weights is None:
         raise UserError("nothing to evaluate: give run=DIR, checkpoint=FILE, or model=M model.weights=FILE")
     data: ClassificationDataModule = instantiate(config.data)
+    data.views = instantiate(config.protocol.views)
     fill_num_classes(config, len(data.class_list.names))
     task: ClassificationTask = instantiate(config.model)
+    nets = [cast(Classifier, task.net)]
     output = Path("evaluation" if config.output is None else config.output)
-    if path is not None:
-        checkpoint = read_run_checkpoint(path)
-        trained_on = ClassList(tuple(checkpoint[KEY]["class_list"]))
-        trained_on.check_equal(data.class_list, f"checkpoint={path}", f"data={data.name}")
-        task.load_state_dict(checkpoint["state_dict"])
-        if config.output is None and _is_the_runs_own(config, checkpoint[KEY], path):
-            output = path.parents[1] / "evaluation"
+    if paths:
+        checkpoints = [read_run_checkpoint(path) for path in paths]
+        for path, checkpoint in zip(paths, checkpoints, strict=True):
+            trained_on = ClassList(tuple(checkpoint[KEY]["class_list"]))
+            trained_on.check_equal(data.class_list, f"checkpoint={path}", f"data={data.name}")
+            check_preprocessing(path, checkpoint, paths[0], checkpoints[0])
+        task.load_state_dict(checkpoints[0]["state_dict"])
+        nets += [load_net(checkpoint) for checkpoint in checkpoints[1:]]
+        if config.output is None and len(paths) == 1 and _is_the_runs_own(config, checkpoints[0][KEY], paths[0]):
+            output = paths[0].parents[1] / "evaluation"
+    members: list[nn.Module] = [*nets]
+    if data.views is not None:
+        members = [MultiView(net, fully_convolutional=config.protocol.fully_convolutional) for net in nets]
+    task.net = members[0] if len(members) == 1 else Ensemble(members)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
     trainer = build_trainer(config.trainer, logger=False, callbacks=[progress()], enable_checkpointing=False)
-    source = str(path or config.model.weights)
-    metrics = evaluate_split(trainer, task, data, source, output)
+    sources = [str(path) for path in paths] or [config.model.weights]
+    source = sources[0] if len(sources) == 1 else sources
+    metrics = evaluate_split(trainer, task, data, source, output, plain(config)["protocol"])
     return {
         "split": data.split,
+        "protocol": config.protocol.name,
         "num_samples": len(task.predictions.indices) if task.predictions else 0,
         "metrics": metrics,
         "checkpoint": source,
-        "evaluation": str(output / f"{data.split}.json"),
+        "evaluation": str(evaluation_file(output, data.split, config.protocol.name)),
     }
 
 
@@ -89,8 +115,11 @@ def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: P
 
 def show(result: Mapping[str, Any]) -> None:
     """Print an evaluation for a person."""
-    print_result(f"{result['num_samples']:,} images of the {result['split']} split", result["metrics"])
-    print_fields({"checkpoint": result["checkpoint"], "details": result["evaluation"]})
+    headline = f"{result['num_samples']:,} images of the {result['split']} split, {result['protocol']}"
+    print_result(headline, result["metrics"])
+    sources = result["checkpoint"]
+    network = {"checkpoint": sources} if isinstance(sources, str) else {"ensemble": ", ".join(sources)}
+    print_fields({**network, "details": result["evaluation"]})
 
 
 if __name__ == "__main__":

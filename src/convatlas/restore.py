@@ -7,10 +7,10 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 
 from convatlas.config import compose, overridden_keys, parse_overrides
 from convatlas.errors import UserError
+from convatlas.models.classifier import Classifier
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
 
 PREPROCESSING = ("in_channels", "image_size", "resize", "mean", "std")
@@ -23,25 +23,34 @@ def checkpoint_path(run: str | None, checkpoint: str | None) -> Path | None:
     Raises:
         UserError: Both are given, or a run directory has no checkpoint.
     """
+    paths = checkpoint_paths(run, checkpoint)
+    return paths[0] if paths else None
+
+
+def checkpoint_paths(run: str | Sequence[str] | None, checkpoint: str | Sequence[str] | None) -> list[Path]:
+    """As ``checkpoint_path``; with a list, the members of an ensemble."""
     if run is not None and checkpoint is not None:
         raise UserError("run and checkpoint are both given: give one")
-    named = run if run is not None else checkpoint
+    named = checkpoint if run is None else run
     if named is None:
-        return None
-    path = Path(named)
-    if run is None and not path.is_dir():
-        return path
-    best = path / "checkpoints" / "best.ckpt"
-    if not best.is_file():
-        raise UserError(f"{'run' if run is not None else 'checkpoint'}={path}: no checkpoints/best.ckpt there")
-    return best
+        return []
+    paths = []
+    for path in map(Path, [named] if isinstance(named, str) else named):
+        if run is not None or path.is_dir():
+            best = path / "checkpoints" / "best.ckpt"
+            if not best.is_file():
+                raise UserError(f"{'checkpoint' if run is None else 'run'}={path}: no checkpoints/best.ckpt there")
+            path = best
+        paths.append(path)
+    return paths
 
 
 def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose the configuration of an evaluation around a checkpoint.
 
-    The network is the checkpoint's. So are the data unless the command line selects others, which are then prepared
-    as the checkpoint's were; every ``data.…`` key given on the command line counts.
+    The network is the checkpoint's (the first one's, if there are several). So are the data unless the command line
+    selects others, which are then prepared as the checkpoint's were; every ``data.…`` key given on the command line
+    counts.
 
     Raises:
         UserError: As ``compose`` and ``read_run_checkpoint``.
@@ -50,9 +59,10 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
     data_values = [override for override in parsed if override.key_or_group.startswith("data.")]
     others = [str(override.input_line) for override in parsed if override not in data_values]
     config = compose(name, others)
-    path = checkpoint_path(config.run, config.checkpoint)
-    if path is None:
+    paths = checkpoint_paths(config.run, config.checkpoint)
+    if not paths:
         return compose(name, overrides)
+    path = paths[0]
     stored = read_run_checkpoint(path)[KEY]["config"]
     given = overridden_keys(overrides)
     if any(key == "model" or key.startswith("model.") for key in given):
@@ -81,9 +91,24 @@ def _set(config: DictConfig, key: str, value: object) -> None:
         raise UserError(f"{key}: the checkpoint's data have no such key; data=… selects others") from error
 
 
-def load_net(checkpoint: dict[str, Any]) -> nn.Module:
+def check_preprocessing(path: Path, checkpoint: dict[str, Any], first_path: Path, first: dict[str, Any]) -> None:
+    """Refuse an ensemble whose members want to see images differently.
+
+    Raises:
+        UserError: Naming the key of ``data`` that differs, with both values.
+    """
+    mine, theirs = (member[KEY]["config"]["data"] for member in (checkpoint, first))
+    for key in PREPROCESSING:
+        if mine[key] != theirs[key]:
+            raise UserError(
+                f"checkpoint={path}: trained with data.{key}={mine[key]}, {first_path} with {theirs[key]}; "
+                "an ensemble's members are shown the same images"
+            )
+
+
+def load_net(checkpoint: dict[str, Any]) -> Classifier:
     """The network of a checkpoint, its weights loaded, in evaluation mode."""
-    net: nn.Module = instantiate(checkpoint[KEY]["config"]["model"]["net"])
+    net: Classifier = instantiate(checkpoint[KEY]["config"]["model"]["net"])
     state = checkpoint["state_dict"]
     net.load_state_dict({name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")})
     return net.eval()

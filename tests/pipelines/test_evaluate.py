@@ -5,11 +5,14 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF
 
 from convatlas.data.datamodule import ClassificationDataModule
 from convatlas.errors import UserError
 from convatlas.restore import load_net, restored_config
-from convatlas.run.checkpoints import read_checkpoint
+from convatlas.run.checkpoints import KEY, read_checkpoint
 from pipelines.evaluate import evaluate
 from tests.conftest import FolderRun, read_json
 from tests.fixtures import write_image_folder
@@ -111,10 +114,94 @@ def test_what_cannot_be_evaluated_is_named(overrides: list[str], message: str) -
 
 
 def test_weights_of_another_architecture_are_listed(trained: dict[str, Any]) -> None:
-    with pytest.raises(InstantiationException, match=r"does not fit CifarResNet: missing: layer1\.3.* and 62 more"):
+    with pytest.raises(InstantiationException, match=r"does not fit CifarResNet: missing: layer1\.3.* and 50 more"):
         run("model=resnet32_cifar", f"model.weights={trained['run']}/checkpoints/best.ckpt")
 
 
 def test_a_model_beside_a_checkpoint_is_refused(trained: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="leave model out"):
         run(f"run={trained['run']}", "model=vgg11")
+
+
+def by_hand(folder_run: FolderRun, checkpoints: list[str], **data: int | None) -> tuple[Tensor, Tensor]:
+    """Images of the test split as the network is shown them, their labels, and each network's probabilities."""
+    overrides = [f"data.{key}={value}" for key, value in data.items()]
+    module: ClassificationDataModule = instantiate(
+        restored_config("evaluate", [f"run={folder_run.run}", *overrides]).data
+    )
+    nets = [load_net(read_checkpoint(folder_run.run / "checkpoints" / f"{name}.ckpt")) for name in checkpoints]
+    batches = [module.on_after_batch_transfer(batch, 0) for batch in module.test_dataloader()]
+    with torch.inference_mode():
+        probabilities = [torch.stack([net(batch.images).softmax(dim=1) for net in nets]) for batch in batches]
+    return torch.cat(probabilities, dim=1), torch.cat([batch.labels for batch in batches])
+
+
+def test_an_ensemble_of_checkpoints(folder_run: FolderRun, tmp_path: Path) -> None:
+    # One run has two checkpoints that may be the same; another seed of weights makes the mean mean something.
+    other = read_checkpoint(folder_run.run / "checkpoints" / "best.ckpt")
+    generator = torch.Generator().manual_seed(0)
+    state = other["state_dict"]
+    state["net.fc.weight"] = torch.randn(state["net.fc.weight"].shape, generator=generator)
+    torch.save(other, folder_run.run / "checkpoints" / "other.ckpt")
+    probabilities, labels = by_hand(folder_run, ["best", "other"])
+    assert not torch.equal(probabilities[0].argmax(dim=1), probabilities[1].argmax(dim=1))
+    files = ",".join(str(folder_run.run / "checkpoints" / f"{name}.ckpt") for name in ("best", "other"))
+    result = run(f"checkpoint=[{files}]", f"output={tmp_path}")
+    mean = probabilities.mean(dim=0)
+    assert result["metrics"]["test/top1"] == pytest.approx(float((mean.argmax(dim=1) == labels).float().mean()))
+    assert result["metrics"]["test/loss"] == pytest.approx(float(F.nll_loss(mean.log(), labels)), rel=1e-4)
+    assert read_json(tmp_path / "test.json")["checkpoint"] == result["checkpoint"] == files.split(",")
+
+
+def test_an_ensemble_whose_members_see_images_differently_is_refused(folder_run: FolderRun, tmp_path: Path) -> None:
+    other = read_checkpoint(folder_run.run / "checkpoints" / "best.ckpt")
+    other[KEY]["config"]["data"]["image_size"] = 48
+    torch.save(other, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=r"other\.ckpt: trained with data\.image_size=48, .* with 32; an ensemble"):
+        run(f"checkpoint=[{folder_run.run},{tmp_path}/other.ckpt]", f"output={tmp_path}")
+
+
+def test_a_protocol_of_the_papers(folder_run: FolderRun, tmp_path: Path) -> None:
+    """The whole image and its mirror image, by a network that ends in a global pool: it takes any size as it is."""
+    result = run(f"run={folder_run.run}", "protocol=dense", "protocol.views.sizes=[32]", f"output={tmp_path}")
+    assert result["protocol"] == "dense"
+    assert result["evaluation"] == f"{tmp_path}/test-dense.json"
+    module: ClassificationDataModule = instantiate(restored_config("evaluate", [f"run={folder_run.run}"]).data)
+    net = load_net(read_checkpoint(folder_run.run / "checkpoints" / "best.ckpt"))
+    losses = []
+    for index in range(module.num_samples("test")):
+        image = TF.resize(module.load("test", index), [32], antialias=True)
+        view = TF.normalize(image.float() / 255, module.mean, module.std)
+        with torch.inference_mode():
+            mean = net(torch.stack([view, view.flip(-1)])).softmax(dim=1).mean(dim=0)
+        losses.append(-mean[module.sources["test"].labels[index]].log())
+    assert result["metrics"]["test/loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)
+    assert read_json(tmp_path / "test-dense.json")["protocol"]["views"]["sizes"] == [32]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "overrides"),
+    [
+        ("ten_crop", ["data.resize=36"]),
+        ("dense_resnet", ["protocol.views.sizes=[32,40,48]"]),
+        ("crops_144", ["protocol.views.sizes=[36,40,44,48]"]),
+    ],
+)
+def test_every_protocol_counts_every_image_once(
+    folder_run: FolderRun, tmp_path: Path, protocol: str, overrides: list[str]
+) -> None:
+    result = run(f"run={folder_run.run}", f"protocol={protocol}", *overrides, f"output={tmp_path}")
+    details = read_json(tmp_path / f"test-{protocol}.json")
+    assert details["num_samples"] == sum(row["count"] for row in details["per_class"]) == result["num_samples"] > 0
+    assert 0 <= result["metrics"]["test/top1"] <= 1
+
+
+def test_a_protocol_on_the_runs_own_images_enters_its_record(folder_run: FolderRun) -> None:
+    result = run(f"run={folder_run.run}", "protocol=dense", "protocol.views.sizes=[32]")
+    assert result["evaluation"] == f"{folder_run.run}/evaluation/test-dense.json"
+    Path(result["evaluation"]).unlink()
+
+
+def test_a_protocol_that_images_are_too_small_for_is_refused(folder_run: FolderRun, tmp_path: Path) -> None:
+    with pytest.raises(InstantiationException, match=r"data\.resize=None: ten crops of 32 pixels"):
+        run(f"run={folder_run.run}", "protocol=ten_crop", f"output={tmp_path}")

@@ -41,6 +41,16 @@ def test_one_run_shows_headline_evaluation_and_origin(make_run: Any, tmp_path: P
     assert "✗ " in page
 
 
+def test_each_protocol_has_its_own_section(make_run: Any, tmp_path: Path) -> None:
+    run = make_run()
+    shown = json.loads((run / "evaluation" / "test.json").read_text())
+    shown["protocol"] = {"name": "ten_crop"}
+    (run / "evaluation" / "test-ten_crop.json").write_text(json.dumps(shown))
+    page = page_of([run], tmp_path)
+    assert "Evaluation on the test split</h2>" in page
+    assert "Evaluation on the test split, ten_crop</h2>" in page
+
+
 def test_sections_of_what_is_not_written_yet_are_left_out(hostile_run: Path, tmp_path: Path) -> None:
     page = page_of([hostile_run], tmp_path)
     for text in ("Confusion matrix", "Provenance", "Start-up", "Most confident", "Test top-1"):

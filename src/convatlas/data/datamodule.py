@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -11,13 +11,16 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from convatlas.data.augment import CenterCrop, Step
-from convatlas.data.batch import Batch
+from convatlas.data.batch import Batch, ViewBatch
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import Dataset, Split
-from convatlas.data.loader import ThreadedLoader
+from convatlas.data.loader import Plan, ThreadedLoader
 from convatlas.data.order import Indices, evaluation_batches, train_batches
 from convatlas.data.sources import Labels, Source
+from convatlas.data.views import Views
 from convatlas.errors import UserError
+
+BatchT = TypeVar("BatchT", Batch, ViewBatch)
 
 
 class ClassificationDataModule(LightningDataModule):
@@ -41,9 +44,14 @@ class ClassificationDataModule(LightningDataModule):
         augment: What is done to a training image, step by step; None for evaluation alone.
         split: The split that ``test_dataloader`` reads.
 
+    Attributes:
+        views: The views of an image that a test protocol shows; None, as at first, is the central crop.
+
     Raises:
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
     """
+
+    views: Views | None = None
 
     def __init__(
         self,
@@ -160,20 +168,25 @@ class ClassificationDataModule(LightningDataModule):
         """Every image of ``split`` once."""
         return self._evaluation_loader(self.split)
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise on the device: (N, C, H, W) uint8 to float32, ``(x / 255 - mean) / std``."""
+    def on_after_batch_transfer(self, batch: BatchT, dataloader_idx: int) -> BatchT:
+        """Normalise on the device: (N, C, H, W) uint8 to float32, ``(x / 255 - mean) / std``; stacks of views alike."""
         mean, std = (
-            torch.tensor(values, device=batch.images.device).view(1, -1, 1, 1) for values in (self.mean, self.std)
+            torch.tensor(values, device=batch.labels.device).view(1, -1, 1, 1) for values in (self.mean, self.std)
         )
+        if isinstance(batch, ViewBatch):
+            views = [[(stack / 255 - mean) / std for stack in stacks] for stacks in batch.images]
+            return batch._replace(images=views)
         return batch._replace(images=(batch.images / 255 - mean) / std)
 
     def _evaluation_loader(self, split: Split) -> ThreadedLoader:
         rank, world_size = self._rank()
-        size = max(1, self.global_batch_size // world_size)
+        size = max(1, self.global_batch_size // world_size // (self.views.crops if self.views else 1))
         batches = evaluation_batches(self.num_samples(split), size, rank, world_size)
-        return self._loader(split, lambda: (0, batches), len(batches), {"crop": self.center_crop})
+        return self._loader(split, lambda: (0, batches), len(batches), {"crop": self.center_crop}, self.views)
 
-    def _loader(self, split: Split, plan: Any, num_batches: int, steps: Mapping[str, Step]) -> ThreadedLoader:
+    def _loader(
+        self, split: Split, plan: Plan, num_batches: int, steps: Mapping[str, Step], views: Views | None = None
+    ) -> ThreadedLoader:
         return ThreadedLoader(
             source=self.sources[split],
             members=self.members[split],
@@ -185,6 +198,7 @@ class ClassificationDataModule(LightningDataModule):
             seed=self.seed,
             threads=self.threads,
             prefetch=self.prefetch,
+            views=views,
         )
 
     def _rank(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ start-up, copies and shared memory.
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convatlas.data.augment import Step
-from convatlas.data.batch import Batch
+from convatlas.data.batch import Batch, ViewBatch
 from convatlas.data.order import Indices
 from convatlas.data.sources import Source
+from convatlas.data.views import Views
 from convatlas.errors import UserError
 
 Plan = Callable[[], tuple[int, Sequence[Indices]]]
@@ -24,7 +26,7 @@ Plan = Callable[[], tuple[int, Sequence[Indices]]]
 
 
 class ThreadedLoader:
-    """Iterates over the batches of one split.
+    """Iterates over the batches of one split, each a ``Batch``, or a ``ViewBatch`` where there are ``views``.
 
     A sample's augmentation is drawn from a generator seeded with (seed, epoch, index): the batches do not depend on
     the number of threads. Lightning keeps ``state_dict()`` in its checkpoints, so that training goes on in mid-epoch.
@@ -35,6 +37,7 @@ class ThreadedLoader:
         plan: The epoch and its batches, asked at the start of each iteration.
         num_batches: How many there are.
         steps: What is done to an image; together they end at ``image_size``.
+        views: A test protocol's views of an image in place of the steps.
         in_channels: Channels of a batch.
         image_size: Height and width of a batch in pixels.
         seed: The run's seed.
@@ -58,6 +61,7 @@ class ThreadedLoader:
         seed: int,
         threads: int,
         prefetch: int,
+        views: Views | None = None,
     ) -> None:
         self.source = source
         self.members = members
@@ -68,6 +72,7 @@ class ThreadedLoader:
         self.seed = seed
         self.threads = threads
         self.prefetch = prefetch
+        self.views = views
         self._position = {"epoch": 0, "batches": 0}
         self._resuming = False
 
@@ -83,12 +88,12 @@ class ThreadedLoader:
         self._position = dict(state)
         self._resuming = True
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         epoch, batches = self.plan()
         start = self._position["batches"] if self._resuming and self._position["epoch"] == epoch else 0
         self._position = {"epoch": epoch, "batches": start}
         self._resuming = False
-        waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+        waiting: deque[tuple[Batch | ViewBatch, list[Future[None]]]] = deque()
         upcoming = iter(batches[start:])
         # Each thread computes alone: with a team of OpenMP threads behind each, they would crowd the cores. To ask
         # first settles the caller's own number, which would otherwise become 1 too.
@@ -110,26 +115,37 @@ class ThreadedLoader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _start(self, pool: ThreadPoolExecutor, indices: Indices, epoch: int) -> tuple[Batch, list[Future[None]]]:
-        pinned = torch.cuda.is_available()
-        with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
-            images = torch.empty((len(indices), *self.shape), dtype=torch.uint8, pin_memory=pinned)
+    def _start(
+        self, pool: ThreadPoolExecutor, indices: Indices, epoch: int
+    ) -> tuple[Batch | ViewBatch, list[Future[None]]]:
         labels = torch.from_numpy(self.source.labels[self.members[indices]])
-        batch = Batch(images, labels, torch.from_numpy(indices))
+        batch: Batch | ViewBatch
+        if self.views is None:
+            pinned = torch.cuda.is_available()
+            with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
+                images = torch.empty((len(indices), *self.shape), dtype=torch.uint8, pin_memory=pinned)
+            batch = Batch(images, labels, torch.from_numpy(indices))
+        else:
+            batch = ViewBatch([[] for _ in indices], labels, torch.from_numpy(indices))
         # A few samples a task: a task each costs more than decoding a small image.
         tasks = [part for part in np.array_split(np.arange(len(indices)), 2 * self.threads) if len(part)]
-        return batch, [pool.submit(self._fill, images, rows, indices[rows], epoch) for rows in tasks]
+        return batch, [pool.submit(self._fill, batch, rows, indices[rows], epoch) for rows in tasks]
 
-    def _fill(self, images: Tensor, rows: Indices, indices: Indices, epoch: int) -> None:
+    def _fill(self, batch: Batch | ViewBatch, rows: Indices, indices: Indices, epoch: int) -> None:
         for row, index in zip(rows.tolist(), indices.tolist(), strict=True):
             member = int(self.members[index])
             image = self.source.load(member)
-            generator = np.random.default_rng([self.seed, epoch, index])
-            for step in self.steps:
-                image = step(image, generator)
-            if image.shape != self.shape:
-                raise UserError(
-                    f"augment: {self.source.path(member)} ends as {tuple(image.shape)}, expected {self.shape}: "
-                    "data.image_size and data.in_channels say so"
-                )
-            images[row] = image
+            if isinstance(batch, ViewBatch):
+                batch.images[row] += self.views(image)  # type: ignore[misc]
+            else:
+                batch.images[row] = self._augmented(image, member, np.random.default_rng([self.seed, epoch, index]))
+
+    def _augmented(self, image: Tensor, member: int, generator: np.random.Generator) -> Tensor:
+        for step in self.steps:
+            image = step(image, generator)
+        if image.shape != self.shape:
+            raise UserError(
+                f"augment: {self.source.path(member)} ends as {tuple(image.shape)}, expected {self.shape}: "
+                "data.image_size and data.in_channels say so"
+            )
+        return image

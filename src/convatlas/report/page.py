@@ -183,6 +183,7 @@ def _evaluation(key: str, folder: Path, evaluation: Mapping[str, Any], figures: 
     view: dict[str, Any] = {
         "key": key,
         "split": evaluation.get("split", "test"),
+        "protocol": (evaluation.get("protocol") or {}).get("name", "center_crop"),
         "num_samples": evaluation.get("num_samples"),
         "checkpoint": evaluation.get("checkpoint"),
         "metrics": [

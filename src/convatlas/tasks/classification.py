@@ -6,12 +6,12 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from convatlas.data.batch import Batch
+from convatlas.data.batch import Batch, ViewBatch
 from convatlas.errors import UserError
 from convatlas.models.classifier import Classifier
 from convatlas.models.outputs import ClassifierOutput
@@ -56,7 +56,7 @@ class ClassificationTask(LightningModule):
     ) -> None:
         super().__init__()
         self.name = name
-        self.net = net
+        self.net: nn.Module = net  # an evaluation may put a test protocol or an ensemble in its place
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight
         self.optimizer_recipe = optimizer
@@ -72,8 +72,8 @@ class ClassificationTask(LightningModule):
         self.test_metrics = self._metrics("test")
         self.predictions: Predictions | None = None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class logits (N, num_classes) of normalised images (N, C, H, W)."""
+    def forward(self, images: Tensor | list[list[Tensor]]) -> Tensor:
+        """Class logits (N, num_classes) of normalised images (N, C, H, W), or of the views of N images."""
         output = self.net(images)
         return output.logits if isinstance(output, ClassifierOutput) else output
 
@@ -117,7 +117,7 @@ class ClassificationTask(LightningModule):
         self.test_metrics = self._metrics(split).to(self.device)
         self.predictions = Predictions(split, self.num_classes)
 
-    def test_step(self, batch: Batch) -> None:
+    def test_step(self, batch: Batch | ViewBatch) -> None:
         """Count one batch of the reported split and keep its predictions."""
         logits = self._count(self.test_metrics, self.predictions.split, batch)  # type: ignore[union-attr]
         self.predictions.update(logits, batch)  # type: ignore[union-attr]
@@ -145,7 +145,7 @@ class ClassificationTask(LightningModule):
                 "lower optimizer.learning_rate or set trainer.gradient_clip_val"
             )
 
-    def _count(self, metrics: MetricCollection, split: str, batch: Batch) -> Tensor:
+    def _count(self, metrics: MetricCollection, split: str, batch: Batch | ViewBatch) -> Tensor:
         logits: Tensor = self(batch.images)
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
         metrics[f"{split}/loss"].update(losses)

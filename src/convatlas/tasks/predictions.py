@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from convatlas.data.batch import Batch
+from convatlas.data.batch import Batch, ViewBatch
 
 
 class Predictions:
@@ -30,7 +30,7 @@ class Predictions:
         self.num_classes = num_classes
         self._batches: list[tuple[Tensor, ...]] = []
 
-    def update(self, logits: Tensor, batch: Batch) -> None:
+    def update(self, logits: Tensor, batch: Batch | ViewBatch) -> None:
         """Keep one batch: logits (N, num_classes) and its labels and indices."""
         probabilities = logits.float().softmax(dim=1)
         confidences, classes = probabilities.max(dim=1)
