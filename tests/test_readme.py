@@ -1,5 +1,6 @@
 """The README's commands run, on generated images and short schedules."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
 from tests.conftest import FolderRun
 
@@ -37,8 +40,23 @@ def test_the_command_runs(command: str, folder_run: FolderRun, tmp_path: Path) -
         arguments[arguments.index("data=cifar10")] = "data=fashion_mnist_sample"
     if "model=resnet50" in arguments:
         arguments += ["data.image_size=64", "data.resize=null"]
+    if "model.weights=torchvision" in arguments:  # as if it had been fetched before
+        weights = torchvision.models.ResNet50_Weights.DEFAULT
+        cache = tmp_path / "cache" / "hub" / "checkpoints"
+        cache.mkdir(parents=True)
+        torch.save(torchvision.models.resnet50().state_dict(), cache / Path(weights.url).name)
+        arguments += ["data.image_size=64", "data.resize=null"]
+    if "protocol=ten_crop" in arguments:
+        arguments = [
+            argument.replace("runs/first,runs/second", f"{folder_run.run},{folder_run.run}") for argument in arguments
+        ]
+        arguments += ["data.resize=40"]
     done = subprocess.run(
-        [sys.executable, "-m", "convatlas", verb, *arguments], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-m", "convatlas", verb, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "TORCH_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 

@@ -27,7 +27,9 @@ SPOKEN = {PositiveInt: "a positive integer", NonNegativeInt: "an integer from 0"
 """How messages call the types that have no short name."""
 
 OmegaConf.register_new_resolver(
-    "stem_for", lambda image_size: "small" if image_size < SMALL_IMAGE else "imagenet", replace=True
+    "stem_for",  # an unknown size is the paper's
+    lambda image_size: "small" if image_size is not None and image_size < SMALL_IMAGE else "imagenet",
+    replace=True,
 )
 
 

@@ -1,96 +1,171 @@
 """Where torchvision has the same network, state dicts interchange and outputs are equal to the last bit."""
 
-from collections.abc import Callable
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from convatlas.models.alexnet import AlexNetTorchvision
-from convatlas.models.googlenet import GoogLeNetTorchvision
+from convatlas.models.classifier import Classifier
 from convatlas.models.outputs import ClassifierOutput
-from convatlas.models.resnet import ResNet
-from convatlas.models.vgg import VGG
+from tests.models.zoo import NAMES, SMALLER, build, heads, loss, slow_except
+
+PAIRS = {
+    "alexnet": "alexnet_torchvision",
+    "googlenet": "googlenet_torchvision",
+    "vgg11": "vgg11",
+    "vgg13": "vgg13",
+    "vgg16": "vgg16",
+    "vgg19": "vgg19",
+    "vgg11_bn": "vgg11_bn",
+    "vgg13_bn": "vgg13_bn",
+    "vgg16_bn": "vgg16_bn",
+    "vgg19_bn": "vgg19_bn",
+    "resnet18": "resnet18",
+    "resnet34": "resnet34",
+    "resnet50": "resnet50_v15",
+    "resnet101": "resnet101_v15",
+    "resnet152": "resnet152_v15",
+}
+"""torchvision's name of a network: the configuration that builds ours."""
+QUICK = [("alexnet", 96), ("googlenet", 96), ("resnet18", 96), ("resnet50", 96)]
 
 
-def theirs_googlenet() -> nn.Module:
-    net: nn.Module = torchvision.models.googlenet(init_weights=False)
+def theirs(name: str) -> nn.Module:
+    arguments = {"init_weights": True} if name == "googlenet" else {}
+    net: nn.Module = torchvision.models.get_model(name, num_classes=10, **arguments)
     return net
 
 
-def randomise(net: nn.Module) -> None:
-    """Give running statistics, which a new network has at 0 and 1, values that keep activations alive."""
-    for name, buffer in net.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.uniform_(-0.1, 0.0)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.1, 1.0)
-
-
-def exchange(reference: nn.Module, ours: Callable[[], nn.Module]) -> nn.Module:
+def exchange(reference: nn.Module, name: str) -> Classifier:
     """Our network with the weights of the reference, after they have gone both ways."""
-    with torch.device("meta"):
-        net = ours()
-    net.load_state_dict(reference.state_dict(), assign=True)
+    net = build(PAIRS[name], device="meta", stem="imagenet")
+    net.load_state_dict({key: value.clone() for key, value in reference.state_dict().items()}, assign=True)
     reference.load_state_dict(net.state_dict())
     return net
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours", "side"),
-    [
-        (torchvision.models.alexnet, AlexNetTorchvision, 96),
-        (torchvision.models.vgg11, lambda: VGG(configuration="A"), 64),
-        (torchvision.models.vgg16_bn, lambda: VGG(configuration="D", batch_norm=True), 64),
-        (theirs_googlenet, GoogLeNetTorchvision, 96),
-        (torchvision.models.resnet18, lambda: ResNet(depth=18), 96),
-        (torchvision.models.resnet50, lambda: ResNet(depth=50, stride_in="3x3"), 96),
-    ],
-    ids=["alexnet", "vgg11", "vgg16_bn", "googlenet", "resnet18", "resnet50"],
-)
-def test_outputs_are_identical(theirs: Callable[[], nn.Module], ours: Callable[[], nn.Module], side: int) -> None:
+def remember_the_last_batch(net: nn.Module) -> None:
+    """Make the running statistics those of the last batch in training, so that evaluation keeps signals alive."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+
+
+def seeded(net: nn.Module, images: Tensor) -> Any:
+    """The output, with the same dropout for both networks."""
+    torch.manual_seed(1)
+    return net(images)
+
+
+def as_ours(output: Any) -> Tensor | ClassifierOutput:
+    """Of torchvision's GoogLeNet in training, the three outputs in our form."""
+    if isinstance(output, Tensor | ClassifierOutput):
+        return output
+    return ClassifierOutput(output.logits, (output.aux_logits1, output.aux_logits2))
+
+
+def relative_difference(ours: Tensor | None, expected: Tensor | None) -> float:
+    assert ours is not None
+    assert expected is not None
+    assert expected.norm() > 0
+    return float((ours - expected).norm() / expected.norm())
+
+
+def compare(name: str, side: int) -> None:
     torch.manual_seed(0)
-    reference = theirs().eval()
-    randomise(reference)
-    net = exchange(reference, ours).eval()
+    reference = theirs(name)
+    net = exchange(reference, name)
     images = torch.randn(2, 3, side, side)
+    for each in (reference, net):
+        remember_the_last_batch(each)
+        each.train()
+    expected, output = as_ours(seeded(reference, images)), seeded(net, images)
+    assert len(heads(output)) == len(heads(expected)) == (3 if name == "googlenet" else 1)
+    for ours, logits in zip(heads(output), heads(expected), strict=True):
+        assert logits.std() > 0
+        assert torch.equal(ours, logits)
+    statistics = dict(reference.named_buffers())
+    assert all(torch.equal(value, statistics[key]) for key, value in net.named_buffers())
+
     with torch.inference_mode():
-        expected, logits = reference(images), net(images)
-    assert expected.std() > 0
-    assert torch.equal(logits, expected)
+        logits, ours = reference.eval()(images), net.eval()(images)
+    assert logits.std() > 0
+    assert torch.equal(ours, logits)
+
+    loss(expected).backward()  # type: ignore[no-untyped-call]
+    loss(output).backward()  # type: ignore[no-untyped-call]
+    differences = {
+        key: relative_difference(parameter.grad, reference.get_parameter(key).grad)
+        for key, parameter in net.named_parameters()
+    }
+    assert {key: value for key, value in differences.items() if not value <= 1e-6} == {}
 
 
-def test_googlenet_auxiliary_outputs_are_identical() -> None:
-    torch.manual_seed(0)
-    reference: nn.Module = torchvision.models.googlenet(
-        init_weights=False, dropout=0.0, dropout_aux=0.0, num_classes=10
-    )
-    net = exchange(reference, lambda: GoogLeNetTorchvision(dropout=0.0, auxiliary_dropout=0.0, num_classes=10))
-    images = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        expected, output = reference.train()(images), net.train()(images)
-    assert isinstance(output, ClassifierOutput)
-    assert torch.equal(output.logits, expected.logits)
-    assert torch.equal(output.auxiliary[0], expected.aux_logits1)
-    assert torch.equal(output.auxiliary[1], expected.aux_logits2)
+@pytest.mark.parametrize(("name", "side"), QUICK)
+def test_training_and_evaluation_are_identical(name: str, side: int) -> None:
+    """Outputs in both modes, every gradient, and the running statistics."""
+    compare(name, side)
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        (torchvision.models.vgg13, lambda: VGG(configuration="B")),
-        (torchvision.models.vgg16, lambda: VGG(configuration="D")),
-        (torchvision.models.vgg19, lambda: VGG(configuration="E")),
-        (torchvision.models.vgg11_bn, lambda: VGG(configuration="A", batch_norm=True)),
-        (torchvision.models.vgg13_bn, lambda: VGG(configuration="B", batch_norm=True)),
-        (torchvision.models.vgg19_bn, lambda: VGG(configuration="E", batch_norm=True)),
-        (torchvision.models.resnet34, lambda: ResNet(depth=34)),
-        (torchvision.models.resnet101, lambda: ResNet(depth=101, stride_in="3x3")),
-        (torchvision.models.resnet152, lambda: ResNet(depth=152, stride_in="3x3")),
-    ],
-)
-def test_names_and_shapes_are_identical(theirs: Callable[[], nn.Module], ours: Callable[[], nn.Module]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAIRS)
+def test_training_and_evaluation_are_identical_at_the_paper_s_size(name: str) -> None:
+    compare(name, 224)
+
+
+@pytest.mark.parametrize("name", slow_except(SMALLER, NAMES))
+def test_torchvision_name(name: str) -> None:
+    """It is given for the networks that fit, and for no others; the small stem fits nothing."""
+    expected = {config: torchvision_name for torchvision_name, config in PAIRS.items()}.get(name)
+    net = build(name, device="meta", stem="imagenet", num_classes=1000)
+    assert net.torchvision_name == expected
+    assert build(name, device="meta").torchvision_name is None
+    if expected is not None:
+        arguments = {"init_weights": False} if expected == "googlenet" else {}
+        with torch.device("meta"):
+            reference = torchvision.models.get_model(expected, **arguments).state_dict()
+        shapes = {key: value.shape for key, value in net.state_dict().items()}
+        assert shapes == {key: value.shape for key, value in reference.items()}
+
+
+def test_no_network_of_torchvision_is_left_out() -> None:
+    families = ("alexnet", "googlenet", "vgg*", "resnet*")
+    assert set(PAIRS) == {
+        name for family in families for name in torchvision.models.list_models(torchvision.models, include=family)
+    }
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what torch is asked to compute, by operation and the shapes of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        shapes = [tuple(leaf.shape) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        self.counts[f"{func} {shapes}"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", slow_except(["alexnet", "googlenet", "vgg11_bn", "resnet18", "resnet50"], list(PAIRS)))
+def test_a_training_step_is_the_same_operations(name: str) -> None:
+    """No operation more than torchvision's, forward and backward: speed, as far as it does not depend on the day."""
+    counts = []
     with torch.device("meta"):
-        expected, net = theirs().state_dict(), ours().state_dict()
-    assert {name: t.shape for name, t in net.items()} == {name: t.shape for name, t in expected.items()}
+        arguments = {"init_weights": False} if name == "googlenet" else {}
+        reference = torchvision.models.get_model(name, num_classes=10, **arguments)
+        for net in (reference, build(PAIRS[name], device="meta", stem="imagenet")):
+            with Operations() as operations:
+                loss(as_ours(net.train()(torch.empty(2, 3, 224, 224)))).backward()  # type: ignore[no-untyped-call]
+            counts.append(operations.counts)
+    theirs_counts, ours_counts = counts
+    assert sum(ours_counts.values()) > 40
+    assert (ours_counts - theirs_counts, theirs_counts - ours_counts) == (Counter(), Counter())

@@ -1,102 +1,207 @@
-"""Every configuration of ``conf/model`` that classifies, as it is built for 32-pixel images."""
+"""Every configuration of ``conf/model`` that classifies, as it is built for 32-pixel images unless a test says so."""
 
+import os
+import shutil
+import sysconfig
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import cast
 
-import hydra
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from convatlas.models.classifier import Classifier
 from convatlas.models.outputs import ClassifierOutput
+from convatlas.models.resnet import CifarResNet
+from convatlas.restore import load_net
+from convatlas.run.checkpoints import KEY, AtomicCheckpointIO, read_run_checkpoint
+from tests.models.zoo import FILES, NAMES, SMALLER, build, heads, load, loss, net_config, slow_except
 
-FILES = sorted((Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 SIDE = 32
+TRACED = ["alexnet", "googlenet", "resnet18"]
+"""By default; the others take the compilers minutes."""
+MAPS_AT_224 = {
+    "alexnet": "conv1 96 55, pool1 96 27, conv2 256 27, pool2 256 13, conv3 384 13, conv4 384 13, conv5 256 13, "
+    "pool5 256 6",
+    "alexnet_torchvision": "conv1 64 55, pool1 64 27, conv2 192 27, pool2 192 13, conv3 384 13, conv4 256 13, "
+    "conv5 256 13, pool5 256 6",
+    "vgg": "conv1 64 224, pool1 64 112, conv2 128 112, pool2 128 56, conv3 256 56, pool3 256 28, conv4 512 28, "
+    "pool4 512 14, conv5 512 14, pool5 512 7",
+    "googlenet": "conv1 64 112, conv3 192 56, inception3a 256 28, inception3b 480 28, inception4a 512 14, "
+    "inception4b 512 14, inception4c 512 14, inception4d 528 14, inception4e 832 14, inception5a 832 7, "
+    "inception5b 1024 7",
+    "basic": "conv1 64 112, layer1 64 56, layer2 128 28, layer3 256 14, layer4 512 7",
+    "bottleneck": "conv1 64 112, layer1 256 56, layer2 512 28, layer3 1024 14, layer4 2048 7",
+    "cifar": "conv1 16 224, layer1 16 224, layer2 32 112, layer3 64 56",
+}
+"""Name, channels and side of each feature map at 224 pixels, from the papers' tables."""
 
 
-class Classifier(Protocol):
-    """The surface that every classification network has."""
-
-    num_classes: int
-    num_features: int
-
-    def forward_features(self, x: Tensor) -> Tensor: ...
-    def reset_classifier(self, num_classes: int) -> None: ...
-
-
-def load(name: str) -> DictConfig:
-    file = next(file for file in FILES if file.stem == name)
-    return cast(DictConfig, OmegaConf.load(file))
+def family(name: str) -> str:
+    """The key of ``MAPS_AT_224`` that describes a configuration."""
+    if name in MAPS_AT_224:
+        return name
+    if name.endswith("_cifar"):
+        return "cifar"
+    if name.startswith(("resnet", "plain")):
+        return "basic" if name.endswith(("18", "34")) else "bottleneck"
+    return "vgg" if name.startswith("vgg") else "googlenet"
 
 
-NAMES = [file.stem for file in FILES if "/task/classification@_here_" in load(file.stem).get("defaults", [])]
+def images(count: int = 2, side: int = SIDE) -> Tensor:
+    return torch.randn(count, 3, side, side)
 
 
-LARGEST = "resnet1202_cifar"  # too slow to build here; test_facts.py counts its parameters
-SMALLER = [name for name in NAMES if name != LARGEST]
+@pytest.fixture(scope="module", params=SMALLER)
+def name(request: pytest.FixtureRequest) -> str:
+    return cast(str, request.param)
 
 
-def build(name: str, *, device: str = "cpu", num_classes: int = 10, **arguments: Any) -> nn.Module:
-    net = load(name).net
-    if "stem" in net:
-        net.stem = "small"
-    with torch.device(device):
-        model: nn.Module = hydra.utils.instantiate(net, num_classes=num_classes, **arguments)
-    return model
-
-
-def surface(model: nn.Module) -> Classifier:
-    return cast(Classifier, model)
+@pytest.fixture(scope="module")
+def model(name: str) -> Classifier:
+    """One network for several tests: each sets the mode that it needs."""
+    torch.manual_seed(0)
+    return build(name)
 
 
 def test_there_are_configurations() -> None:
     assert len(NAMES) >= 36
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_configuration_form(name: str) -> None:
-    lines = next(file for file in FILES if file.stem == name).read_text().splitlines()
-    assert load(name).name == name
+@pytest.mark.parametrize("config", NAMES)
+def test_configuration_form(config: str) -> None:
+    lines = FILES[config].read_text().splitlines()
+    assert load(config).name == config
     assert len(lines) <= 13
     assert lines[0].startswith("# ")
     assert "M parameters" in lines[0]
 
 
-@pytest.mark.parametrize("name", SMALLER)
-def test_learns_from_small_images(name: str) -> None:
-    """Finite logits in both modes, and a gradient for every parameter, those of auxiliary heads included."""
-    torch.manual_seed(0)
-    model = build(name)
-    output = model.train()(torch.randn(2, 3, SIDE, SIDE))
-    heads = (output.logits, *output.auxiliary) if isinstance(output, ClassifierOutput) else (output,)
-    labels = torch.tensor([3, 7])
-    losses = [nn.functional.cross_entropy(logits, labels) for logits in heads]
-    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
-    assert all(logits.shape == (2, 10) and logits.isfinite().all() for logits in heads)
+def test_learns_from_small_images(model: Classifier) -> None:
+    """Finite logits at two sizes, and a gradient for every parameter, those of auxiliary heads included."""
+    output = model.train()(images())
+    loss(output).backward()  # type: ignore[no-untyped-call]
+    assert all(logits.shape == (2, 10) and logits.isfinite().all() for logits in heads(output))
     without = [k for k, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert without == []
+    model.zero_grad()
+    for side in (SIDE, 48):
+        with torch.inference_mode():
+            logits = model.eval()(images(1, side))
+        assert logits.shape == (1, 10)
+        assert logits.isfinite().all()
+
+
+def test_last_feature_map_is_forward_features(model: Classifier) -> None:
+    batch = images()
     with torch.inference_mode():
-        logits = model.eval()(torch.randn(1, 3, SIDE, SIDE))
-    assert logits.shape == (1, 10)
-    assert logits.isfinite().all()
-
-
-@pytest.mark.parametrize("name", SMALLER)
-def test_surface(name: str) -> None:
-    """Shapes only, so nothing is computed."""
-    model = build(name, device="meta", in_channels=1).eval()
-    images = torch.empty(3, 1, SIDE, SIDE, device="meta")
-    features = surface(model).forward_features(images)
+        maps = model.eval().feature_maps(batch)
+        features = model.forward_features(batch)
     assert features.dim() == 4
-    assert features.shape[0] == 3
-    assert surface(model).num_classes == 10
+    assert features.std() > 0
+    assert torch.equal(list(maps.values())[-1], features)
+
+
+def test_checkpoints_bring_the_network_back(name: str, model: Classifier, tmp_path: Path) -> None:
+    """Built from the configuration that the checkpoint holds, and filled with its tensors, strictly."""
+    state = model.state_dict()
+    config = {"model": {"net": OmegaConf.to_container(net_config(name))}, "data": {}}
+    path = tmp_path / "best.ckpt"
+    checkpoint = {"state_dict": {f"net.{key}": value for key, value in state.items()}, KEY: {"config": config}}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+    restored = load_net(read_run_checkpoint(path))
+    path.unlink()  # 140 MB for each VGG
+    assert type(restored) is type(model)
+    assert list(restored.state_dict()) == list(state)
+    assert all(torch.equal(value, state[key]) for key, value in restored.state_dict().items())
+
+
+@pytest.mark.parametrize("config", slow_except(SMALLER, NAMES))
+def test_surface(config: str) -> None:
+    """Shapes only, so nothing is computed."""
+    net = build(config, device="meta", in_channels=1).eval()
+    assert isinstance(net, Classifier)
+    batch = torch.empty(3, 1, SIDE, SIDE, device="meta")
+    assert net.forward_features(batch).shape[:2] == (3, list(net.feature_maps(batch).values())[-1].shape[1])
+    assert (net.num_classes, net.in_channels, net.dilation) == (10, 1, 1)
+    assert net.image_size == (32 if config.endswith("_cifar") else 224)
     with torch.device("meta"):
-        surface(model).reset_classifier(7)
-    assert surface(model).num_classes == 7
-    assert model(images).shape == (3, 7)
-    output = model.train()(images)
-    if isinstance(output, ClassifierOutput):
-        assert all(logits.shape == (3, 7) for logits in output.auxiliary)
-    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    assert linear[-1].weight.shape == (7, surface(model).num_features)
+        net.reset_classifier(7)
+    assert net.num_classes == 7
+    assert net(batch).shape == (3, 7)
+    output = net.train()(batch)
+    assert isinstance(output, ClassifierOutput) == config.startswith("googlenet")
+    assert all(logits.shape == (3, 7) for logits in heads(output))
+    last = net.get_submodule(net.classifier_name)
+    assert isinstance(last, nn.Linear)
+    assert last.weight.shape == (7, net.num_features)
+
+
+@pytest.mark.parametrize("config", slow_except(SMALLER, NAMES))
+def test_feature_maps_at_the_paper_s_size(config: str) -> None:
+    net = build(config, device="meta", stem="imagenet").eval()
+    maps = net.feature_maps(torch.empty(1, 3, 224, 224, device="meta"))
+    found = ", ".join(f"{key} {value.shape[1]} {value.shape[2]}" for key, value in maps.items())
+    assert found == MAPS_AT_224[family(config)]
+    assert all(value.shape[2] == value.shape[3] for value in maps.values())
+
+
+@pytest.mark.parametrize("config", ["alexnet", "googlenet", "resnet18"])
+def test_paper_s_stem_takes_more_than_one_size(config: str) -> None:
+    torch.manual_seed(0)
+    net = build(config, stem="imagenet")
+    for side in (64, 97):
+        output = net.train()(images(side=side))
+        assert all(logits.shape == (2, 10) and logits.isfinite().all() for logits in heads(output))
+        with torch.inference_mode():
+            assert net.eval()(images(side=side)).std() > 0
+
+
+@pytest.mark.parametrize("config", slow_except(TRACED, SMALLER))
+def test_compiles_as_one_graph(config: str) -> None:
+    """Both modes are traced without a break; what a backend makes of the graph is torch's affair."""
+    torch.manual_seed(0)
+    net = build(config)
+    batch = images()
+    torch.compiler.reset()
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    for training in (False, True):
+        net.train(training)
+        outputs = []
+        for function in (net, compiled):
+            torch.manual_seed(1)  # the same dropout
+            with torch.no_grad():
+                outputs.append(heads(function(batch)))
+        torch.testing.assert_close(outputs[1], outputs[0])
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("config", slow_except(TRACED, SMALLER))
+def test_exports(config: str) -> None:
+    torch.manual_seed(0)
+    net = build(config).eval()
+    batch = images()
+    with torch.no_grad():
+        exported = torch.export.export(net, (batch,)).module()
+        assert torch.equal(exported(batch), net(batch))
+
+
+@pytest.mark.slow
+def test_inductor_trains_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("no C++ compiler for torch's inductor")
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        pytest.skip("no headers of Python for torch's inductor")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    net = CifarResNet(depth=8)
+    batch = images(4)
+    torch.compiler.reset()
+    gradients = []
+    for function in (net, torch.compile(net, fullgraph=True)):
+        net.zero_grad()
+        loss(function(batch)).backward()  # type: ignore[no-untyped-call]
+        gradients.append({key: parameter.grad for key, parameter in net.named_parameters()})
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+    torch.compiler.reset()

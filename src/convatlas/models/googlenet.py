@@ -1,5 +1,6 @@
 """GoogLeNet (Szegedy et al., "Going Deeper with Convolutions", CVPR 2015), and torchvision's form of it."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
@@ -176,7 +177,21 @@ class _GoogLeNet(Classifier):
 
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, C, H, W) to maps (N, c, h, w): ``conv1``, ``conv3``, ``inception3a`` … ``inception5b``."""
+        return self._maps_and_auxiliary(x, {})[0]
+
+    def forward(self, x: Tensor) -> Tensor | ClassifierOutput:
+        """Map images (N, C, H, W) to logits (N, num_classes), in training with those of the auxiliary heads."""
+        heads = {"inception4a": self.aux1, "inception4d": self.aux2} if self.training else {}
+        maps, auxiliary = self._maps_and_auxiliary(x, heads)
+        logits: Tensor = self.fc(self.dropout(F.adaptive_avg_pool2d(maps["inception5b"], 1).flatten(1)))
+        return ClassifierOutput(logits, auxiliary) if self.training else logits
+
+    def _maps_and_auxiliary(
+        self, x: Tensor, heads: Mapping[str, AuxiliaryHead]
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """The maps, and what the heads make of theirs: each as its map is there, which fixes the order of dropout."""
         maps: dict[str, Tensor] = {"conv1": self.conv1(x)}
+        auxiliary = []
         maps["conv3"] = self.conv3(self.conv2(self.norm1(self.maxpool1(maps["conv1"]))))
         x = self.maxpool2(self.norm2(maps["conv3"]))
         for name in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
@@ -184,16 +199,11 @@ class _GoogLeNet(Classifier):
                 x = self.maxpool3(x)
             elif name == "5a":
                 x = self.maxpool4(x)
-            x = maps[f"inception{name}"] = self.get_submodule(f"inception{name}")(x)
-        return maps
-
-    def forward(self, x: Tensor) -> Tensor | ClassifierOutput:
-        """Map images (N, C, H, W) to logits (N, num_classes), in training with those of the auxiliary heads."""
-        maps = self.feature_maps(x)
-        logits: Tensor = self.fc(self.dropout(F.adaptive_avg_pool2d(maps["inception5b"], 1).flatten(1)))
-        if not self.training:
-            return logits
-        return ClassifierOutput(logits, (self.aux1(maps["inception4a"]), self.aux2(maps["inception4d"])))
+            name = f"inception{name}"
+            x = maps[name] = self.get_submodule(name)(x)
+            if name in heads:
+                auxiliary.append(heads[name](x))
+        return maps, tuple(auxiliary)
 
     def score_map(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to class scores (N, num_classes, h, w), whose mean is the network's output."""

@@ -1,0 +1,126 @@
+"""Step time of our networks relative to torchvision's of the same name, with the same weights.
+
+    python -m benchmarks.architectures [--pairs 7] [--side 64] [--batch 8] [--models resnet18,vgg16] [--threads 1]
+
+A step is forward and backward in training mode, on a GPU if there is one. The two alternate in one process, each pair
+in the order ours, torchvision's, torchvision's, ours, so that a machine that slows down or speeds up meanwhile does so
+for both. Prints every pair's ratio and the median of each network; target: no median above 1.02.
+"""
+
+import argparse
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convatlas.models.alexnet import AlexNetTorchvision
+from convatlas.models.googlenet import GoogLeNetTorchvision
+from convatlas.models.resnet import ResNet
+from convatlas.models.vgg import VGG
+
+OURS: dict[str, Callable[[], nn.Module]] = {
+    "alexnet": AlexNetTorchvision,
+    "googlenet": GoogLeNetTorchvision,
+    "vgg11": lambda: VGG(configuration="A"),
+    "vgg13": lambda: VGG(configuration="B"),
+    "vgg16": lambda: VGG(configuration="D"),
+    "vgg19": lambda: VGG(configuration="E"),
+    "vgg11_bn": lambda: VGG(configuration="A", batch_norm=True),
+    "vgg13_bn": lambda: VGG(configuration="B", batch_norm=True),
+    "vgg16_bn": lambda: VGG(configuration="D", batch_norm=True),
+    "vgg19_bn": lambda: VGG(configuration="E", batch_norm=True),
+    "resnet18": lambda: ResNet(depth=18),
+    "resnet34": lambda: ResNet(depth=34),
+    "resnet50": lambda: ResNet(depth=50, stride_in="3x3"),
+    "resnet101": lambda: ResNet(depth=101, stride_in="3x3"),
+    "resnet152": lambda: ResNet(depth=152, stride_in="3x3"),
+}
+TARGET = 1.02
+WARM_UP = 3
+
+
+def networks(name: str, device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """Ours and torchvision's, with the same weights, in training mode."""
+    arguments = {"init_weights": False} if name == "googlenet" else {}
+    theirs: nn.Module = torchvision.models.get_model(name, **arguments)
+    ours = OURS[name]()
+    ours.load_state_dict(theirs.state_dict())
+    return ours.to(device).train(), theirs.to(device).train()
+
+
+def outputs(output: Tensor | tuple[Tensor | tuple[Tensor, ...], ...]) -> list[Tensor]:
+    """The logits of all heads, however they are nested."""
+    return [output] if isinstance(output, Tensor) else [logits for part in output for logits in outputs(part)]
+
+
+def step_time(net: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Seconds of one forward and backward pass; gradients stay allocated from step to step."""
+    net.zero_grad(set_to_none=False)
+    gc.collect()
+    synchronise(images.device)
+    start = time.perf_counter()
+    losses = [F.cross_entropy(logits, labels) for logits in outputs(net(images))]
+    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+    synchronise(images.device)
+    return time.perf_counter() - start
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU to finish; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ratios(name: str, pairs: int, images: Tensor, labels: Tensor) -> list[float]:
+    """Our time over torchvision's, of each pair."""
+    ours, theirs = networks(name, images.device)
+    for _ in range(WARM_UP):
+        step_time(ours, images, labels)
+        step_time(theirs, images, labels)
+    found = []
+    for _ in range(pairs):
+        first, second, third, fourth = (step_time(net, images, labels) for net in (ours, theirs, theirs, ours))
+        found.append((first + fourth) / (second + third))
+    return found
+
+
+def main() -> None:
+    """Measure the chosen networks one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--side", type=int, default=64, help="of the images, in pixels")
+    parser.add_argument("--batch", type=int, default=8, help="images a step")
+    parser.add_argument("--models", default=",".join(OURS), help="torchvision's names, by commas")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    arguments = parser.parse_args()
+    names = arguments.models.split(",")
+    if unknown := [name for name in names if name not in OURS]:
+        parser.error(f"--models: no {', '.join(unknown)}; choose from {', '.join(OURS)}")
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    described = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    print(
+        f"{described}, {arguments.threads} threads, torch {torch.__version__}; "
+        f"{arguments.batch} images of {arguments.side} pixels, {arguments.pairs} pairs"
+    )
+    images = torch.randn(arguments.batch, 3, arguments.side, arguments.side, device=device)
+    labels = torch.arange(arguments.batch, device=device)
+    medians = {}
+    for name in names:
+        found = ratios(name, arguments.pairs, images, labels)
+        medians[name] = statistics.median(found)
+        print(f"{name:<10} median {medians[name]:.3f}  pairs {' '.join(f'{r:.3f}' for r in found)}", flush=True)
+    worst = max(medians, key=lambda name: medians[name])
+    verdict = "within" if medians[worst] <= TARGET else "above"
+    print(f"worst median ours/torchvision: {medians[worst]:.3f} ({worst}), {verdict} {TARGET}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What a network is made of, layer by layer: shapes, parameters, multiply-adds and receptive fields.
+
+The network is traced and run on the meta device, so nothing is computed and the largest takes a second.
+"""
+
+import copy
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from convatlas.models.classifier import Classifier
+
+KINDS: dict[type[nn.Module], str] = {
+    nn.Conv2d: "convolution",
+    nn.MaxPool2d: "max pool",
+    nn.AdaptiveAvgPool2d: "average pool",
+    nn.BatchNorm2d: "batch norm",
+    nn.LocalResponseNorm: "local response norm",
+    nn.Linear: "linear",
+}
+FUNCTIONS = {
+    F.adaptive_avg_pool2d: "average pool",
+    torch.cat: "concatenate",
+    operator.add: "add",
+    operator.iadd: "add",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a network, as one image passes it.
+
+    Attributes:
+        name: Its path in the network; for what is no module, the path of the module that does it and what it does.
+        kind: ``convolution``, ``max pool``, ``average pool``, ``batch norm``, ``local response norm``, ``linear``,
+            ``add`` or ``concatenate``.
+        output_shape: (C, H, W), or (features,).
+        kernel: Side of what it reads, in positions of its input; None where that is one position.
+        stride: Step, in positions of its input; None likewise.
+        dilation: Distance between the positions that it reads.
+        groups: Groups of a convolution.
+        parameters: Weights and biases.
+        multiply_adds: Of convolutions and linear layers, what the papers call FLOPs; 0 for the others.
+        receptive_field: Side of the part of the image that one position of the output sees, in pixels.
+        jump: Distance of neighbouring positions of the output, in pixels.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    kernel: int | None
+    stride: int | None
+    dilation: int
+    groups: int
+    parameters: int
+    multiply_adds: int
+    receptive_field: int
+    jump: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The layers of a network and their sums.
+
+    Attributes:
+        layers: In the order of execution.
+        auxiliary_parameters: Parameters that serve in training only: auxiliary heads.
+    """
+
+    layers: tuple[Layer, ...]
+    auxiliary_parameters: int
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases at inference."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds for one image."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def receptive_field(self) -> int:
+        """Side in pixels of what the last map before the global average pool sees; the end's, if there is none."""
+        before = list(_before_global_pool(self.layers))
+        return before[-1].receptive_field
+
+
+def analyse(net: Classifier, image_size: int) -> Analysis:
+    """Take a network apart.
+
+    Receptive fields follow r += (k - 1) d j and j *= s from layer to layer (Araujo et al., "Computing Receptive
+    Fields", 2019); a linear layer that reads a map of h x h is a kernel of h; where paths meet, the largest counts.
+
+    Args:
+        net: The network, on any device; it is not changed.
+        image_size: Height and width of the image, in pixels.
+    """
+    on_meta = copy.deepcopy(net).to("meta").eval()
+    total = sum(parameter.numel() for parameter in net.parameters())
+    graph = _Tracer().trace(on_meta)
+    recorder = _Recorder(fx.GraphModule(on_meta, graph))
+    recorder.run(torch.empty(1, net.in_channels, image_size, image_size, device="meta"))
+    layers = tuple(recorder.layers)
+    return Analysis(layers, total - sum(layer.parameters for layer in layers))
+
+
+def _before_global_pool(layers: tuple[Layer, ...]) -> Iterator[Layer]:
+    for layer in layers:
+        if layer.kind == "average pool" and layer.output_shape[1:] == (1, 1):
+            return
+        yield layer
+
+
+class _Tracer(fx.Tracer):
+    """Keeps whole what is a layer, our dilated pools included."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, tuple(KINDS)) or super().is_leaf_module(m, module_qualified_name)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    receptive_field: int = 1
+    jump: int = 1
+    side: int = 1
+    """Positions a side; survives the flattening."""
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a traced network and notes every layer."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.layers: list[Layer] = []
+        self.grids: dict[fx.Node, _Grid] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one operation on tensors without content, and note it if it is a layer."""
+        out = super().run_node(n)
+        before = max((self.grids[node] for node in n.all_input_nodes), key=lambda g: g.receptive_field, default=_Grid())
+        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        kind = FUNCTIONS.get(n.target) if module is None else _kind(module)  # type: ignore[arg-type]
+        kernel, stride, dilation = 1, 1, 1
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            kernel, stride, dilation = (_side(value) for value in (module.kernel_size, module.stride, module.dilation))
+        elif kind == "average pool" and out.shape[-1] < before.side:  # otherwise it reads single positions
+            stride = before.side // out.shape[-1]
+            kernel = before.side - (out.shape[-1] - 1) * stride
+        elif kind == "linear":
+            kernel = before.side
+        self.grids[n] = after = _Grid(
+            before.receptive_field + (kernel - 1) * dilation * before.jump,
+            before.jump * stride,
+            1 if kind == "linear" else _positions(before, out, kind),
+        )
+        if kind is not None and not (kind == "average pool" and kernel == 1):
+            self.layers.append(
+                Layer(
+                    name=_name(n, kind),
+                    kind=kind,
+                    output_shape=tuple(out.shape[1:]),
+                    kernel=kernel if kernel > 1 or kind == "convolution" else None,
+                    stride=stride if kind in ("convolution", "max pool", "average pool") else None,
+                    dilation=dilation,
+                    groups=module.groups if isinstance(module, nn.Conv2d) else 1,
+                    parameters=sum(p.numel() for p in module.parameters()) if module is not None else 0,
+                    multiply_adds=_multiply_adds(module, out),
+                    receptive_field=after.receptive_field,
+                    jump=after.jump,
+                )
+            )
+        return out
+
+
+def _positions(before: _Grid, out: Any, kind: str | None) -> int:
+    if not isinstance(out, Tensor) or out.dim() != 4:
+        return before.side
+    side: int = out.shape[-1]
+    return min(before.side, side) if kind == "average pool" else side  # repeated positions see nothing new
+
+
+def _kind(module: nn.Module) -> str | None:
+    return next((kind for layer, kind in KINDS.items() if isinstance(module, layer)), None)
+
+
+def _name(node: fx.Node, kind: str) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    inside = list(node.meta["nn_module_stack"])[-1] if node.meta.get("nn_module_stack") else ""
+    return f"{inside}.{kind}" if inside else kind.replace(" ", "_")
+
+
+def _side(value: int | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else value[0]
+
+
+def _multiply_adds(module: nn.Module | None, out: Tensor) -> int:
+    if isinstance(module, nn.Conv2d):
+        return out[0].numel() * module.weight[0].numel()
+    return module.weight.numel() if isinstance(module, nn.Linear) else 0

@@ -1,0 +1,104 @@
+"""The networks that a description is about, built without images or memory for weights."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from convatlas.config import compose, fill_num_classes, overridden_keys, project_path
+from convatlas.errors import UserError
+from convatlas.models.classifier import Classifier
+from convatlas.models.weights import load_weights
+from convatlas.restore import checkpoint_path, load_net
+from convatlas.run.checkpoints import KEY, read_run_checkpoint
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and the images it is for.
+
+    Attributes:
+        name: Its configuration.
+        net: On the meta device, unless it is trained.
+        image_size: Height and width of its images, in pixels.
+        trained: Whether it has a checkpoint's or a file's weights.
+    """
+
+    name: str
+    net: Classifier
+    image_size: int
+    trained: bool = False
+
+
+def model_names() -> list[str]:
+    """Every configuration of ``conf/model``, ``resnet50`` before ``resnet101``."""
+    names = [file.stem for file in project_path("conf").joinpath("model").glob("*.yaml")]
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+
+
+def described_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose the configuration of a description; ``model=all`` puts every network under ``models``.
+
+    With ``run`` or ``checkpoint``, the network and its images are the checkpoint's.
+
+    Raises:
+        UserError: As ``compose``; a choice that the checkpoint or ``model=all`` has made already.
+    """
+    chosen = [override for override in overrides if override != "model=all"]
+    keys = overridden_keys(chosen)
+    of_one = sorted(key for key in keys if key.partition(".")[0] in ("model", "run", "checkpoint", "output"))
+    if len(chosen) < len(overrides):
+        if of_one:
+            raise UserError(f"{of_one[0]}: this is of one network, and model=all of all; name one as model=…")
+        return _needed(compose(name, [*chosen, *(f"+model@models.{model}={model}" for model in model_names())]))
+    config = _needed(compose(name, chosen))
+    path = checkpoint_path(config.run, config.checkpoint)
+    if path is not None:
+        if any(key.partition(".")[0] in ("model", "data") for key in keys):
+            raise UserError(f"the network and its images come from {path}; leave model and data out")
+        metadata = read_run_checkpoint(path)[KEY]
+        with open_dict(config):
+            stored = metadata["config"]["data"] | {"num_classes": len(metadata["class_list"])}
+            config.data = {key: stored[key] for key in ("num_classes", "in_channels", "image_size")}
+            config.model = OmegaConf.create(metadata["config"]["model"])
+            config.model.weights = None
+    return config
+
+
+def described_networks(config: DictConfig) -> list[Network]:
+    """Build what ``described_config`` composed.
+
+    Raises:
+        UserError: The data's classes are asked of files that are not there; weights that do not fit.
+    """
+    path = checkpoint_path(config.run, config.checkpoint)
+    if path is not None:
+        return [Network(config.model.name, load_net(read_run_checkpoint(path)), config.data.image_size, trained=True)]
+    if "_target_" in config.data:
+        fill_num_classes(config, len(instantiate(config.data).class_list.names))
+    return [_build(model, config.data) for model in (config.get("models") or {"": config.model}).values()]
+
+
+def _build(model: DictConfig, data: DictConfig) -> Network:
+    target = get_class(model.net._target_)
+    papers = inspect.signature(target).parameters["num_classes"].default
+    num_classes = papers if data.num_classes is None else data.num_classes
+    trained = model.weights is not None
+    with torch.device("cpu" if trained else "meta"):
+        net: Classifier = instantiate(model.net, num_classes=num_classes)
+    if trained:
+        load_weights(net, model.weights, reset_classifier=model.reset_classifier)
+    return Network(model.name, net, data.image_size or net.image_size, trained)
+
+
+def _needed(config: DictConfig) -> DictConfig:
+    """Leave of the data what a description needs: the files only where nothing else knows the classes."""
+    if "_target_" not in config.data or config.data.num_classes is not None:
+        with open_dict(config):
+            config.data = {key: config.data[key] for key in ("num_classes", "in_channels", "image_size")}
+            del config.augment
+    return config
