@@ -1,12 +1,24 @@
 """The command line: one JSON document, one-line errors, exit statuses."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from convatlas import cli
 from tests.conftest import Command
+
+
+def test_a_verb_of_two_words_is_a_pipeline_with_an_underscore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data_count.py").write_text('"""Count."""\nimport sys\nprint(sys.argv[1:])\n')
+    monkeypatch.setattr(cli, "project_path", lambda name: tmp_path)
+    monkeypatch.setattr(sys, "argv", ["convatlas", "data", "count", "root=x"])
+    assert cli.main() == 0
+    assert capsys.readouterr().out == "['root=x']\n"
 
 
 def test_without_arguments_the_verbs_are_listed(convatlas: Command) -> None:

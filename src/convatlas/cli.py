@@ -1,4 +1,4 @@
-"""The command line: ``convatlas VERB [overrides]`` runs ``pipelines/VERB.py``.
+"""The command line: ``convatlas VERB [overrides]`` runs ``pipelines/VERB.py``; ``data verify`` is ``data_verify.py``.
 
 Results go to standard output; progress, logs and errors go to standard error.
 """
@@ -26,19 +26,21 @@ Pipeline = Callable[..., dict[str, Any]]
 
 def main() -> int:
     """Run one verb; the entry point of the ``convatlas`` command."""
-    verbs = {path.stem: path for path in sorted(project_path("pipelines").glob("*.py"))}
+    verbs = {path.stem.replace("_", " "): path for path in sorted(project_path("pipelines").glob("*.py"))}
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         _usage(verbs)
         return 0
-    if arguments[0] not in verbs:
-        sys.stderr.write(f"convatlas: error: no verb '{arguments[0]}': one of {', '.join(verbs)}\n")
+    words = 2 if " ".join(arguments[:2]) in verbs else 1
+    verb, overrides = " ".join(arguments[:words]), arguments[words:]
+    if verb not in verbs:
+        sys.stderr.write(f"convatlas: error: no verb '{verb}': one of {', '.join(verbs)}\n")
         return 2
-    if any(argument in ("-h", "--help") for argument in arguments[1:]):
-        _help(verbs[arguments[0]])
+    if any(argument in ("-h", "--help") for argument in overrides):
+        _help(verbs[verb])
         return 0
-    sys.argv = [str(verbs[arguments[0]]), *arguments[1:]]
-    runpy.run_path(str(verbs[arguments[0]]), run_name="__main__")
+    sys.argv = [str(verbs[verb]), *overrides]
+    runpy.run_path(str(verbs[verb]), run_name="__main__")
     return 0
 
 
@@ -96,7 +98,7 @@ def _user_error(error: BaseException | None) -> UserError | None:
 def _usage(verbs: Mapping[str, Path]) -> None:
     sys.stdout.write("convatlas VERB [key=value …]\n\n")
     for verb, path in verbs.items():
-        sys.stdout.write(f"  {verb:<10}{_docstring(path).splitlines()[0]}\n")
+        sys.stdout.write(f"  {verb:<14}{_docstring(path).splitlines()[0]}\n")
     sys.stdout.write("\nconvatlas VERB --help explains a verb and lists its keys. Every verb takes format=json.\n")
 
 
