@@ -7,12 +7,24 @@ Indices = NDArray[np.int64]
 
 
 def train_batches(
-    num_samples: int, global_batch_size: int, parts: int, seed: int, epoch: int, rank: int, world_size: int
+    num_samples: int,
+    global_batch_size: int,
+    parts: int,
+    seed: int,
+    epoch: int,
+    rank: int,
+    world_size: int,
+    repeats: int = 1,
+    group: int = 1,
 ) -> list[Indices]:
     """The batches of one rank in one epoch; samples that do not fill a global batch are left out.
 
     The global batches are cut from one permutation first. Each is then dealt to the ranks and their accumulation
     parts, so that together they are the same batch for any number of them.
+
+    With repeated augmentation (Hoffer et al. 2020; Berman et al. 2019) a global batch holds several copies
+    of each of its samples, and an epoch as many images as without, so that it visits fewer samples. The copies of a
+    sample are dealt one after the other, to different ranks where there are several.
 
     Args:
         num_samples: Size of the split.
@@ -22,15 +34,23 @@ def train_batches(
         epoch: Counted from zero.
         rank: This rank.
         world_size: Number of ranks.
+        repeats: Copies of a sample in a global batch; where they do not divide it, its last group has fewer.
+        group: Samples that are dealt together and stay neighbours: 2 where neighbours are mixed. It must divide a
+            rank's accumulation part.
 
     Returns:
-        Positions in the split, one array a batch.
+        Entries, one array a batch: copy c of the sample at position i of the split is ``i + c * num_samples``, so that
+        ``entry % num_samples`` is the position and each copy can have its own augmentation.
     """
+    groups = global_batch_size // group
+    distinct = -(-groups // repeats) * group
     order = np.random.default_rng([seed, epoch]).permutation(num_samples)
+    copies = num_samples * np.arange(repeats)[:, None]
     batches = []
-    for start in range(0, num_samples - global_batch_size + 1, global_batch_size):
-        share = order[start : start + global_batch_size][rank::world_size]
-        batches += np.split(share, parts)
+    for batch in range(num_samples // global_batch_size):
+        samples = order[batch * distinct : (batch + 1) * distinct].reshape(-1, 1, group)
+        dealt = (samples + copies).reshape(-1, group)[:groups]
+        batches += np.split(dealt[rank::world_size].ravel(), parts)
     return batches
 
 
