@@ -1,6 +1,7 @@
 """Colour jitter draws from the sample's generator alone, and changes pixels as torchvision does."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -86,10 +87,19 @@ def test_no_half_width_leaves_the_image() -> None:
     assert torch.equal(jitter()(picture(3), np.random.default_rng(0)), picture(3))
 
 
-def test_every_order_occurs(monkeypatch: pytest.MonkeyPatch) -> None:
-    orders, done = set(), []
-    for name in ("brightness", "contrast", "saturation", "hue"):
-        monkeypatch.setattr(TF, f"adjust_{name}", lambda image, _, name=name: done.append(name) or image)
+def test_every_order_of_the_four_changes_occurs(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: set[tuple[str, ...]] = set()
+    done: list[str] = []
+
+    def recorder(name: str) -> Callable[[Tensor, float], Tensor]:
+        def record(image: Tensor, _: float) -> Tensor:
+            done.append(name)
+            return image
+
+        return record
+
+    for name in ("adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue"):
+        monkeypatch.setattr(TF, name, recorder(name))
     for seed in range(300):
         done.clear()
         JITTER(picture(3), np.random.default_rng(seed))
