@@ -199,6 +199,11 @@ def test_cutmix_boxes_are_square_but_for_the_border_and_around_a_uniform_centre(
     assert covered[31] > covered[0] + 0.1
 
 
+def test_a_cutmix_box_that_keeps_half_of_the_image_has_the_root_of_a_half_as_its_side() -> None:
+    sides = drawn(Mix(cutmix_alpha=1e6, switch_probability=1.0), 200, size=100)[:, 3:]
+    assert sides.max() == 70
+
+
 def test_the_choice_is_drawn_with_its_probabilities() -> None:
     draws = drawn(Mix(switch_probability=0.25, p=0.8), 5000, size=64)
     mixup, cutmix = draws[:, 0] < 1, draws[:, 3] > 0
