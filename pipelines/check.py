@@ -16,11 +16,11 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import NonNegativeInt
+from pytorch_lightning.utilities import move_data_to_device
 
 from convatlas.cli import execute
 from convatlas.config import fill_num_classes, plain
 from convatlas.console import print_fields
-from convatlas.data.batch import Batch
 from convatlas.data.datamodule import ClassificationDataModule
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
@@ -69,11 +69,11 @@ def check(config: DictConfig) -> dict[str, Any]:
 
     device = trainer.strategy.root_device
     batch = next(iter(data.train_dataloader()))
-    batch = data.on_after_batch_transfer(Batch(*(tensor.to(device) for tensor in batch)), 0)
+    batch = data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
     task.to(device).train()
     optimizer = instantiate(config.optimizer).build(task.net.parameters(), data.global_batch_size)
     instantiate(config.schedule)(optimizer, 1000)
-    loss = task.loss(task.net(batch.images), batch.labels)
+    loss = task.loss(task.net(batch.images), batch)
     loss.backward()  # type: ignore[no-untyped-call]
     if not torch.isfinite(loss):
         raise UserError(f"model={task.name}: the loss of the first batch is {loss.item()}, expected a finite number")

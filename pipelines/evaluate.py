@@ -103,7 +103,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: Path) -> bool:
     """Whether this is an evaluation of a run on its own images, all of them: only that belongs to its record."""
-    same = {"threads", "prefetch", "split", "seed"}
+    same = {"threads", "prefetch", "split", "seed", "augment"}
     found, own = (
         {key: value for key, value in data.items() if key not in same}
         for data in (plain(config)["data"], metadata["config"]["data"])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from convatlas.cli import execute
 from convatlas.console import print_fields, print_table
-from convatlas.data.augment import CenterCrop
+from convatlas.data.augment import center_crop
 from convatlas.data.decode import IMAGE_SUFFIXES, decode_file
 from convatlas.data.thumbnails import thumbnail_png
 from convatlas.errors import UserError
@@ -52,14 +52,13 @@ def predict(config: DictConfig) -> dict[str, Any]:
     data, classes = metadata["config"]["data"], metadata["class_list"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = load_net(checkpoint).to(device)
-    geometry = CenterCrop(size=data["image_size"], resize=data["resize"])
     mean, std = (torch.tensor(data[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))
 
     rows: list[dict[str, Any]] = []
     for start in range(0, len(paths), config.batch_size):
         batch = paths[start : start + config.batch_size]
         images = [decode_file(image, data["in_channels"]) for image in batch]
-        inputs = torch.stack([geometry(image) for image in images]).to(device)
+        inputs = torch.stack([center_crop(image, data["image_size"], data["resize"]) for image in images]).to(device)
         with torch.inference_mode():
             probabilities = net((inputs / 255 - mean) / std).softmax(dim=1).cpu()
         rows += [_row(*item, classes, config.top_k) for item in zip(batch, images, probabilities, strict=True)]

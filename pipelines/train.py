@@ -104,6 +104,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         run.begin(settings, list(data.class_list.names), provenance)
         cut_back(run.metrics, resume_step)
         _announce(config, run, data, task, resume_step)
+    data.skipped.log = run.skipped
     earlier_seconds = run.summary.get("train_seconds", 0.0)
     started = time.monotonic()
     try:
@@ -114,6 +115,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         task.load_state_dict(best["state_dict"])
         test = evaluate_split(trainer, task, data, str(run.best), run.path / "evaluation")
         summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
+        summary["skipped_images"] = run.num_skipped()
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # Lightning turns Ctrl-C into SystemExit
         state = "interrupted" if interrupted else "failed"
@@ -207,10 +209,11 @@ def show(result: Mapping[str, Any]) -> None:
         print_result("This run is finished already; run.fresh=true starts a new attempt.", result["test"])
     else:
         print_result(f"Finished {result['epochs']} epochs, {result['steps']:,} steps.", result["test"])
-    run, best = result["run"], result["best"]
+    run, best, skipped = result["run"], result["best"], result.get("skipped_images", 0)
     print_fields(
         {
             "run": run,
+            **({"skipped": f"{skipped:,} images, listed in {run}/skipped_images.txt"} if skipped else {}),
             "best": f"{run}/checkpoints/best.ckpt  ({best['metric']} {metric_text(best['metric'], best['value'])})",
             "report": f"convatlas report run={run}",
             "predict": f"convatlas predict checkpoint={run}/checkpoints/best.ckpt images=FOLDER",

@@ -17,6 +17,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 from convatlas.errors import UserError
 
@@ -198,7 +199,7 @@ def _annotation(function: Callable[..., Any], name: str) -> Any:
 def _check_value(key: str, value: object, expected: Any, where: str) -> None:
     try:
         adapter = TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True))
-    except (PydanticUserError, NameError):  # a type that only its own library can check
+    except (PydanticUserError, SchemaError, NameError):  # a protocol, or a type that only its own library can check
         return
     try:
         checked = adapter.validate_python(value)

@@ -74,7 +74,7 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
             config.data[key] = stored["data"][key]
     else:
         with open_dict(config):
-            config.data = OmegaConf.create(stored["data"])
+            config.data = OmegaConf.create(stored["data"] | {"augment": None})
         OmegaConf.set_struct(config.data, True)
         for override in data_values:
             _set(config, override.key_or_group, override.value())

@@ -77,7 +77,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     source = image_folder(3, root=str(tmp_path)).train
     names = [os.fsencode(source.path(index).removeprefix(f"{tmp_path}/train/a/")) for index in range(5)]
     assert names == ["0/é.jpg".encode(), b"000.jpg", b"10.png", b"b.JPEG", b"latin-\xe9.jpg"]
-    assert source.load(4).shape == (3, 8, 16)
+    assert source.open(4).pixels().shape == (3, 8, 16)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_shards_round_trip_and_tar_lists_them(tmp_path: Path) -> None:
     assert source.labels.tolist() == [0, 1, 2, 3]
     assert source.path(3) == "x-000001.tar/00000.jpg"
     folder = image_folder(3, root=str(tmp_path / "f")).train
-    assert all(np.array_equal(source.load(index), folder.load(index)) for index in range(4))
+    assert all(np.array_equal(source.open(index).pixels(), folder.open(index).pixels()) for index in range(4))
     listed = subprocess.run(["tar", "tf", str(first)], capture_output=True, text=True, check=True).stdout.split()
     assert listed == ["00000.jpg", "00000.cls", "00001.jpg", "00001.cls", "00002.jpg", "00002.cls"]
 
@@ -201,7 +201,7 @@ def test_the_embedded_images_are_balanced() -> None:
     assert np.bincount(found.train.labels).tolist() == [500] * 10
     assert np.bincount(found.test.labels).tolist() == [100] * 10
     assert found.class_list.names[9] == "Ankle boot"
-    assert found.train.load(0).shape == (1, 28, 28)
+    assert found.train.open(0).pixels().shape == (1, 28, 28)
     assert found.train.labels[:20].tolist() == [*range(10), *range(10)]
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -151,9 +150,3 @@ def test_a_decompression_bomb_is_refused_by_its_header() -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(UserError, match=r"/nowhere\.jpg: cannot be read"):
         decode_file(Path("/nowhere.jpg"), 3)
-
-
-def test_the_result_is_uint8_and_contiguous() -> None:
-    image = decode(encoded(rgb(), "PNG"), 3, "x")
-    assert image.dtype == torch.uint8
-    assert image.is_contiguous()

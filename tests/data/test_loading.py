@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,19 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torchvision.transforms.v2 import functional as TF
 
 from convatlas.config import compose
-from convatlas.data.augment import CenterCrop, HorizontalFlip, PadCrop, RandomResizedCrop, ScaleJitterCrop, Step
+from convatlas.data.augment import (
+    Augmentation,
+    CenterCrop,
+    Crop,
+    HorizontalFlip,
+    PadCrop,
+    RandomResizedCrop,
+    ScaleJitterCrop,
+    center_crop,
+)
 from convatlas.data.batch import Batch
 from convatlas.data.datamodule import ClassificationDataModule, cut_val
+from convatlas.data.decode import Picture
 from convatlas.data.order import evaluation_batches, train_batches
 from convatlas.errors import UserError
 from tests.fixtures import write_image_folder
@@ -30,6 +41,10 @@ def folder_data(root: Path, *overrides: str) -> ClassificationDataModule:
     return data
 
 
+def same(first: Batch, second: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_image_folder(tmp_path_factory.mktemp("images"), ["a", "b", "c"], per_class=10, size=24)
@@ -39,8 +54,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_batches_do_not_depend_on_the_number_of_threads(root: Path, threads: int) -> None:
     one, several = (list(folder_data(root, f"data.threads={count}").train_dataloader()) for count in (1, threads))
     assert len(one) == len(several) == 4
-    for first, second in zip(one, several, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(same(*pair) for pair in zip(one, several, strict=True))
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -82,7 +96,7 @@ def test_evaluation_is_the_centre_crop_of_every_image(root: Path) -> None:
     data = folder_data(root)
     batches = list(data.test_dataloader())
     assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(30))
-    expected = CenterCrop(size=16, resize=20)(data.load("test", 7))
+    expected = center_crop(data.load("test", 7), 16, 20)
     assert torch.equal(batches[1].images[1], expected)
     assert batches[1].images.dtype == torch.uint8
 
@@ -101,13 +115,13 @@ def test_the_threads_of_a_loader_compute_alone_and_leave_the_callers_setting(roo
 
     def ask(image: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
         asked.append(torch.get_num_threads())
-        return CenterCrop(size=16)(image)
+        return image
 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
         data = folder_data(root)
-        data.augment = {"ask": ask}
+        data.augment = Augmentation(crop=CenterCrop(), steps={"ask": ask})
         next(iter(data.train_dataloader()))
         assert set(asked) == {1}
         assert torch.get_num_threads() == 3
@@ -115,15 +129,41 @@ def test_the_threads_of_a_loader_compute_alone_and_leave_the_callers_setting(roo
         torch.set_num_threads(before)
 
 
-def test_a_loader_goes_on_behind_the_batches_it_has_handed_out(root: Path) -> None:
-    whole = [batch.indices.tolist() for batch in folder_data(root).train_dataloader()]
-    first, second = (folder_data(root).train_dataloader() for _ in range(2))
+@pytest.mark.parametrize("stopped_after", [1, 2, 3])
+def test_a_loader_goes_on_behind_the_batches_it_has_handed_out(root: Path, stopped_after: int) -> None:
+    whole = list(folder_data(root).train_dataloader())
+    first, second = (folder_data(root, f"data.threads={threads}").train_dataloader() for threads in (2, 3))
     iterator = iter(first)
-    seen = [next(iterator).indices.tolist() for _ in range(2)]
+    for _ in range(stopped_after):
+        next(iterator)
     second.load_state_dict(first.state_dict())
-    assert second.state_dict() == {"epoch": 0, "batches": 2}
-    assert seen + [batch.indices.tolist() for batch in second] == whole
-    assert [batch.indices.tolist() for batch in second] == whole
+    assert second.state_dict() == {"epoch": 0, "batches": stopped_after}
+    rest = list(second)
+    assert len(rest) == len(whole) - stopped_after
+    assert all(same(*pair) for pair in zip(rest, whole[stopped_after:], strict=True))
+    assert all(same(*pair) for pair in zip(second, whole, strict=True))  # and then from the start of an epoch
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_pixels_of_the_global_batch_do_not_depend_on_the_ranks(
+    root: Path, world_size: int, accumulation: int
+) -> None:
+    whole = list(folder_data(root, "data.global_batch_size=12").train_dataloader())
+    parts: list[list[Batch]] = []
+    for rank in range(world_size):
+        data = folder_data(root, "data.global_batch_size=12")
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            accumulate_grad_batches=accumulation, global_rank=rank, world_size=world_size, current_epoch=0
+        )
+        parts.append(list(data.train_dataloader()))
+    for number, batch in enumerate(whole):
+        start = number * accumulation
+        pieces = [piece for rank in parts for piece in rank[start : start + accumulation]]
+        order = torch.cat([piece.indices for piece in pieces]).argsort()
+        expected = batch.indices.argsort()
+        assert torch.equal(torch.cat([piece.images for piece in pieces])[order], batch.images[expected])
+        assert torch.equal(torch.cat([piece.labels for piece in pieces])[order], batch.labels[expected])
 
 
 class Recorder(LightningModule):
@@ -184,11 +224,59 @@ def test_a_broken_image_arrives_with_its_name(tmp_path: Path) -> None:
         list(folder_data(root).test_dataloader())
 
 
-def test_images_of_another_number_of_channels_are_named(root: Path) -> None:
-    data = folder_data(root, "data.image_size=16", "data.resize=null")
-    data.center_crop = CenterCrop(size=12)
-    with pytest.raises(UserError, match=r"ends as \(3, 12, 12\), expected \(3, 16, 16\)"):
-        next(iter(data.test_dataloader()))
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """30 images in train/ and in val/, of which two in each are damaged."""
+    root = write_image_folder(tmp_path, ["a", "b", "c"], per_class=10, size=24)
+    for split in ("train", "val"):
+        (root / split / "b" / "003.jpg").write_bytes(b"\xff\xd8\xff broken")
+        (root / split / "c" / "009.jpg").write_bytes(b"")
+    return root
+
+
+def test_skipped_training_images_are_replaced_and_named_once(
+    damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = folder_data(damaged, "data.on_error=skip", "data.val_fraction=0.1")
+    data.skipped.log = tmp_path / "skipped.txt"
+    loader = data.train_dataloader()
+    for _ in range(2):
+        batches = list(loader)
+        assert [len(batch.labels) for batch in batches] == [6] * 4
+        for batch in batches:
+            members = data.members["train"][batch.indices.numpy()]
+            assert batch.labels.tolist() == data.sources["train"].labels[members].tolist()
+            assert {"train/b/003.jpg", "train/c/009.jpg"}.isdisjoint(
+                data.path("train", int(index)).removeprefix(f"{damaged}/") for index in batch.indices
+            )
+    logged = data.skipped.log.read_text().splitlines()
+    assert 1 <= len(logged) == len(set(logged)) == len(data.skipped) <= 2
+    assert [f"skipped   {line}" for line in logged] == capsys.readouterr().err.splitlines()
+
+
+def test_a_replacement_is_the_same_on_any_number_of_threads(damaged: Path) -> None:
+    one, five = (
+        list(folder_data(damaged, "data.on_error=skip", f"data.threads={threads}").train_dataloader())
+        for threads in (1, 5)
+    )
+    assert all(same(*pair) for pair in zip(one, five, strict=True))
+
+
+def test_skipped_images_of_an_evaluation_are_left_out(damaged: Path) -> None:
+    data = folder_data(damaged, "data.on_error=skip")
+    seen = [index for batch in data.test_dataloader() for index in batch.indices.tolist()]
+    assert seen == [index for index in range(30) if index not in (13, 29)]
+    assert len(data.skipped) == 2
+
+
+def test_nothing_but_damage_ends_the_run(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path, ["a", "b"], per_class=4, size=24)
+    data = folder_data(root, "data.on_error=skip")
+    for path in root.rglob("*.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"data\.on_error=skip: none of the images"):
+        list(data.train_dataloader())
+    assert list(data.test_dataloader()) == []
 
 
 def test_normalisation_is_of_pixels_in_the_unit_interval(root: Path) -> None:
@@ -241,52 +329,77 @@ def test_a_batch_that_cannot_be_dealt_is_refused(
     assert str(caught.value).startswith(f"data.global_batch_size={size}")
 
 
-STEPS: list[Any] = [
-    CenterCrop(size=16),
-    CenterCrop(size=16, resize=18),
-    PadCrop(size=16, padding=4),
-    RandomResizedCrop(size=16),
-    ScaleJitterCrop(size=16, min_side=16, max_side=20),
+CROPS: list[Any] = [
+    CenterCrop(),
+    CenterCrop(resize=18),
+    PadCrop(padding=4),
+    PadCrop(padding=2, resize=20),
+    RandomResizedCrop(),
+    ScaleJitterCrop(min_side=16, max_side=20),
+    ScaleJitterCrop(min_side=12, max_side=14),
 ]
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: type(step).__name__)
+def shown(crop: Crop, image: torch.Tensor, size: int, *seed: int) -> torch.Tensor:
+    out = torch.full((1, image.shape[0], size, size), 77, dtype=torch.uint8).to(memory_format=torch.channels_last)[0]
+    crop(Picture.of(image, "x"), np.random.default_rng(seed), out)
+    return out
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("crop", CROPS, ids=repr)
 @pytest.mark.parametrize("shape", [(3, 24, 30), (1, 40, 17), (3, 7, 90), (1, 16, 16)])
-def test_every_crop_ends_at_its_size_and_repeats_with_its_generator(step: Step, shape: tuple[int, ...]) -> None:
-    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    first, again = (step(image, np.random.default_rng([1, 2, 3])) for _ in range(2))
-    assert first.shape == (shape[0], 16, 16)
-    assert first.dtype == torch.uint8
-    assert torch.equal(first, again)
+def test_every_crop_fills_its_size_and_repeats_with_its_generator(crop: Crop, shape: tuple[int, ...]) -> None:
+    image = noise(*shape)
+    assert torch.equal(shown(crop, image, 16, 1, 2, 3), shown(crop, image, 16, 1, 2, 3))
 
 
 def test_a_small_image_is_padded_in_the_middle() -> None:
-    padded = CenterCrop(size=32)(torch.full((1, 28, 28), 9, dtype=torch.uint8))
+    padded = center_crop(torch.full((1, 28, 28), 9, dtype=torch.uint8), 32, None)
     assert torch.equal(padded[0, 2:30, 2:30], torch.full((28, 28), 9, dtype=torch.uint8))
     assert int(padded.sum()) == 9 * 28 * 28
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (29, 31), (33, 40), (35, 20), (20, 37), (32, 32)])
 def test_the_centre_is_where_torchvision_has_it(shape: tuple[int, int]) -> None:
-    image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(CenterCrop(size=32)(image), TF.center_crop(image, [32, 32]))
+    image = noise(3, *shape)
+    assert torch.equal(center_crop(image, 32, None), TF.center_crop(image, [32, 32]))
+    assert torch.equal(center_crop(image, 32, 40), TF.center_crop(TF.resize(image, [40], antialias=True), [32, 32]))
 
 
 def test_the_random_crop_reaches_every_offset() -> None:
     image = torch.arange(36, dtype=torch.uint8).view(1, 6, 6) + 1
-    crop = PadCrop(size=6, padding=1)
-    corners = {int(crop(image, np.random.default_rng(seed))[0, 2, 2]) for seed in range(200)}
+    corners = {int(shown(PadCrop(padding=1), image, 6, seed)[0, 2, 2]) for seed in range(200)}
     assert corners == {8, 9, 10, 14, 15, 16, 20, 21, 22}
 
 
 def test_the_random_resized_crop_stays_in_its_ranges() -> None:
-    crop = RandomResizedCrop(size=8, scale=(0.2, 0.5), ratio=(0.5, 2.0))
+    crop = RandomResizedCrop(scale=(0.2, 0.5), ratio=(0.5, 2.0))
     for seed in range(300):
-        top, left, height, width = crop._box(60, 80, np.random.default_rng(seed))
+        top, left, height, width = crop.box(60, 80, np.random.default_rng(seed))
         assert 0 <= top <= 60 - height
         assert 0 <= left <= 80 - width
         assert 0.19 <= height * width / 4800 <= 0.51
         assert 0.48 <= width / height <= 2.1
+
+
+def test_the_random_resized_crop_is_torchvisions_of_its_box() -> None:
+    image, crop = noise(3, 60, 80), RandomResizedCrop()
+    for seed in range(20):
+        box = crop.box(60, 80, np.random.default_rng(seed))
+        assert torch.equal(shown(crop, image, 16, seed), TF.resized_crop(image, *box, [16, 16], antialias=True))
+
+
+def test_scale_jitter_shows_the_part_that_a_resized_image_would_show() -> None:
+    crop = ScaleJitterCrop(min_side=256, max_side=480)
+    for seed in range(300):
+        top, left, height, width = crop.box(375, 500, 224, np.random.default_rng(seed))
+        assert 0 <= top <= 375 - height
+        assert 0 <= left <= 500 - width
+        assert round(224 * 375 / 480) <= height == width <= round(224 * 375 / 256)
 
 
 def test_flips_happen_half_of_the_time() -> None:

@@ -15,10 +15,23 @@ def task(**arguments: object) -> ClassificationTask:
     return ClassificationTask(name="resnet8_cifar", net=net, **arguments)  # type: ignore[arg-type]
 
 
+def batch_of(labels: torch.Tensor) -> Batch:
+    return Batch(torch.empty(len(labels), 1), labels, torch.arange(len(labels)))
+
+
+def test_the_loss_of_mixed_images_is_that_of_soft_labels() -> None:
+    labels, mixed, weights = torch.tensor([1, 2]), torch.tensor([2, 1]), torch.tensor([0.75, 0.4])
+    logits = torch.randn(2, 10)
+    batch = batch_of(labels)._replace(mixed_labels=mixed, label_weights=weights)
+    soft = weights[:, None] * F.one_hot(labels, 10) + (1 - weights[:, None]) * F.one_hot(mixed, 10)
+    expected = F.cross_entropy(logits, soft, label_smoothing=0.1)
+    assert task(label_smoothing=0.1).loss(logits, batch).item() == pytest.approx(expected.item())
+
+
 def test_auxiliary_heads_count_with_their_weight() -> None:
     labels = torch.tensor([1, 2])
     main, first, second = torch.randn(3, 2, 10)
-    loss = task(auxiliary_weight=0.3).loss(ClassifierOutput(main, (first, second)), labels)
+    loss = task(auxiliary_weight=0.3).loss(ClassifierOutput(main, (first, second)), batch_of(labels))
     expected = F.cross_entropy(main, labels) + 0.3 * (F.cross_entropy(first, labels) + F.cross_entropy(second, labels))
     assert loss.item() == pytest.approx(expected.item())
 

@@ -1,19 +1,96 @@
-"""What is done to one image before it enters a batch.
+"""What happens to an image between the file and the batch: a crop, then steps on what it shows.
 
-A step takes an image, (C, H, W) uint8, and the sample's own random generator, and returns an image. Steps draw from
-that generator alone, so that an image's augmentation is a function of (seed, epoch, index) on every thread and rank.
+A crop fills a row of the batch with a part of a stored image; it decides which part, so that no more than that is
+decoded. Steps change the row. Both draw from the sample's own random generator alone, so that an image's augmentation
+is a function of (seed, epoch, index) on every thread and rank.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from convatlas.data.batch import Batch
+from convatlas.data.batch_augment import BatchStep, Mix, partners
+from convatlas.data.decode import Picture
+
+Box = tuple[int, int, int, int]
+"""Top, left, height and width, in pixels of the stored image."""
+
 Step = Callable[[Tensor, np.random.Generator], Tensor]
+"""Takes an image, (C, H, W) uint8, and returns one of the same shape."""
+
+
+class Crop(Protocol):
+    """Shows a part of a stored image."""
+
+    def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
+        """Fill ``out``, (C, size, size) uint8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What is done to a training image.
+
+    Args:
+        crop: What part of it is shown.
+        steps: What is done to that part by the loader, in order.
+        batch: What is done to normalised batches on the device, in order.
+        mix: How two samples become one, at the end, on the device; None leaves them apart.
+        repeats: Copies of each sample in a global batch, each augmented anew; the epoch stays as long (Hoffer et al.
+            2020, section 3).
+        image_size: Height and width by epoch, in pixels; None for that of the data.
+    """
+
+    crop: Crop
+    steps: Mapping[str, Step] = field(default_factory=dict)
+    batch: Mapping[str, BatchStep] = field(default_factory=dict)
+    mix: Mix | None = None
+    repeats: PositiveInt = 1
+    image_size: Callable[[int], int] | None = None
+
+    @property
+    def draws(self) -> int:
+        """Numbers that the loader draws for the device, for each sample."""
+        return sum(step.width for step in self._on_device())
+
+    def size(self, epoch: int) -> int | None:
+        """Height and width of an epoch's images, where they follow a schedule."""
+        return None if self.image_size is None else self.image_size(epoch)
+
+    def show(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
+        """Fill a row of a batch, (C, size, size) uint8."""
+        self.crop(picture, generator, out)
+        for step in self.steps.values():
+            changed = step(out, generator)
+            if changed is not out:
+                out.copy_(changed)
+
+    def draw(self, generator: np.random.Generator, size: int, out: Tensor) -> None:
+        """Draw what the device needs for one sample, (draws,) float32."""
+        out.copy_(torch.from_numpy(np.concatenate([step.draw(generator, size) for step in self._on_device()])))
+
+    def on_device(self, batch: Batch) -> Batch:
+        """Augment a normalised batch with what was drawn for it."""
+        if batch.draws is None:
+            return batch
+        draws = torch.split(batch.draws, [step.width for step in self._on_device()], dim=1)
+        images = batch.images
+        for step, drawn in zip(self.batch.values(), draws, strict=False):  # what is left over is the mixing's
+            images = step(images, drawn)
+        if self.mix is None:
+            return batch._replace(images=images)
+        images, weights = self.mix(images, draws[-1])
+        return batch._replace(images=images, mixed_labels=partners(batch.labels), label_weights=weights)
+
+    def _on_device(self) -> list[BatchStep | Mix]:
+        return [*self.batch.values(), *([] if self.mix is None else [self.mix])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,19 +98,14 @@ class CenterCrop:
     """The evaluation's geometry: short side to ``resize``, then the central square.
 
     Args:
-        size: Side of the square in pixels; a smaller image is padded with zeros around it.
         resize: Short side before the crop, antialiased bilinear; None leaves the image as it is.
     """
 
-    size: int
     resize: int | None = None
 
-    def __call__(self, image: Tensor, generator: np.random.Generator | None = None) -> Tensor:
-        """Crop an image, (C, H, W) to (C, size, size)."""
-        if self.resize is not None:
-            image = TF.resize(image, [self.resize], antialias=True)
-        top, left = (_middle(side - self.size) for side in image.shape[-2:])
-        return _window(image, top, left, self.size)
+    def __call__(self, picture: Picture, generator: np.random.Generator | None, out: Tensor) -> None:
+        """Fill ``out``, (C, size, size), with the centre; a smaller image is padded with zeros around it."""
+        out.copy_(center_crop(picture.pixels(), out.shape[-1], self.resize))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,25 +113,23 @@ class PadCrop:
     """Zero padding and a random crop (He et al. 2016, section 4.2: 4 pixels around 32).
 
     Args:
-        size: Side of the crop in pixels.
-        padding: Pixels added on each side, besides what a smaller image needs to reach ``size``.
+        padding: Pixels added on each side, besides what a smaller image needs to fill the crop.
         resize: Short side before the crop; None leaves the image as it is.
     """
 
-    size: int
     padding: int
     resize: int | None = None
 
-    def __call__(self, image: Tensor, generator: np.random.Generator) -> Tensor:
-        """Crop an image, (C, H, W) to (C, size, size)."""
-        if self.resize is not None:
-            image = TF.resize(image, [self.resize], antialias=True)
-        height, width = (max(0, self.size - side) // 2 + self.padding for side in image.shape[-2:])
+    def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
+        """Fill ``out``, (C, size, size)."""
+        size = out.shape[-1]
+        image = _resized(picture.pixels(), self.resize)
+        margins = (max(0, size - side) // 2 + self.padding for side in image.shape[-2:])
         top, left = (
-            int(generator.integers(max(0, side + 2 * padding - self.size) + 1)) - padding
-            for side, padding in zip(image.shape[-2:], (height, width), strict=True)
+            int(generator.integers(max(0, side + 2 * margin - size) + 1)) - margin
+            for side, margin in zip(image.shape[-2:], margins, strict=True)
         )
-        return _window(image, top, left, self.size)
+        out.copy_(_window(image, top, left, size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,23 +137,19 @@ class RandomResizedCrop:
     """A crop of random area and aspect, resized (Szegedy et al. 2015, section 6: 8 % to 100 %, 3/4 to 4/3).
 
     Args:
-        size: Side of the result in pixels.
         scale: Range of the crop's share of the image's area.
         ratio: Range of its width divided by its height, drawn on a logarithmic scale.
     """
 
-    size: int
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
-    def __call__(self, image: Tensor, generator: np.random.Generator) -> Tensor:
-        """Crop and resize an image, (C, H, W) to (C, size, size)."""
-        top, left, height, width = self._box(image.shape[-2], image.shape[-1], generator)
-        size = [self.size, self.size]
-        resized: Tensor = TF.resized_crop(image, top, left, height, width, size, antialias=True)
-        return resized
+    def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
+        """Fill ``out``, (C, size, size)."""
+        _fill(out, picture, self.box(picture.height, picture.width, generator))
 
-    def _box(self, image_height: int, image_width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
+    def box(self, image_height: int, image_width: int, generator: np.random.Generator) -> Box:
+        """Draw the part of an image that is shown."""
         for _ in range(10):
             area = image_height * image_width * generator.uniform(*self.scale)
             ratio = math.exp(generator.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
@@ -102,20 +168,28 @@ class RandomResizedCrop:
 class ScaleJitterCrop:
     """Short side drawn from a range, then a random crop (VGG, section 3.1; ResNet, section 3.4: 256 to 480).
 
+    The crop is cut from the stored image and then resized, which shows the same as resizing all of it first. One
+    scale, 256 to 256, is AlexNet's crop (Krizhevsky et al. 2012, section 4.1).
+
     Args:
-        size: Side of the crop in pixels.
         min_side: Smallest short side.
         max_side: Largest short side.
     """
 
-    size: int
     min_side: int
     max_side: int
 
-    def __call__(self, image: Tensor, generator: np.random.Generator) -> Tensor:
-        """Resize and crop an image, (C, H, W) to (C, size, size)."""
+    def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
+        """Fill ``out``, (C, size, size)."""
+        _fill(out, picture, self.box(picture.height, picture.width, out.shape[-1], generator))
+
+    def box(self, image_height: int, image_width: int, size: int, generator: np.random.Generator) -> Box:
+        """Draw the part of an image that is shown at ``size`` pixels a side."""
+        short = min(image_height, image_width)
         side = int(generator.integers(self.min_side, self.max_side + 1))
-        return PadCrop(size=self.size, padding=0, resize=side)(image, generator)
+        stored = max(1, min(short, round(size * short / side)))  # a side under ``size`` shows the whole short side
+        top, left = (int(generator.integers(length - stored + 1)) for length in (image_height, image_width))
+        return top, left, stored, stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +205,32 @@ class HorizontalFlip:
     def __call__(self, image: Tensor, generator: np.random.Generator) -> Tensor:
         """Maybe flip an image, (C, H, W)."""
         return image.flip(-1) if generator.random() < self.p else image
+
+
+def center_crop(image: Tensor, size: int, resize: int | None) -> Tensor:
+    """The central square of an image, (C, H, W) to (C, size, size), as torchvision's evaluations cut it.
+
+    Args:
+        image: uint8.
+        size: Side of the square in pixels; a smaller image is padded with zeros around it.
+        resize: Short side before the crop, antialiased bilinear; None leaves the image as it is.
+    """
+    image = _resized(image, resize)
+    top, left = (_middle(side - size) for side in image.shape[-2:])
+    return _window(image, top, left, size)
+
+
+def _resized(image: Tensor, short_side: int | None) -> Tensor:
+    resized: Tensor = image if short_side is None else TF.resize(image, [short_side], antialias=True)
+    return resized
+
+
+def _fill(out: Tensor, picture: Picture, box: Box) -> None:
+    """Resize a part of a stored image into ``out``, (C, size, size), antialiased bilinear."""
+    size = out.shape[-1]
+    part = picture.region(*box, size)
+    # The kernel behind torchvision's resize, which so writes into the batch itself.
+    torch.ops.aten._upsample_bilinear2d_aa.out(part[None], [size, size], False, out=out[None])
 
 
 def _middle(spare: int) -> int:

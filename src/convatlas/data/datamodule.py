@@ -1,7 +1,7 @@
 """The LightningDataModule of image classification."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from convatlas.data.augment import CenterCrop, Step
+from convatlas.data.augment import Augmentation, CenterCrop
 from convatlas.data.batch import Batch, ViewBatch
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import Dataset, Split
 from convatlas.data.loader import Plan, ThreadedLoader
 from convatlas.data.order import Indices, evaluation_batches, train_batches
+from convatlas.data.skipped import SkippedImages
 from convatlas.data.sources import Labels, Source
 from convatlas.data.views import Views
 from convatlas.errors import UserError
@@ -41,11 +42,14 @@ class ClassificationDataModule(LightningDataModule):
         threads: Loader threads of each rank.
         prefetch: Batches that each rank prepares ahead.
         seed: Seed of order and augmentation.
-        augment: What is done to a training image, step by step; None for evaluation alone.
+        on_error: What follows an image that cannot be decoded: ``raise`` ends the run; ``skip`` replaces it in
+            training by the next one that can, and leaves it out of evaluations.
+        augment: What is done to a training image; None for evaluation alone.
         split: The split that ``test_dataloader`` reads.
 
     Attributes:
         views: The views of an image that a test protocol shows; None, as at first, is the central crop.
+        skipped: The images that were left out.
 
     Raises:
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
@@ -69,7 +73,8 @@ class ClassificationDataModule(LightningDataModule):
         threads: int,
         prefetch: int,
         seed: int,
-        augment: Mapping[str, Step] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        augment: Augmentation | None = None,
         root: str | None = None,
         split: Literal["train", "val", "test"] = "test",
     ) -> None:
@@ -88,8 +93,10 @@ class ClassificationDataModule(LightningDataModule):
         self.threads, self.prefetch = threads, prefetch
         self.seed = seed
         self.split: Split = split
-        self.augment = augment or {}
-        self.center_crop = CenterCrop(size=image_size, resize=resize)
+        self.on_error = on_error
+        self.skipped = SkippedImages()
+        self.evaluation = Augmentation(crop=CenterCrop(resize=resize))
+        self.augment = augment or self.evaluation
 
         found = dataset(in_channels) if root is None else dataset(in_channels, root=root)
         self.class_list: ClassList = found.class_list
@@ -119,7 +126,7 @@ class ClassificationDataModule(LightningDataModule):
 
     def load(self, split: Split, index: int) -> Tensor:
         """One image of a split as it is stored, (C, H, W) uint8."""
-        return self.sources[split].load(int(self.members[split][index]))
+        return self.sources[split].open(int(self.members[split][index])).pixels()
 
     def path(self, split: Split, index: int) -> str:
         """The name of one image of a split."""
@@ -137,6 +144,11 @@ class ClassificationDataModule(LightningDataModule):
                 f"data.global_batch_size={size}: expected a multiple of {world_size * accumulation} = "
                 f"{world_size} ranks × {accumulation} accumulation"
             )
+        if self.augment.mix is not None and size % (2 * world_size * accumulation):
+            raise UserError(
+                f"data.global_batch_size={size}: augment.mix takes pairs, expected a multiple of "
+                f"{2 * world_size * accumulation} = 2 × {world_size} ranks × {accumulation} accumulation"
+            )
         if size > self.num_samples("train"):
             raise UserError(
                 f"data.global_batch_size={size}: {self.name} has only {self.num_samples('train')} training images"
@@ -153,12 +165,16 @@ class ClassificationDataModule(LightningDataModule):
         accumulation = self.trainer.accumulate_grad_batches if self.trainer else 1
         rank, world_size = self._rank()
         num_samples, size = self.num_samples("train"), self.global_batch_size
+        group = 1 if self.augment.mix is None else 2
+        repeats = self.augment.repeats
 
         def plan() -> tuple[int, list[Indices]]:
             epoch = self.trainer.current_epoch if self.trainer else 0
-            return epoch, train_batches(num_samples, size, accumulation, self.seed, epoch, rank, world_size)
+            return epoch, train_batches(
+                num_samples, size, accumulation, self.seed, epoch, rank, world_size, repeats=repeats, group=group
+            )
 
-        return self._loader("train", plan, num_samples // size * accumulation, self.augment)
+        return self._loader("train", plan, num_samples // size * accumulation, self.augment, "replace")
 
     def val_dataloader(self) -> ThreadedLoader:
         """Every image of ``val`` once."""
@@ -169,35 +185,43 @@ class ClassificationDataModule(LightningDataModule):
         return self._evaluation_loader(self.split)
 
     def on_after_batch_transfer(self, batch: BatchT, dataloader_idx: int) -> BatchT:
-        """Normalise on the device: (N, C, H, W) uint8 to float32, ``(x / 255 - mean) / std``; stacks of views alike."""
-        mean, std = (
-            torch.tensor(values, device=batch.labels.device).view(1, -1, 1, 1) for values in (self.mean, self.std)
-        )
+        """Normalise on the device and augment further: (N, C, H, W) uint8 to float32, ``(x / 255 - mean) / std``."""
         if isinstance(batch, ViewBatch):
-            views = [[(stack / 255 - mean) / std for stack in stacks] for stacks in batch.images]
-            return batch._replace(images=views)
-        return batch._replace(images=(batch.images / 255 - mean) / std)
+            return batch._replace(images=[[self._normalised(stack) for stack in views] for views in batch.images])
+        return self.augment.on_device(batch._replace(images=self._normalised(batch.images)))
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return (images / 255).sub_(mean).div_(std)
 
     def _evaluation_loader(self, split: Split) -> ThreadedLoader:
         rank, world_size = self._rank()
         size = max(1, self.global_batch_size // world_size // (self.views.crops if self.views else 1))
         batches = evaluation_batches(self.num_samples(split), size, rank, world_size)
-        return self._loader(split, lambda: (0, batches), len(batches), {"crop": self.center_crop}, self.views)
+        return self._loader(split, lambda: (0, batches), len(batches), self.evaluation, "drop", self.views)
 
     def _loader(
-        self, split: Split, plan: Plan, num_batches: int, steps: Mapping[str, Step], views: Views | None = None
+        self,
+        split: Split,
+        plan: Plan,
+        num_batches: int,
+        augmentation: Augmentation,
+        on_error: Literal["replace", "drop"],
+        views: Views | None = None,
     ) -> ThreadedLoader:
         return ThreadedLoader(
             source=self.sources[split],
             members=self.members[split],
             plan=plan,
             num_batches=num_batches,
-            steps=steps,
+            augmentation=augmentation,
             in_channels=self.in_channels,
             image_size=self.image_size,
             seed=self.seed,
             threads=self.threads,
             prefetch=self.prefetch,
+            on_error="raise" if self.on_error == "raise" else on_error,
+            skipped=self.skipped,
             views=views,
         )
 

@@ -1,37 +1,87 @@
 """Encoded images to tensors; whatever is wrong with one is an error that names it."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
+from convatlas.data.jpeg import ORIENTATION, JpegPicture, open_jpeg
 from convatlas.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """What Pillow may try, the frequent first: some of the formats that it knows start other programs."""
-JPEG_END = b"\xff\xd9"
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Where Pillow, too, stops and calls an image a decompression bomb: 179 megapixels."""
 
 
-def decode_file(path: Path, in_channels: int) -> Tensor:
-    """Read and decode an image file.
+class ImageError(UserError):
+    """One image cannot be read or decoded.
 
-    Raises:
-        UserError: The file cannot be read or decoded; names it.
+    Attributes:
+        kind: What is wrong: ``unreadable``, ``empty``, ``not_an_image``, ``bomb``, ``depth`` or ``damaged``.
     """
-    try:
-        encoded = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return decode(encoded, in_channels, str(path))
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
-def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
-    """Decode an image by its content, whatever its name says.
+@dataclass(frozen=True)
+class Picture:
+    """One stored image, upright, whose pixels are decoded when they are asked for.
+
+    Attributes:
+        name: What it is called in messages.
+        height: Height in pixels.
+        width: Width in pixels.
+        stored: A JPEG that stands upright, or pixels (C, H, W) uint8.
+    """
+
+    name: str
+    height: int
+    width: int
+    stored: JpegPicture | Tensor
+
+    @classmethod
+    def of(cls, pixels: Tensor, name: str) -> "Picture":
+        """Wrap an image that is decoded already, (C, H, W) uint8."""
+        return cls(name, pixels.shape[-2], pixels.shape[-1], pixels)
+
+    def pixels(self) -> Tensor:
+        """The whole image, (C, H, W) uint8.
+
+        Raises:
+            ImageError: The data are damaged; names the image.
+        """
+        if isinstance(self.stored, Tensor):
+            return self.stored
+        with _named(self.name):
+            return self.stored.pixels()
+
+    def region(self, top: int, left: int, height: int, width: int, size: int) -> Tensor:
+        """A part of the image, (C, h, w) uint8, that will be resized to ``size`` pixels a side.
+
+        It has ``height`` x ``width`` pixels, or a half, a quarter or an eighth of that where it is much larger than
+        ``size``: a JPEG is decoded no further than it has to be.
+
+        Raises:
+            ImageError: The data are damaged; names the image.
+        """
+        if isinstance(self.stored, Tensor):
+            return self.stored[:, top : top + height, left : left + width]
+        with _named(self.name):
+            return self.stored.region(top, left, height, width, size)
+
+
+def open_picture(encoded: bytes, in_channels: int, name: str) -> Picture:
+    """Open an image by its content, whatever its name says.
 
     Greyscale, CMYK, palette and 16-bit images are converted; EXIF orientation is applied.
 
@@ -40,56 +90,87 @@ def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
         in_channels: 1 for greyscale, 3 for RGB.
         name: The image's name, for messages.
 
-    Returns:
-        The image, (C, H, W) uint8.
+    Raises:
+        ImageError: Empty, truncated, too large, or not an image.
+    """
+    if not encoded:
+        raise ImageError(f"{name}: an empty file; expected an image", "empty")
+    with _named(name):
+        jpeg = open_jpeg(encoded, in_channels)
+        if jpeg is None:
+            return Picture.of(_with_pillow(encoded, "L" if in_channels == 1 else "RGB", name), name)
+        if jpeg.height * jpeg.width > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{jpeg.height} x {jpeg.width} pixels could be a decompression bomb")
+        if jpeg.orientation == 1:
+            return Picture(name, jpeg.height, jpeg.width, jpeg)
+        return Picture.of(_upright(jpeg.pixels(), jpeg.orientation), name)
+
+
+def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
+    """Decode an image: ``open_picture(…).pixels()``, (C, H, W) uint8."""
+    return open_picture(encoded, in_channels, name).pixels()
+
+
+def read_file(path: Path) -> bytes:
+    """Read an image file.
 
     Raises:
-        UserError: Empty, truncated, too large, or not an image.
+        ImageError: The file cannot be read; names it.
     """
     try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)  # the header alone; refuses more than 179 megapixels
-        # torchvision fills what a truncated JPEG lacks with grey and says nothing; Pillow refuses it. So whatever does
-        # not finish with the end marker is Pillow's: a truncated file, or a photograph with a video behind it.
-        # All PNGs are Pillow's too: a damaged one ends the whole process inside torchvision 0.29's decode_png.
-        if image.format == "JPEG" and image.mode in ("L", "RGB") and encoded.rstrip(b"\0").endswith(JPEG_END):
-            buffer = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-            mode = ImageReadMode.GRAY if in_channels == 1 else ImageReadMode.RGB
-            decoded: Tensor = decode_jpeg(buffer, mode, apply_exif_orientation=True)
-            return decoded
-        return _with_pillow(image, "L" if in_channels == 1 else "RGB", name)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{name}: not an image; expected one of {', '.join(FORMATS)}") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: {error}") from error
-    except UserError:
-        raise
-    except Exception as error:  # whatever damaged bytes lead the decoders to
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name}: truncated or damaged image ({reason})") from error
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})", "unreadable") from error
 
 
-def _with_pillow(image: Image.Image, mode: str, name: str) -> Tensor:
+def decode_file(path: Path, in_channels: int) -> Tensor:
+    """Read and decode an image file: (C, H, W) uint8.
+
+    Raises:
+        ImageError: The file cannot be read or decoded; names it.
+    """
+    return decode(read_file(path), in_channels, str(path))
+
+
+def _with_pillow(encoded: bytes, mode: str, name: str) -> Tensor:
+    # All PNGs too: a damaged one ends the whole process inside torchvision 0.29's decode_png.
+    image: Image.Image = Image.open(
+        io.BytesIO(encoded), formats=FORMATS
+    )  # the header alone; refuses more than MAX_PIXELS
     image.load()
-    orientation = image.getexif().get(0x0112, 1)
+    orientation = image.getexif().get(ORIENTATION, 1)
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise UserError(f"{name}: 32 bits a pixel; expected 8 or 16 bits a channel")
+        raise ImageError(f"{name}: 32 bits a pixel; expected 8 or 16 bits a channel", "depth")
     if image.mode.startswith("I"):  # 16 bits: keep the upper eight
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode != mode:
         image = image.convert(mode)
-    if orientation in TRANSPOSED:
-        image = image.transpose(TRANSPOSED[orientation])
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(image.height, image.width, -1).permute(2, 0, 1).contiguous()
+    return _upright(pixels.view(image.height, image.width, -1).permute(2, 0, 1), orientation)
 
 
-TRANSPOSED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each EXIF orientation."""
+def _upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Undo an EXIF orientation (Exif 2.3, section 4.6.4, tag 0x0112): (C, H, W) to (C, H, W) or (C, W, H)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(-1, -2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels.flip(-1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels.flip(-2)
+    return pixels
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Let whatever is wrong with an image be an error that names it."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image; expected one of {', '.join(FORMATS)}", "not_an_image") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: {error}", "bomb") from error
+    except Exception as error:  # whatever damaged bytes lead the decoders to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: truncated or damaged image ({reason})", "damaged") from error

@@ -1,4 +1,4 @@
-"""A loader of threads: they decode straight into the batch, a bounded number of batches ahead.
+"""A loader of threads: they decode, crop and resize straight into the batch, a bounded number of batches ahead.
 
 Decoding, resizing and copying release the interpreter lock, so threads do what worker processes do, without their
 start-up, copies and shared memory.
@@ -7,19 +7,19 @@ start-up, copies and shared memory.
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from convatlas.data.augment import Step
+from convatlas.data.augment import Augmentation
 from convatlas.data.batch import Batch, ViewBatch
+from convatlas.data.decode import ImageError
 from convatlas.data.order import Indices
+from convatlas.data.skipped import SkippedImages
 from convatlas.data.sources import Source
 from convatlas.data.views import Views
-from convatlas.errors import UserError
 
 Plan = Callable[[], tuple[int, Sequence[Indices]]]
 """Says, as an iteration starts, which epoch it is and which samples make up its batches."""
@@ -28,24 +28,28 @@ Plan = Callable[[], tuple[int, Sequence[Indices]]]
 class ThreadedLoader:
     """Iterates over the batches of one split, each a ``Batch``, or a ``ViewBatch`` where there are ``views``.
 
-    A sample's augmentation is drawn from a generator seeded with (seed, epoch, index): the batches do not depend on
+    A sample's augmentation is drawn from a generator seeded with (seed, epoch, entry): the batches do not depend on
     the number of threads. Lightning keeps ``state_dict()`` in its checkpoints, so that training goes on in mid-epoch.
 
     Args:
         source: The images.
         members: Positions in the source of the split's samples, (N,).
-        plan: The epoch and its batches, asked at the start of each iteration.
+        plan: The epoch and its batches, asked at the start of each iteration. An entry of a batch is a position in
+            the split, plus N for each copy of the same sample that the epoch has besides.
         num_batches: How many there are.
-        steps: What is done to an image; together they end at ``image_size``.
-        views: A test protocol's views of an image in place of the steps.
+        augmentation: What is done to an image.
+        views: A test protocol's views of an image in place of the augmentation.
         in_channels: Channels of a batch.
-        image_size: Height and width of a batch in pixels.
+        image_size: Height and width of a batch in pixels, where the augmentation has no schedule for it.
         seed: The run's seed.
         threads: Number of threads.
         prefetch: Batches prepared ahead.
+        on_error: What follows an image that cannot be decoded: ``raise``; ``replace`` it by the split's next one that
+            can; or ``drop`` it, which leaves its batch smaller.
+        skipped: Where replaced and dropped images are counted.
 
     Raises:
-        UserError: An image cannot be decoded, or the steps do not end at ``image_size``; arrives at the batch.
+        ImageError: An image cannot be decoded; arrives at the batch.
     """
 
     def __init__(
@@ -55,23 +59,28 @@ class ThreadedLoader:
         members: NDArray[np.int64],
         plan: Plan,
         num_batches: int,
-        steps: Mapping[str, Step],
+        augmentation: Augmentation,
         in_channels: int,
         image_size: int,
         seed: int,
         threads: int,
         prefetch: int,
+        on_error: Literal["raise", "replace", "drop"],
+        skipped: SkippedImages,
         views: Views | None = None,
     ) -> None:
         self.source = source
         self.members = members
         self.plan = plan
         self.num_batches = num_batches
-        self.steps = list(steps.values())
-        self.shape = (in_channels, image_size, image_size)
+        self.augmentation = augmentation
+        self.in_channels = in_channels
+        self.image_size = image_size
         self.seed = seed
         self.threads = threads
         self.prefetch = prefetch
+        self.on_error = on_error
+        self.skipped = skipped
         self.views = views
         self._position = {"epoch": 0, "batches": 0}
         self._resuming = False
@@ -93,7 +102,7 @@ class ThreadedLoader:
         start = self._position["batches"] if self._resuming and self._position["epoch"] == epoch else 0
         self._position = {"epoch": epoch, "batches": start}
         self._resuming = False
-        waiting: deque[tuple[Batch | ViewBatch, list[Future[None]]]] = deque()
+        waiting: deque[_Work] = deque()
         upcoming = iter(batches[start:])
         # Each thread computes alone: with a team of OpenMP threads behind each, they would crowd the cores. To ask
         # first settles the caller's own number, which would otherwise become 1 too.
@@ -103,49 +112,89 @@ class ThreadedLoader:
         )
         try:
             while True:
-                while len(waiting) < self.prefetch + 1 and (indices := next(upcoming, None)) is not None:
-                    waiting.append(self._start(pool, indices, epoch))
+                while len(waiting) < self.prefetch + 1 and (entries := next(upcoming, None)) is not None:
+                    waiting.append(self._start(pool, entries, epoch))
                 if not waiting:
                     return
-                batch, parts = waiting.popleft()
-                for part in parts:
-                    part.result()
+                batch = waiting.popleft().result()
                 self._position["batches"] += 1
-                yield batch
+                if len(batch.labels):  # or all of it was dropped
+                    yield batch
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _start(
-        self, pool: ThreadPoolExecutor, indices: Indices, epoch: int
-    ) -> tuple[Batch | ViewBatch, list[Future[None]]]:
-        labels = torch.from_numpy(self.source.labels[self.members[indices]])
+    def _start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> "_Work":
+        indices = entries % len(self.members)
+        labels = torch.from_numpy(self.source.labels[self.members[indices]].astype(np.int64))
         batch: Batch | ViewBatch
         if self.views is None:
-            pinned = torch.cuda.is_available()
+            size = self.augmentation.size(epoch) or self.image_size
             with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
-                images = torch.empty((len(indices), *self.shape), dtype=torch.uint8, pin_memory=pinned)
-            batch = Batch(images, labels, torch.from_numpy(indices))
+                images = torch.empty(
+                    (len(entries), self.in_channels, size, size),
+                    dtype=torch.uint8,
+                    memory_format=torch.channels_last,
+                    pin_memory=torch.cuda.is_available(),
+                )
+                draws = torch.empty(len(entries), self.augmentation.draws) if self.augmentation.draws else None
+            batch = Batch(images, labels, torch.from_numpy(indices), draws)
         else:
-            batch = ViewBatch([[] for _ in indices], labels, torch.from_numpy(indices))
+            batch = ViewBatch([[] for _ in entries], labels, torch.from_numpy(indices))
         # A few samples a task: a task each costs more than decoding a small image.
-        tasks = [part for part in np.array_split(np.arange(len(indices)), 2 * self.threads) if len(part)]
-        return batch, [pool.submit(self._fill, batch, rows, indices[rows], epoch) for rows in tasks]
+        rows = [part for part in np.array_split(np.arange(len(entries)), 2 * self.threads) if len(part)]
+        work = _Work(batch)
+        work.parts = [pool.submit(self._fill, work, part, entries[part], epoch) for part in rows]
+        return work
 
-    def _fill(self, batch: Batch | ViewBatch, rows: Indices, indices: Indices, epoch: int) -> None:
-        for row, index in zip(rows.tolist(), indices.tolist(), strict=True):
-            member = int(self.members[index])
-            image = self.source.load(member)
-            if isinstance(batch, ViewBatch):
-                batch.images[row] += self.views(image)  # type: ignore[misc]
-            else:
-                batch.images[row] = self._augmented(image, member, np.random.default_rng([self.seed, epoch, index]))
+    def _fill(self, work: "_Work", rows: Indices, entries: Indices, epoch: int) -> None:
+        batch = work.batch
+        for row, entry in zip(rows.tolist(), entries.tolist(), strict=True):
+            shown = self._show(batch, row, entry, epoch)
+            if shown is None:
+                work.dropped.append(row)
+            elif shown != entry:
+                index = shown % len(self.members)
+                batch.labels[row], batch.indices[row] = int(self.source.labels[self.members[index]]), index
 
-    def _augmented(self, image: Tensor, member: int, generator: np.random.Generator) -> Tensor:
-        for step in self.steps:
-            image = step(image, generator)
-        if image.shape != self.shape:
-            raise UserError(
-                f"augment: {self.source.path(member)} ends as {tuple(image.shape)}, expected {self.shape}: "
-                "data.image_size and data.in_channels say so"
-            )
-        return image
+    def _show(self, batch: Batch | ViewBatch, row: int, entry: int, epoch: int) -> int | None:
+        """Fill one row, and say with which entry: itself, the one that replaces it, or None where it is dropped."""
+        num_samples = len(self.members)
+        for candidate in range(entry, entry + num_samples):
+            try:
+                picture = self.source.open(int(self.members[candidate % num_samples]))
+                if isinstance(batch, ViewBatch):
+                    batch.images[row] += self.views(picture.pixels())  # type: ignore[misc]
+                    return candidate
+                generator = np.random.default_rng([self.seed, epoch, candidate])
+                self.augmentation.show(picture, generator, batch.images[row])
+                if batch.draws is not None:
+                    self.augmentation.draw(generator, batch.images.shape[-1], batch.draws[row])
+                return candidate
+            except ImageError as error:
+                if self.on_error == "raise":
+                    raise
+                self.skipped.add(error)
+                if self.on_error == "drop":
+                    return None
+        raise ImageError("data.on_error=skip: none of the images can be decoded", "damaged")
+
+
+class _Work:
+    """A batch that threads are filling."""
+
+    def __init__(self, batch: Batch | ViewBatch) -> None:
+        self.batch = batch
+        self.parts: list[Future[None]] = []
+        self.dropped: list[int] = []
+
+    def result(self) -> Batch | ViewBatch:
+        """Wait for the batch; the first error of a thread is raised here."""
+        for part in self.parts:
+            part.result()
+        if not self.dropped:
+            return self.batch
+        kept = [row for row in range(len(self.batch.labels)) if row not in set(self.dropped)]
+        if isinstance(self.batch, ViewBatch):
+            images = [self.batch.images[row] for row in kept]
+            return ViewBatch(images, self.batch.labels[kept], self.batch.indices[kept])
+        return Batch(self.batch.images[kept], self.batch.labels[kept], self.batch.indices[kept])

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from convatlas.data.decode import decode
+from convatlas.data.decode import Picture, open_picture
 from convatlas.data.sources import Labels
 from convatlas.errors import UserError
 
@@ -76,11 +75,14 @@ class ShardSource:
         self.labels: Labels = entries["label"].astype(np.int64)
         self._maps = [_map(shard) for shard in self.shards]
 
-    def load(self, index: int) -> Tensor:
-        """Decode one image, (C, H, W) uint8."""
-        offset = self.offsets[index]
-        encoded = self._maps[self.shard_of[index]][offset : offset + self.sizes[index]]
-        return decode(encoded, self.in_channels, self.path(index))
+    def open(self, index: int) -> Picture:
+        """Read one image."""
+        return open_picture(self.encoded(index), self.in_channels, self.path(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of one image's member."""
+        offset, size = int(self.offsets[index]), int(self.sizes[index])
+        return self._maps[int(self.shard_of[index])][offset : offset + size]
 
     def path(self, index: int) -> str:
         """The shard and the member's name, read from its header."""

@@ -8,10 +8,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torchvision.io import encode_png
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.decode import IMAGE_SUFFIXES, decode_file
+from convatlas.data.decode import IMAGE_SUFFIXES, Picture, open_picture, read_file
 from convatlas.errors import UserError
 
 Labels = NDArray[np.int64]
@@ -22,8 +22,11 @@ class Source(Protocol):
 
     labels: Labels
 
-    def load(self, index: int) -> Tensor:
-        """Decode one image, (C, H, W) uint8."""
+    def open(self, index: int) -> Picture:
+        """One image, to be decoded as far as it is needed."""
+
+    def encoded(self, index: int) -> bytes:
+        """One image as a file has it."""
 
     def path(self, index: int) -> str:
         """Name one image for a message."""
@@ -65,9 +68,13 @@ class FolderSource:
         self.names = np.array([os.fsencode(name) for name in names])
         self.labels: Labels = np.repeat(np.arange(len(counts)), counts)
 
-    def load(self, index: int) -> Tensor:
-        """Decode one image, (C, H, W) uint8."""
-        return decode_file(Path(self.path(index)), self.in_channels)
+    def open(self, index: int) -> Picture:
+        """Read one image."""
+        return open_picture(self.encoded(index), self.in_channels, self.path(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes."""
+        return read_file(Path(self.path(index)))
 
     def path(self, index: int) -> str:
         """The image's path."""
@@ -93,9 +100,13 @@ class ArraySource:
         self.labels: Labels = np.asarray(labels, dtype=np.int64)
         self.name = name
 
-    def load(self, index: int) -> Tensor:
-        """One image, (C, H, W) uint8."""
-        return self.images[index]
+    def open(self, index: int) -> Picture:
+        """One image."""
+        return Picture.of(self.images[index], self.path(index))
+
+    def encoded(self, index: int) -> bytes:
+        """One image as a PNG."""
+        return bytes(encode_png(self.images[index]).numpy())
 
     def path(self, index: int) -> str:
         """The data set and the number of the image."""

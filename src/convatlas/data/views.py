@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from convatlas.data.augment import CenterCrop
+from convatlas.data.augment import center_crop
 from convatlas.errors import UserError
 
 Stacks = list[Tensor]
@@ -57,7 +57,7 @@ class TenCrop:
 
     def __call__(self, image: Tensor) -> Stacks:
         """Map (C, H, W) to one stack (10, C, size, size)."""
-        square = CenterCrop(size=self.resize or self.size, resize=self.resize)(image)
+        square = center_crop(image, self.resize or self.size, self.resize)
         return [_mirrored(_corners_and_centre(square, self.size))]
 
 

@@ -27,6 +27,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
+        self.skipped = path / "skipped_images.txt"
 
     @classmethod
     def choose(cls, root: str, run_id: str, fresh: bool) -> "RunDirectory":
@@ -76,6 +77,10 @@ class RunDirectory:
         earlier = {key: self.summary[key] for key in ("started", "train_seconds") if key in self.summary}
         entries = {"run_id": self.run_id, "name": name, "state": "running", "started": now(), "host": platform.node()}
         write_atomic(self.path / "summary.json", dumps(entries | earlier, indent=2))
+
+    def num_skipped(self) -> int:
+        """Images that ``data.on_error=skip`` left out so far, over all ranks and attempts."""
+        return len(set(self.skipped.read_text().splitlines())) if self.skipped.is_file() else 0
 
     def update(self, **entries: Any) -> None:
         """Add entries to the summary."""

@@ -77,17 +77,26 @@ class ClassificationTask(LightningModule):
         output = self.net(images)
         return output.logits if isinstance(output, ClassifierOutput) else output
 
-    def loss(self, output: Tensor | ClassifierOutput, labels: Tensor) -> Tensor:
-        """The training loss: cross-entropy, with label smoothing, plus that of the auxiliary heads."""
-        if not isinstance(output, ClassifierOutput):
-            return F.cross_entropy(output, labels, label_smoothing=self.label_smoothing)
-        auxiliary = [self.loss(logits, labels) for logits in output.auxiliary]
-        return self.loss(output.logits, labels) + self.auxiliary_weight * sum(auxiliary, torch.zeros(()))
+    def loss(self, output: Tensor | ClassifierOutput, batch: Batch) -> Tensor:
+        """The training loss: cross-entropy, with label smoothing, plus that of the auxiliary heads.
+
+        A mixed image's is the weighted mean of those of its two labels (Zhang et al. 2018, section 2).
+        """
+        if isinstance(output, ClassifierOutput):
+            auxiliary = [self.loss(logits, batch) for logits in output.auxiliary]
+            return self.loss(output.logits, batch) + self.auxiliary_weight * sum(auxiliary, torch.zeros(()))
+        if batch.mixed_labels is None or batch.label_weights is None:
+            return F.cross_entropy(output, batch.labels, label_smoothing=self.label_smoothing)
+        own, mixed = (
+            F.cross_entropy(output, labels, label_smoothing=self.label_smoothing, reduction="none")
+            for labels in (batch.labels, batch.mixed_labels)
+        )
+        return torch.lerp(mixed, own, batch.label_weights).mean()
 
     def training_step(self, batch: Batch) -> Tensor:
         """One forward pass; the loss, a scalar."""
         output = self.net(batch.images)
-        loss = self.loss(output, batch.labels)
+        loss = self.loss(output, batch)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check_finite(loss)
         self.last_loss = loss.detach()

@@ -1,0 +1,101 @@
+"""Draw a grid of training images as a network sees them: stored, and augmented in the first epochs.
+
+    convatlas data show data=imagefolder data.root=/data/birds augment=trivial_augment output=birds.png
+
+Takes the overrides of `train`; the images come through the training's own loader and augmentation.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from convatlas.cli import execute
+from convatlas.console import print_fields
+from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.errors import UserError
+
+CELL = 128
+"""Side of a picture in the grid, in pixels; smaller images are enlarged without smoothing."""
+MARGIN, LABEL = 6, 18
+"""Pixels between pictures, and of a line of text."""
+
+
+def data_show(config: DictConfig) -> dict[str, Any]:
+    """Draw the grid: a row for each sample, first as it is stored, then as the epochs see it.
+
+    Args:
+        config: Composed from ``conf/data_show.yaml``.
+
+    Returns:
+        ``output``, the picture's path, and ``samples``: path and class of each row.
+
+    Raises:
+        UserError: The data cannot be read, or ``output`` not be written.
+    """
+    data: ClassificationDataModule = instantiate(config.data)
+    data.global_batch_size = count = min(config.samples, data.num_samples("train"))
+    data.check_batch(world_size=1, accumulation=1)
+    indices = np.arange(count) * data.num_samples("train") // count
+    columns = [[_cell(data.load("train", int(index))) for index in indices]]
+    columns += [[_cell(image) for image in _shown(data, indices, epoch)] for epoch in range(config.epochs)]
+    names = [data.class_list.names[data.sources["train"].labels[data.members["train"][index]]] for index in indices]
+    picture = _grid(columns, names, ["stored", *(f"epoch {epoch + 1}" for epoch in range(config.epochs))])
+    try:
+        picture.save(config.output)
+    except (OSError, ValueError) as error:
+        raise UserError(f"output={config.output}: cannot be written as a picture ({error})") from error
+    samples = [
+        {"path": data.path("train", int(index)), "class": name} for index, name in zip(indices, names, strict=True)
+    ]
+    return {"output": config.output, "samples": samples}
+
+
+def _shown(data: ClassificationDataModule, indices: Any, epoch: int) -> Tensor:
+    """The samples as a network sees them in an epoch, (N, C, H, W) uint8."""
+    loader = data.train_dataloader()
+    loader.plan = lambda: (epoch, [indices])
+    images = data.on_after_batch_transfer(next(iter(loader)), 0).images
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    pixels: Tensor = (images * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+    return pixels
+
+
+def _cell(image: Tensor) -> Image.Image:
+    picture: Image.Image = TF.to_pil_image(image).convert("RGB")
+    scale = CELL / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
+
+
+def _grid(columns: list[list[Image.Image]], names: list[str], titles: list[str]) -> Image.Image:
+    step = CELL + MARGIN
+    grid = Image.new("RGB", (MARGIN + len(columns) * step, LABEL + MARGIN + len(names) * (step + LABEL)), color="white")
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(13)
+    for column, (title, cells) in enumerate(zip(titles, columns, strict=True)):
+        left = MARGIN + column * step
+        draw.text((left, 2), title, fill="black", font=font)
+        for row, cell in enumerate(cells):
+            top = LABEL + MARGIN + row * (step + LABEL)
+            grid.paste(cell, (left + (CELL - cell.width) // 2, top + (CELL - cell.height) // 2))
+    for row, name in enumerate(names):
+        draw.text((MARGIN, LABEL + MARGIN + row * (step + LABEL) + CELL), name, fill="dimgrey", font=font)
+    return grid
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print where the picture is."""
+    print_fields({"picture": str(Path(result["output"])), "samples": f"{len(result['samples'])} training images"})
+
+
+if __name__ == "__main__":
+    types = {"seed": NonNegativeInt, "samples": PositiveInt, "epochs": PositiveInt, "output": str}
+    execute(data_show, show, types)

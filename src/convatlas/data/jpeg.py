@@ -1,0 +1,134 @@
+"""JPEG files decoded no further than a crop needs: the rows below it are left out, large ones come reduced.
+
+Both happen inside libjpeg-turbo, which spends most of a loader's time: on undoing the entropy code row by row from the
+top, and on the inverse transform, which yields a half, a quarter or an eighth of the size for less than the whole.
+"""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+START, END = b"\xff\xd8", b"\xff\xd9"
+STANDALONE = {0x01, *range(0xD0, 0xD8)}
+"""Markers without a segment."""
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Start-of-frame markers."""
+SEQUENTIAL = {0xC0, 0xC1}
+"""Those whose rows are stored from the top to the bottom."""
+PROGRESSIVE = 0xC2
+SCAN, EXIF = 0xDA, 0xE1
+ORIENTATION = 0x0112
+ROWS_BELOW = 2
+"""The colour of a row is interpolated between rows above and below it, so as many more are decoded."""
+REDUCED_TO = 2
+"""A reduced image keeps this many pixels for each that the crop is resized to: the resize decides how it looks."""
+
+
+@dataclass(frozen=True)
+class JpegPicture:
+    """A JPEG whose header is read and whose pixels are decoded on demand.
+
+    Attributes:
+        encoded: The file's bytes.
+        in_channels: 1 for greyscale, 3 for RGB.
+        height: Height in pixels, as stored.
+        width: Width in pixels, as stored.
+        orientation: EXIF orientation, 1 (upright) to 8.
+        frame: Where the frame header stores the height.
+        sequential: Whether rows are stored from the top to the bottom.
+    """
+
+    encoded: bytes
+    in_channels: int
+    height: int
+    width: int
+    orientation: int
+    frame: int
+    sequential: bool
+
+    def pixels(self) -> Tensor:
+        """The whole image, (C, H, W) uint8, as it is stored.
+
+        Raises:
+            ValueError: The data are damaged.
+        """
+        return self._decode(self.encoded)
+
+    def region(self, top: int, left: int, height: int, width: int, size: int) -> Tensor:
+        """A part of the image, (C, h, w) uint8: reduced in size where that leaves plenty for ``size`` pixels a side.
+
+        Args:
+            top: First row.
+            left: First column.
+            height: Number of rows.
+            width: Number of columns.
+            size: What the caller resizes the part to, in pixels.
+
+        Raises:
+            ValueError: The data are damaged.
+        """
+        factor = next((f for f in (8, 4, 2) if min(height, width) >= f * REDUCED_TO * size), 1)
+        bottom = top + height
+        encoded: bytes | bytearray = self.encoded
+        if self.sequential and bottom + ROWS_BELOW * factor < self.height:
+            encoded = bytearray(encoded)
+            encoded[self.frame : self.frame + 2] = (bottom + ROWS_BELOW * factor).to_bytes(2, "big")
+        pixels = self._decode(encoded, factor)
+        # Outwards to whole pixels of the reduced image: at most a quarter of a pixel of the result.
+        rows = slice(top // factor, -(-bottom // factor))
+        columns = slice(left // factor, -(-(left + width) // factor))
+        return pixels[:, rows, columns]
+
+    def _decode(self, encoded: bytes | bytearray, factor: int = 1) -> Tensor:
+        colorspace = "RGB" if self.in_channels == 3 else "GRAY"
+        reduced = {} if factor == 1 else {"min_factor": factor, "min_width": -(-self.width // factor)}
+        # Not strict: what follows the last row that is asked for counts as damage.
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded, colorspace, strict=False, **reduced)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def open_jpeg(encoded: bytes, in_channels: int) -> JpegPicture | None:
+    """Read the header of a complete greyscale or RGB JPEG; None for any other, which Pillow knows better.
+
+    A truncated file would decode with grey in place of what is missing; it lacks the end marker.
+    """
+    if not encoded.startswith(START) or not encoded.rstrip(b"\0").endswith(END):
+        return None
+    orientation, position = 1, 2
+    while position + 4 <= len(encoded) and encoded[position] == 0xFF:
+        marker = encoded[position + 1]
+        if marker == 0xFF or marker in STANDALONE:  # a fill byte, or a marker without a segment
+            position += 1 if marker == 0xFF else 2
+            continue
+        if marker == SCAN:
+            return None
+        start, position = position + 4, position + 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+        if marker == EXIF and encoded.startswith(b"Exif\0\0", start):
+            orientation = _orientation(encoded[start:position])
+        elif marker in FRAMES:
+            if start + 6 > len(encoded):
+                return None
+            bits, height, width, components = struct.unpack_from(">BHHB", encoded, start)
+            plain = bits == 8 and components in (1, 3) and height and width
+            if not plain or marker not in SEQUENTIAL | {PROGRESSIVE}:
+                return None
+            return JpegPicture(
+                encoded, in_channels, height, width, orientation, frame=start + 1, sequential=marker in SEQUENTIAL
+            )
+    return None
+
+
+def _orientation(segment: bytes) -> int:
+    exif = Image.Exif()
+    try:
+        exif.load(segment)
+        orientation = exif.get(ORIENTATION, 1)
+    except Exception:  # whatever damaged metadata lead the parser to: the pixels are as they are stored
+        return 1
+    return orientation if orientation in range(1, 9) else 1

@@ -1,0 +1,42 @@
+"""The memory that a loader takes is that of the batches it prepares."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.fixtures import write_image_folder
+
+BATCH_BYTES = 256 * 3 * 224 * 224
+PREFETCH, THREADS = 4, 2
+OTHER_BYTES = 96 * 2**20
+"""Decoders and their scratch, code that is loaded on first use, what the allocator keeps."""
+
+SCRIPT = """
+import resource, sys, time
+from hydra.utils import instantiate
+from convatlas.config import compose
+
+overrides = ["data=imagefolder", f"data.root={sys.argv[1]}", "data.global_batch_size=256", "data.val_fraction=0.05"]
+data = instantiate(compose("train", [*overrides, f"data.prefetch={sys.argv[2]}", f"data.threads={sys.argv[3]}"]).data)
+loader = data.train_dataloader()
+epoch, batches = loader.plan()
+loader.plan = lambda: (epoch, batches * 12)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+images = 0
+for number, batch in enumerate(loader):
+    images += len(batch.labels)
+    if number == 2:
+        time.sleep(5)  # a consumer that lets the loader run as far ahead as it may
+assert images == 12 * 256
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+def test_peak_memory_is_that_of_the_prefetched_batches(tmp_path: Path) -> None:
+    """At batch 256 and 224 pixels: one batch in use, prefetch + 1 on their way, 38.5 MB each."""
+    root = write_image_folder(tmp_path, ["a", "b"], per_class=140, size=256)
+    command = [sys.executable, "-c", SCRIPT, str(root), str(PREFETCH), str(THREADS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    peak = int(done.stdout)
+    assert peak > PREFETCH * BATCH_BYTES  # or nothing was prepared ahead
+    assert peak <= (PREFETCH + 2) * BATCH_BYTES + OTHER_BYTES
