@@ -29,7 +29,7 @@ class SkippedImages:
             if message in self._messages:
                 return
             self._messages.add(message)
-        sys.stderr.write(f"skipped   {message}\n")
-        if self.log is not None:
-            with self.log.open("a") as file:
-                file.write(message + "\n")
+            sys.stderr.write(f"skipped   {message}\n")
+            if self.log is not None:
+                with self.log.open("a") as file:
+                    file.write(message + "\n")
