@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,18 +17,43 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """What Pillow may try, the frequent first: some of the formats that it knows start other programs."""
 JPEG_END = b"\xff\xd9"
 
+ImageFault = Literal["unreadable", "empty", "not_an_image", "bomb", "damaged", "32_bit"]
+
+
+class ImageError(UserError):
+    """An image that cannot be decoded.
+
+    Args:
+        name: The image's name.
+        fault: What is wrong, for a program.
+        reason: What is wrong, for a person.
+    """
+
+    def __init__(self, name: str, fault: ImageFault, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.fault = fault
+        self.reason = reason
+
 
 def decode_file(path: Path, in_channels: int) -> Tensor:
     """Read and decode an image file.
 
     Raises:
-        UserError: The file cannot be read or decoded; names it.
+        ImageError: The file cannot be read or decoded.
+    """
+    return decode(read_file(path), in_channels, str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """Read an image file without decoding it.
+
+    Raises:
+        ImageError: The file cannot be read.
     """
     try:
-        encoded = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return decode(encoded, in_channels, str(path))
+        raise ImageError(str(path), "unreadable", f"cannot be read ({error.strerror})") from error
 
 
 def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
@@ -44,8 +70,10 @@ def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
         The image, (C, H, W) uint8.
 
     Raises:
-        UserError: Empty, truncated, too large, or not an image.
+        ImageError: Empty, truncated, too large, or not an image.
     """
+    if not encoded:
+        raise ImageError(name, "empty", "an empty file; expected an image")
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)  # the header alone; refuses more than 179 megapixels
         # torchvision fills what a truncated JPEG lacks with grey and says nothing; Pillow refuses it. So whatever does
@@ -58,21 +86,21 @@ def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
             return decoded
         return _with_pillow(image, "L" if in_channels == 1 else "RGB", name)
     except UnidentifiedImageError as error:
-        raise UserError(f"{name}: not an image; expected one of {', '.join(FORMATS)}") from error
+        raise ImageError(name, "not_an_image", f"not an image; expected one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: {error}") from error
-    except UserError:
+        raise ImageError(name, "bomb", str(error)) from error
+    except ImageError:
         raise
     except Exception as error:  # whatever damaged bytes lead the decoders to
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name}: truncated or damaged image ({reason})") from error
+        raise ImageError(name, "damaged", f"truncated or damaged image ({reason})") from error
 
 
 def _with_pillow(image: Image.Image, mode: str, name: str) -> Tensor:
     image.load()
     orientation = image.getexif().get(0x0112, 1)
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise UserError(f"{name}: 32 bits a pixel; expected 8 or 16 bits a channel")
+        raise ImageError(name, "32_bit", "32 bits a pixel; expected 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16 bits: keep the upper eight
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode != mode:

@@ -78,9 +78,12 @@ class ShardSource:
 
     def load(self, index: int) -> Tensor:
         """Decode one image, (C, H, W) uint8."""
+        return decode(self.encoded(index), self.in_channels, self.path(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The member's bytes."""
         offset = self.offsets[index]
-        encoded = self._maps[self.shard_of[index]][offset : offset + self.sizes[index]]
-        return decode(encoded, self.in_channels, self.path(index))
+        return self._maps[self.shard_of[index]][offset : offset + self.sizes[index]]
 
     def path(self, index: int) -> str:
         """The shard and the member's name, read from its header."""

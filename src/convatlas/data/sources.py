@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.io import encode_png
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.decode import IMAGE_SUFFIXES, decode_file
+from convatlas.data.decode import IMAGE_SUFFIXES, decode_file, read_file
 from convatlas.errors import UserError
 
 Labels = NDArray[np.int64]
@@ -24,6 +25,9 @@ class Source(Protocol):
 
     def load(self, index: int) -> Tensor:
         """Decode one image, (C, H, W) uint8."""
+
+    def encoded(self, index: int) -> bytes:
+        """The stored file's bytes."""
 
     def path(self, index: int) -> str:
         """Name one image for a message."""
@@ -69,6 +73,10 @@ class FolderSource:
         """Decode one image, (C, H, W) uint8."""
         return decode_file(Path(self.path(index)), self.in_channels)
 
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes."""
+        return read_file(Path(self.path(index)))
+
     def path(self, index: int) -> str:
         """The image's path."""
         return str(self.root / os.fsdecode(self.names[index]))
@@ -96,6 +104,10 @@ class ArraySource:
     def load(self, index: int) -> Tensor:
         """One image, (C, H, W) uint8."""
         return self.images[index]
+
+    def encoded(self, index: int) -> bytes:
+        """The image as a PNG."""
+        return bytes(encode_png(self.images[index]).numpy())
 
     def path(self, index: int) -> str:
         """The data set and the number of the image."""
