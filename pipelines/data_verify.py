@@ -83,11 +83,13 @@ def show(result: Mapping[str, Any]) -> None:
         rows = [(kind["severity"], f"{kind['count']:,}", kind["title"], kind["remark"]) for kind in kinds]
         print_table(("", "count", "found", "what it means"), rows, numbers=("count",))
         sys.stdout.write("\n")
-    for finding in result["findings"][:SHOWN]:
-        sys.stdout.write(f"{finding['severity']:<6}  {finding['path']}: {finding['detail']}\n")
+    lines = [f"{item['severity']:<6}  {item['path']}: {item['detail']}" for item in result["findings"][:SHOWN]]
     for equal in result["equal_images"][:SHOWN]:
         paths = [image["path"] for image in equal["images"][:SHOWN]]
-        sys.stdout.write(f"notice  equal {equal['same']} ({', '.join(equal['kinds'])}): {'  '.join(paths)}\n")
+        lines.append(f"notice  same {equal['same']} ({', '.join(equal['kinds'])}): {'  '.join(paths)}")
+    more = len(result["findings"]) + len(result["equal_images"]) - len(lines)
+    lines += [f"… and {more:,} more"] if more else []
+    sys.stdout.writelines(f"{line}\n" for line in lines)
     sys.stdout.write("\n")
     columns = ("split", "images", "classes", "smallest", "largest", "width", "height", "greyscale", "in other splits")
     print_table(columns, [_row(split, facts) for split, facts in result["splits"].items()], numbers=columns[1:])

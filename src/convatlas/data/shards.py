@@ -82,8 +82,8 @@ class ShardSource:
 
     def encoded(self, index: int) -> bytes:
         """The member's bytes."""
-        offset = self.offsets[index]
-        return self._maps[self.shard_of[index]][offset : offset + self.sizes[index]]
+        offset, size = int(self.offsets[index]), int(self.sizes[index])
+        return self._maps[int(self.shard_of[index])][offset : offset + size]
 
     def path(self, index: int) -> str:
         """The shard and the member's name, read from its header."""

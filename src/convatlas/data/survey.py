@@ -26,10 +26,10 @@ def survey(
         image_size: What the network sees, in pixels.
 
     Returns:
-        ``ok``: whether training can go on; ``verdict``: the same as a sentence; ``num_images``; ``image_size``;
-        ``kinds``: severity, title, remark and count of each, zeros too; ``findings``: severity, kind, split, class, path
-        and detail of each, errors first; ``equal_images``: sets with the same pixels, contradictions and leaks first;
-        ``splits``: number, greyscale ones, classes and sizes of the images of each.
+        ``ok``: whether training can go on; ``verdict``: the same in words; ``num_images``; ``image_size``;
+        ``kinds``: severity, title, remark and count of each, zeros too; ``findings``: severity, kind, split, class,
+        path and detail of each, errors first; ``equal_images``: sets with the same pixels, contradictions and leaks
+        first; ``splits``: number, greyscale ones, classes and sizes of the images of each.
     """
     names = [printable(name) for name in class_list.names]
 
@@ -62,11 +62,10 @@ def survey(
     leaked = Counter(shown["split"] for equal in sets if "leakage" in equal["kinds"] for shown in equal["images"])
     num_images = sum(len(source.labels) for source in sources.values())
     num_errors = sum(finding["severity"] == "error" for finding in findings)
+    classes = {split: class_balance(source.labels, names) for split, source in sources.items()}
     return {
         "ok": num_errors == 0,
-        "verdict": f"Training would stop: {num_errors:,} of {num_images:,} images cannot be decoded."
-        if num_errors
-        else f"Training can go on: all {num_images:,} images can be decoded.",
+        "verdict": " ".join(_verdict(num_images, num_errors, counts, classes)),
         "num_images": num_images,
         "image_size": image_size,
         "kinds": {name: {**asdict(kind), "count": counts[name]} for name, kind in KINDS.items()},
@@ -78,7 +77,7 @@ def survey(
                 "undecodable": int((~record.decodable).sum()),
                 "greyscale": int(record.grey.sum()),
                 "leaked": leaked[split],
-                "classes": class_balance(sources[split].labels, names),
+                "classes": classes[split],
                 "sizes": image_sizes(record, image_size),
             }
             for split, record in records.items()
@@ -93,7 +92,8 @@ def equal_images(records: Sequence[Record]) -> Iterator[list[tuple[int, int]]]:
         records: One a split.
 
     Yields:
-        A set of at least two equal images: the split's position and the image's index of each, ascending.
+        A set of at least two equal images: the split's position and the image's index of each, ascending; the sets in
+        the order of their first images.
     """
     splits = np.concatenate([np.full(int(record.decodable.sum()), split) for split, record in enumerate(records)])
     indices = np.concatenate([np.flatnonzero(record.decodable) for record in records])
@@ -103,8 +103,9 @@ def equal_images(records: Sequence[Record]) -> Iterator[list[tuple[int, int]]]:
     keys = keys[order]
     first = np.flatnonzero(np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)]))
     sizes = np.diff(first, append=len(order))
-    for start, size in zip(first[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-        members = order[start : start + size]
+    first, sizes = first[sizes > 1], sizes[sizes > 1]
+    for place in np.argsort(order[first]).tolist():
+        members = order[first[place] : first[place] + sizes[place]]
         yield list(zip(splits[members].tolist(), indices[members].tolist(), strict=True))
 
 
@@ -127,7 +128,7 @@ def class_balance(labels: Labels, names: Sequence[str]) -> dict[str, Any]:
         "smallest": {"class": names[smallest], "count": int(counts[smallest])},
         "largest": {"class": names[largest], "count": int(counts[largest])},
         "imbalance": round(float(counts[largest] / counts[smallest]), 3),
-        "missing": [names[label] for label in np.flatnonzero(counts == 0)],
+        "missing": [names[label] for label in np.flatnonzero(counts == 0).tolist()],
     }
 
 
@@ -153,6 +154,20 @@ def image_sizes(record: Record, image_size: int) -> dict[str, Any]:
         "smaller_than_image_size": int((short < image_size).sum()),
         "short_side": _histogram(short),
     }
+
+
+def _verdict(num_images: int, num_errors: int, counts: Mapping[str, int], classes: Mapping[str, Any]) -> Iterator[str]:
+    if num_errors:
+        yield f"Training would stop: {num_errors:,} of {num_images:,} images cannot be decoded."
+    else:
+        yield f"Training can go on: all {num_images:,} images can be decoded."
+    if counts["leakage"]:
+        yield f"Images in several splits: {counts['leakage']:,}; results on them are better than on new images."
+    if counts["contradiction"]:
+        yield f"Images in several classes: {counts['contradiction']:,}; at most one label of each is right."
+    for split, balance in classes.items():
+        if balance["missing"]:
+            yield f"Classes without images in {split}: {len(balance['missing']):,}."
 
 
 def _set(images: list[dict[str, Any]], num_files: int) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from convatlas.data.decode import FORMATS, TRANSPOSED, ImageError, decode
 from convatlas.data.sources import Source
@@ -60,7 +61,8 @@ KINDS = {
 """What can be found; of the last three, sets of images are counted, of the others images."""
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Finding:
     """Something about one image.
 
     Attributes:
@@ -142,7 +144,7 @@ def verify_image(source: Source, index: int, in_channels: int, record: Record) -
         return [Finding(index, error.fault, error.reason)]
     height, width, channels = pixels.shape
     digest = hashlib.sha256(f"{height} {width} ".encode())
-    digest.update(pixels)
+    digest.update(pixels.data)
     record.file_digests[index] = np.void(hashlib.sha256(encoded).digest()[:16])
     record.pixel_digests[index] = np.void(digest.digest()[:16])
     record.heights[index], record.widths[index] = height, width
@@ -172,12 +174,12 @@ def header_findings(encoded: bytes, name: str) -> list[tuple[str, str]]:
     return found
 
 
-def _bits(image: Image.Image, encoded: bytes) -> int:
+def _bits(image: ImageFile.ImageFile, encoded: bytes) -> int:
     """Bits a channel; Pillow calls colour images of 16 bits ``RGB`` too, so the formats that have them are asked."""
     if image.format == "PNG":
         return encoded[PNG_BIT_DEPTH]
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (1,)))  # type: ignore[attr-defined]
+    if isinstance(image, TiffImageFile):
+        return int(max(image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (1,))))
     if image.format == "PPM":
         arguments = image.tile[0][3]
         return 16 if image.mode == "I" or (isinstance(arguments, tuple) and arguments[-1] > 255) else 8

@@ -35,6 +35,7 @@ def write_verification_page(result: Mapping[str, Any], thumbnails: Sequence[byte
     of_kind = {name: [f for f in result["findings"] if f["kind"] == name] for name in result["kinds"]}
     page = TEMPLATES.get_template("verification.html.j2").render(
         result=result,
+        clean=not (result["findings"] or result["equal_images"]),
         found={name: kind for name, kind in result["kinds"].items() if kind["count"]},
         findings={name: (rows[:ROWS], len(rows) - ROWS) for name, rows in of_kind.items() if rows},
         equal=[
@@ -56,8 +57,9 @@ def _balance(splits: Mapping[str, Any]) -> list[dict[str, Any]]:
     for split, facts in splits.items():
         counts = sorted(facts["classes"]["counts"].items(), key=lambda item: -item[1])
         largest = counts[0][1]
-        kept = np.unique(np.linspace(0, len(counts) - 1, min(len(counts), PROFILE_BARS)).round().astype(int)).tolist()
-        bars = [{"name": counts[rank][0], "count": counts[rank][1], "share": counts[rank][1] / largest} for rank in kept]
+        ranks = np.linspace(0, len(counts) - 1, min(len(counts), PROFILE_BARS)).round().astype(int).tolist()
+        shown = [counts[rank] for rank in ranks]
+        bars = [{"name": name, "count": count, "share": count / largest} for name, count in shown]
         views.append({"split": split, "named": len(counts) <= NAMED_CLASSES, "bars": bars, "largest": largest})
     return views
 
