@@ -89,8 +89,7 @@ def show(result: Mapping[str, Any]) -> None:
         lines.append(f"notice  same {equal['same']} ({', '.join(equal['kinds'])}): {'  '.join(paths)}")
     more = len(result["findings"]) + len(result["equal_images"]) - len(lines)
     lines += [f"… and {more:,} more"] if more else []
-    sys.stdout.writelines(f"{line}\n" for line in lines)
-    sys.stdout.write("\n")
+    sys.stdout.writelines(f"{line}\n" for line in [*lines, *([""] if lines else [])])
     columns = ("split", "images", "classes", "smallest", "largest", "width", "height", "greyscale", "in other splits")
     print_table(columns, [_row(split, facts) for split, facts in result["splits"].items()], numbers=columns[1:])
     sys.stdout.write("\n")

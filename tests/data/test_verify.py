@@ -3,6 +3,7 @@
 import io
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,22 @@ def test_a_photograph_with_a_second_picture_is_no_mislabelled_jpeg() -> None:
 def test_damaged_exif_data_stop_nothing() -> None:
     for exif in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"):
         assert header_findings(encoded(Image.new("RGB", (8, 8)), "JPEG", exif=exif), "x.jpg") == []
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "PPM", "BMP", "GIF"])
+def test_no_damage_stops_the_verification(format: str) -> None:
+    generator = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.fromarray(generator.integers(0, 255, (16, 16, 3)).astype(np.uint8)), format, exif=exif)
+    source: Any = SimpleNamespace(labels=np.zeros(1, np.int64), path=lambda index: "x.jpg")
+    for _ in range(200):
+        damaged = bytearray(content)
+        for _ in range(3):  # mostly in the header
+            damaged[int(len(damaged) * generator.random() ** 4)] = generator.integers(256)
+        source.encoded = lambda index, damaged=bytes(damaged): damaged
+        verify_source(source, 3, 1, lambda count: None)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
