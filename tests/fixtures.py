@@ -1,10 +1,11 @@
 """Generated images in the layouts that users have."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 
 def write_image_folder(
@@ -21,3 +22,51 @@ def write_image_folder(
                 noise[..., label % 3] += 120
                 Image.fromarray(noise.astype(np.uint8)).save(folder / f"{number:03d}.jpg", quality=90)
     return root
+
+
+def write_faulty_folder(root: Path) -> dict[str, list[str]]:
+    """Write an image folder of two classes in which everything is wrong that ``data verify`` knows.
+
+    Returns:
+        The paths under ``root`` of each kind of finding.
+    """
+    write_image_folder(root, ["ant", "bee"], per_class=6, size=40)
+    train, val = root / "train", root / "val"
+    rgb = Image.open(train / "ant" / "000.jpg").rotate(180)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+
+    (train / "ant" / "empty.jpg").touch()
+    (train / "ant" / "page.jpg").write_text("<html>404 Not Found</html>")
+    truncated = (train / "ant" / "001.jpg").read_bytes()
+    (train / "bee" / "half.jpg").write_bytes(truncated[: len(truncated) // 2])
+    (train / "bee" / "joined.jpg").write_bytes(truncated[: len(truncated) // 2] + b"\xff\xd9")
+    Image.new("1", (20_000, 20_000)).save(val / "ant" / "bomb.png")
+    Image.fromarray(np.zeros((40, 40), np.float32)).save(val / "bee" / "float.tif")
+    (val / "bee" / "dangling.jpg").symlink_to("nowhere.jpg")
+
+    rgb.save(train / "bee" / "really-png.jpg", "PNG")
+    rgb.transpose(Image.Transpose.FLIP_LEFT_RIGHT).convert("CMYK").save(train / "bee" / "print.jpg")
+    deep = np.arange(1600, dtype=np.uint16).reshape(40, 40) * 40
+    Image.fromarray(deep).save(train / "bee" / "scan.png")
+    rgb.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(train / "ant" / "phone.jpg", exif=exif)
+
+    shutil.copy(train / "ant" / "002.jpg", train / "ant" / "copy.jpg")
+    shutil.copy(train / "ant" / "003.jpg", val / "ant" / "leaked.jpg")
+    Image.open(train / "ant" / "004.jpg").save(train / "bee" / "ant.png")  # other bytes, the same pixels
+    return {
+        "empty": ["train/ant/empty.jpg"],
+        "not_an_image": ["train/ant/page.jpg"],
+        "damaged": ["train/bee/half.jpg"],
+        "damaged_inside": ["train/bee/joined.jpg"],
+        "bomb": ["val/ant/bomb.png"],
+        "32_bit": ["val/bee/float.tif"],
+        "unreadable": ["val/bee/dangling.jpg"],
+        "mislabelled": ["train/bee/really-png.jpg"],
+        "cmyk": ["train/bee/print.jpg"],
+        "16_bit": ["train/bee/scan.png"],
+        "exif_rotated": ["train/ant/phone.jpg"],
+        "duplicate": ["train/ant/002.jpg", "train/ant/copy.jpg"],
+        "leakage": ["train/ant/003.jpg", "val/ant/leaked.jpg"],
+        "contradiction": ["train/ant/004.jpg", "train/bee/ant.png"],
+    }

@@ -49,16 +49,19 @@ def execute(
     show: Callable[[Mapping[str, Any]], None],
     types: Mapping[str, Any],
     compose: Callable[[str, Sequence[str]], DictConfig] = compose_config,
+    status: Callable[[Mapping[str, Any]], int] = lambda result: 0,
 ) -> NoReturn:
     """Compose the configuration, run a pipeline, print its result and exit.
 
-    The exit status is 0; 2 for a mistake that the user can mend; 1 for anything else.
+    The exit status is 0, or what ``status`` makes of the result; 2 for a mistake that the user can mend; 1 for anything
+    else.
 
     Args:
         pipeline: A function of the composed configuration; its name is that of ``conf/<name>.yaml``.
         show: Prints the result for a person.
         types: Types of keys that belong to no constructor, by dotted name.
         compose: Makes the configuration from the pipeline's name and the overrides.
+        status: The exit status of a result, for a verb whose results can be bad news.
     """
     STARTUP.mark("imports")
     overrides = sys.argv[1:]
@@ -85,7 +88,7 @@ def execute(
     else:
         show(result)
     sys.stdout.flush()
-    sys.exit(0)
+    sys.exit(status(result))
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

@@ -31,3 +31,8 @@ def write_atomic(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def printable(name: str) -> str:
+    """Write what terminals and UTF-8 have no sign for as escapes: file names may hold any byte."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
+from convatlas.config import compose
 from convatlas.report.page import write_report
 from convatlas.report.predictions import write_prediction_page
+from pipelines.data_verify import data_verify
+from tests.fixtures import write_faulty_folder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -128,4 +131,20 @@ def test_prediction_page(browser: Browser, make_run: Any, tmp_path: Path) -> Non
     path = write_prediction_page([row | {"thumbnail": thumbnail}] * 3, tmp_path / "predictions.html")
     visit = Visit(browser, path)
     assert visit.page.evaluate("[...document.images].map((image) => image.naturalWidth)") == [32, 32, 32]
+    visit.check()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 700)])
+def test_verification_page(browser: Browser, tmp_path: Path, scheme: str, width: int) -> None:
+    root = tmp_path / "<script>alert(1)</script>\"'<img src=x onerror=alert(2)>".replace("/", "_")
+    write_faulty_folder(root)
+    source = "data.root='" + str(root).replace("'", "\\'") + "'"
+    result = data_verify(compose("data_verify", [f"output={tmp_path}", "data=imagefolder", source, "threads=2"]))
+    visit = Visit(browser, Path(result["page"]), color_scheme=scheme, viewport={"width": width, "height": 900})
+    assert visit.page.locator(".state").inner_text() == "training would stop"
+    assert visit.page.locator("details[open]").count() == 6  # a table for each kind of error
+    assert visit.page.locator("details:not([open])").count() == 5
+    assert visit.page.evaluate("[...document.images].map((image) => image.naturalWidth)") == [48, 48, 48]
+    assert visit.page.locator(".bars i").evaluate_all("bars => bars.every((bar) => bar.offsetWidth > 1)")
+    assert str(root) in visit.page.locator("header").inner_text()
     visit.check()

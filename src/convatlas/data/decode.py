@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,16 +22,25 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Where Pillow, too, stops and calls an image a decompression bomb: 179 megapixels."""
 
 
-class ImageError(UserError):
-    """One image cannot be read or decoded.
+ROTATED = range(2, 9)
+"""EXIF orientations that are not upright."""
 
-    Attributes:
-        kind: What is wrong: ``unreadable``, ``empty``, ``not_an_image``, ``bomb``, ``depth`` or ``damaged``.
+ImageFault = Literal["unreadable", "empty", "not_an_image", "bomb", "damaged", "32_bit"]
+
+
+class ImageError(UserError):
+    """An image that cannot be decoded.
+
+    Args:
+        name: The image's name.
+        fault: What is wrong, for a program.
+        reason: What is wrong, for a person.
     """
 
-    def __init__(self, message: str, kind: str) -> None:
-        super().__init__(message)
-        self.kind = kind
+    def __init__(self, name: str, fault: ImageFault, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.fault = fault
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -94,16 +104,16 @@ def open_picture(encoded: bytes, in_channels: int, name: str) -> Picture:
         ImageError: Empty, truncated, too large, or not an image.
     """
     if not encoded:
-        raise ImageError(f"{name}: an empty file; expected an image", "empty")
+        raise ImageError(name, "empty", "an empty file; expected an image")
     with _named(name):
         jpeg = open_jpeg(encoded, in_channels)
         if jpeg is None:
             return Picture.of(_with_pillow(encoded, "L" if in_channels == 1 else "RGB", name), name)
         if jpeg.height * jpeg.width > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{jpeg.height} x {jpeg.width} pixels could be a decompression bomb")
-        if jpeg.orientation == 1:
-            return Picture(name, jpeg.height, jpeg.width, jpeg)
-        return Picture.of(_upright(jpeg.pixels(), jpeg.orientation), name)
+        if jpeg.orientation in ROTATED:
+            return Picture.of(_upright(jpeg.pixels(), jpeg.orientation), name)
+        return Picture(name, jpeg.height, jpeg.width, jpeg)
 
 
 def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
@@ -120,7 +130,7 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})", "unreadable") from error
+        raise ImageError(str(path), "unreadable", f"cannot be read ({error.strerror})") from error
 
 
 def decode_file(path: Path, in_channels: int) -> Tensor:
@@ -134,13 +144,12 @@ def decode_file(path: Path, in_channels: int) -> Tensor:
 
 def _with_pillow(encoded: bytes, mode: str, name: str) -> Tensor:
     # All PNGs too: a damaged one ends the whole process inside torchvision 0.29's decode_png.
-    image: Image.Image = Image.open(
-        io.BytesIO(encoded), formats=FORMATS
-    )  # the header alone; refuses more than MAX_PIXELS
+    # The header alone; refuses more than MAX_PIXELS.
+    image: Image.Image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     image.load()
     orientation = image.getexif().get(ORIENTATION, 1)
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise ImageError(f"{name}: 32 bits a pixel; expected 8 or 16 bits a channel", "depth")
+        raise ImageError(name, "32_bit", "32 bits a pixel; expected 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16 bits: keep the upper eight
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode != mode:
@@ -168,9 +177,9 @@ def _named(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image; expected one of {', '.join(FORMATS)}", "not_an_image") from error
+        raise ImageError(name, "not_an_image", f"not an image; expected one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: {error}", "bomb") from error
+        raise ImageError(name, "bomb", str(error)) from error
     except Exception as error:  # whatever damaged bytes lead the decoders to
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: truncated or damaged image ({reason})", "damaged") from error
+        raise ImageError(name, "damaged", f"truncated or damaged image ({reason})") from error

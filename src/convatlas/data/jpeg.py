@@ -124,11 +124,19 @@ def open_jpeg(encoded: bytes, in_channels: int) -> JpegPicture | None:
     return None
 
 
+def damage_inside(encoded: bytes) -> str | None:
+    """What the decoder remarks on a JPEG that it decodes all the same, with wrong pixels somewhere."""
+    try:
+        simplejpeg.decode_jpeg(encoded, "GRAY", strict=True)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _orientation(segment: bytes) -> int:
     exif = Image.Exif()
     try:
         exif.load(segment)
-        orientation = exif.get(ORIENTATION, 1)
+        return int(exif.get(ORIENTATION, 1))
     except Exception:  # whatever damaged metadata lead the parser to: the pixels are as they are stored
         return 1
-    return orientation if orientation in range(1, 9) else 1

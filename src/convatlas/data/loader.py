@@ -176,7 +176,7 @@ class ThreadedLoader:
                 self.skipped.add(error)
                 if self.on_error == "drop":
                     return None
-        raise ImageError("data.on_error=skip: none of the images can be decoded", "damaged")
+        raise ImageError("data.on_error=skip", "damaged", "none of the images can be decoded")
 
 
 class _Work:
