@@ -23,11 +23,19 @@ def decode_file(path: Path, in_channels: int) -> Tensor:
     Raises:
         UserError: The file cannot be read or decoded; names it.
     """
+    return decode(read_file(path), in_channels, str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """Read an image file without decoding it.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     try:
-        encoded = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return decode(encoded, in_channels, str(path))
 
 
 def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
