@@ -1,14 +1,19 @@
 """How results look on a terminal."""
 
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 UNBOUNDED = 1000
 """Columns of what is no terminal."""
+PROGRESS_SECONDS = 10
+"""Between two lines of progress in what is no terminal."""
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
@@ -48,3 +53,35 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: 
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     Console(width=None if sys.stdout.isatty() else UNBOUNDED).print(table)
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on standard error how far a count of images has come: a bar on a terminal, plain lines elsewhere.
+
+    Args:
+        label: What is counted.
+        total: Where the count ends.
+
+    Yields:
+        A function that is told how many were done since it was called last.
+    """
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    done = 0
+    started = printed = time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, printed
+        done += count
+        now = time.monotonic()
+        if done == total or now - printed >= PROGRESS_SECONDS:
+            printed = now
+            sys.stderr.write(f"{label}  {done:,}/{total:,}  {done / max(1e-9, now - started):,.0f} images/s\n")
+            sys.stderr.flush()
+
+    yield advance
