@@ -1,4 +1,4 @@
-"""Write a data set as tar shards in WebDataset layout, each with an offset index, for fast and sequential storage.
+"""Write a data set as tar shards in WebDataset layout, each with an offset index.
 
     convatlas data prepare data=imagefolder data.root=/data/birds output=/data/birds-shards
     convatlas data prepare data=imagenet data.root=/data/imagenet output=/data/imagenet-340 resize.side=340
