@@ -12,7 +12,7 @@ from PIL import Image
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import Dataset, image_folder
-from convatlas.data.shards import ShardSource, write_shard
+from convatlas.data.shards import Sample, ShardSource, write_shard
 from convatlas.data.sources import ArraySource, Source
 from convatlas.data.survey import class_balance, survey
 from convatlas.data.verify import Record, header_findings, verify_source
@@ -79,8 +79,10 @@ def test_shards_with_the_same_images_have_the_same_faults(tmp_path: Path) -> Non
     found = image_folder(3, root=str(tmp_path / "folder"))
     sources: dict[str, Source] = {}
     for split, source in (("train", found.train), ("test", found.test)):
-        samples = [(source.encoded(index), int(label)) for index, label in enumerate(source.labels)]
-        write_shard(tmp_path / f"{split}.tar", samples, "jpg")
+        samples = [
+            Sample(f"{index:08d}.jpg", source.encoded(index), int(label)) for index, label in enumerate(source.labels)
+        ]
+        write_shard(tmp_path / f"{split}.tar", samples)
         sources[split] = ShardSource([tmp_path / f"{split}.tar"], 3)
     result = surveyed(sources, found.class_list)
     counts = {kind: facts["count"] for kind, facts in of_folder(tmp_path / "folder")["kinds"].items()}

@@ -103,9 +103,10 @@ class ClassificationDataModule(LightningDataModule):
         if num_classes is not None and len(self.class_list.names) != num_classes:
             raise UserError(f"data.num_classes={num_classes}: {name} has {len(self.class_list.names)} classes")
         self.sources: dict[Split, Source] = {"train": found.train, "val": found.val or found.train, "test": found.test}
-        train, val = np.arange(len(found.train.labels)), np.arange(len(self.sources["val"].labels))
         if found.val is None:
             train, val = cut_val(found.train.labels, val_fraction)
+        else:
+            train, val = np.arange(len(found.train.labels)), np.arange(len(found.val.labels))
         self.members: dict[Split, NDArray[np.int64]] = {
             "train": train,
             "val": val,
@@ -245,14 +246,13 @@ def cut_val(labels: Labels, fraction: float) -> tuple[NDArray[np.int64], NDArray
     if not 0 < fraction < 1:
         raise UserError(f"data.val_fraction={fraction}: expected a share between 0 and 1")
     generator = np.random.default_rng(0)  # not the run's seed: all seeds tune on the same images
-    val = []
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
+    chosen = np.zeros(len(labels), np.bool_)
+    of_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+    for label, members in enumerate(of_class):
         count = max(1, round(fraction * len(members)))
-        if count >= len(members):
+        if count >= len(members) > 0:
             raise UserError(
                 f"data.val_fraction={fraction}: class {label} has {len(members)} training images, none would be left"
             )
-        val.append(members[:count])
-    chosen = np.sort(np.concatenate(val))
-    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+        chosen[generator.permutation(members)[:count]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)

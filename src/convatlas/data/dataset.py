@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torchvision
 
 from convatlas.data.class_list import ClassList
+from convatlas.data.manifest import Manifest
 from convatlas.data.shards import ShardSource
 from convatlas.data.sources import ArraySource, FolderSource, Source, class_folders
 from convatlas.errors import UserError
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True)
@@ -34,26 +36,49 @@ class Dataset:
     val: Source | None = None
 
 
-def image_folder(in_channels: int, *, root: str) -> Dataset:
-    """``root/{train,val[,test]}/<class>/<image>``.
+def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user") -> Dataset:
+    """``root/{train,val[,test]}/<class>/<image>``, or the same as shards: ``root/{train,val[,test]}-*.tar``.
 
-    ``test/`` is the reported split where there is one, and ``val/`` then the tuning split; otherwise ``val/`` is
+    ``test`` is the reported split where there is one, and ``val`` then the tuning split; otherwise ``val`` is
     reported. The classes are the lines of ``root/classes.txt``, or else the folders of ``train/``, sorted.
 
+    Args:
+        in_channels: 1 for greyscale, 3 for RGB.
+        root: The folder.
+        scan_cache: Where the lists of files are kept from one start to the next, as ``ImageScan`` has it.
+
     Raises:
-        UserError: A folder is missing or empty, or the splits' classes differ.
+        UserError: A folder or shard is missing, empty or damaged, or the splits' classes differ.
     """
     top = Path(root)
     if not top.is_dir():
         raise UserError(f"data.root={root}: no such folder; expected train/<class>/ and val/<class>/ in it")
+    shards = {split: sorted(top.glob(f"{split}-*.tar")) for split in SPLITS}
+    manifest = Manifest.read(top)
+    sharded = manifest is not None or any(shards.values())
+    folders = [split for split in SPLITS if (top / split).is_dir()]
+    if sharded and folders:
+        raise UserError(f"data.root={root}: holds shards and a folder {folders[0]}/; expected one of the two")
+    if manifest is not None:
+        manifest.check_complete(top)
     listed = top / "classes.txt"
+    if sharded and not listed.is_file():
+        raise UserError(f"{listed}: missing; expected the class names of the shards, one a line")
     class_list = ClassList.read(listed) if listed.is_file() else ClassList(tuple(class_folders(top / "train")))
 
-    def source(split: str) -> FolderSource:
-        return FolderSource(top / split, class_list, in_channels)
+    def source(split: Split) -> Source:
+        if not sharded:
+            return FolderSource(top / split, class_list, in_channels, scan_cache)
+        if not shards[split]:
+            raise UserError(f"data.root={root}: no {split}-*.tar there; expected the shards of train and val or test")
+        found = ShardSource(shards[split], in_channels)
+        if found.labels.max(initial=0) >= len(class_list.names):
+            raise UserError(f"{listed}: {len(class_list.names)} classes, fewer than the {split} shards have")
+        return found
 
-    if (top / "test").is_dir():
-        val = source("val") if (top / "val").is_dir() else None
+    present = [split for split in SPLITS if shards[split]] if sharded else folders
+    if "test" in present:
+        val = source("val") if "val" in present else None
         return Dataset(class_list, train=source("train"), val=val, test=source("test"))
     return Dataset(class_list, train=source("train"), test=source("val"))
 
@@ -87,7 +112,7 @@ def torchvision_arrays(
     return Dataset(ClassList(tuple(train.classes)), source(train, "train"), source(test, "test"))
 
 
-def imagenette(in_channels: int, *, root: str, download: bool) -> Dataset:
+def imagenette(in_channels: int, *, root: str, download: bool, scan_cache: str | None = "user") -> Dataset:
     """Imagenette, ten classes of ImageNet with the short side at 320 pixels, through torchvision.
 
     Raises:
@@ -98,7 +123,7 @@ def imagenette(in_channels: int, *, root: str, download: bool) -> Dataset:
     folder = Path(root) / "imagenette2-320"
     with _fetching("Imagenette", root, download):
         Imagenette(root, split="train", size="320px", download=download and not folder.is_dir())
-    return image_folder(in_channels, root=str(folder))
+    return image_folder(in_channels, root=str(folder), scan_cache=scan_cache)
 
 
 @contextmanager

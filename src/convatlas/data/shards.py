@@ -1,19 +1,22 @@
 """Plain tar shards in WebDataset layout with an offset index, read through a memory map.
 
-A sample is two members, ``00000.png`` and ``00000.cls`` (the class as digits). ``tar tf`` lists them. Beside
+A sample is two members, ``00000000.jpg`` and ``00000000.cls`` (the class as digits). ``tar tf`` lists them. Beside
 ``x.tar`` lies ``x.index.npy``, an array of (offset, size, label), so that nothing is scanned at the start.
 """
 
+import hashlib
 import io
-import mmap
+import os
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from convatlas.data.decode import Picture, open_picture
+from convatlas.data.decode import IMAGE_SUFFIXES, Picture, open_picture
 from convatlas.data.sources import Labels
 from convatlas.errors import UserError
 
@@ -22,31 +25,78 @@ HEADER_BYTES = 512
 NAME_BYTES = 100
 
 
+class Sample(NamedTuple):
+    """An image on its way into a shard.
+
+    Attributes:
+        name: The member's name, such as ``00000000.jpg``.
+        encoded: Its bytes.
+        label: Its class.
+    """
+
+    name: str
+    encoded: bytes
+    label: int
+
+
 def index_path(shard: Path) -> Path:
     """The offset index of a shard."""
     return shard.with_suffix(".index.npy")
 
 
-def write_shard(path: Path, samples: Iterable[tuple[bytes, int]], suffix: str = "png") -> int:
-    """Write encoded images and their classes; the same samples give the same bytes.
+def write_shard(path: Path, samples: Iterable[Sample]) -> None:
+    """Write a shard and its index; the same samples give the same bytes, and a kill never leaves half of either.
 
     Args:
         path: The shard, ``….tar``; its index is written beside it.
-        samples: Encoded image and class of each sample.
-        suffix: What the images' names end in.
+        samples: The images, in order.
+    """
+    entries = []
+
+    def write(file: IO[bytes]) -> None:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for name, encoded, label in samples:
+                entries.append((tar.offset + HEADER_BYTES, len(encoded), label))
+                _add(tar, name, encoded)
+                _add(tar, f"{name.partition('.')[0]}.cls", str(label).encode())
+
+    _replace(path, write)
+    _write_index(path, entries)
+
+
+def index_shard(path: Path) -> int:
+    """Write the index of a shard that other software made.
+
+    Args:
+        path: The shard; each of its samples has one image and its class as digits in a ``.cls`` beside it.
 
     Returns:
         The number of samples.
+
+    Raises:
+        UserError: It is no tar file, or a sample has no image or no class.
     """
-    entries = []
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, (encoded, label) in enumerate(samples):
-            offset = tar.offset + HEADER_BYTES
-            _add(tar, f"{number:05d}.{suffix}", encoded)
-            _add(tar, f"{number:05d}.cls", str(label).encode())
-            entries.append((offset, len(encoded), label))
-    np.save(index_path(path), np.array(entries, dtype=ENTRY))
-    return len(entries)
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                key, _, suffix = base.partition(".")
+                sample = f"{folder}/{key}"
+                if f".{suffix}".lower().endswith(IMAGE_SUFFIXES):
+                    images[sample] = (member.offset_data, member.size)
+                elif suffix == "cls" and (content := tar.extractfile(member)):
+                    labels[sample] = int(content.read())
+    except (tarfile.TarError, ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be indexed ({error}); expected an uncompressed tar") from error
+    if not images or images.keys() != labels.keys():
+        raise UserError(
+            f"{path}: {len(images)} images and {len(labels)} classes; expected an image and a .cls with its class as "
+            "digits for each sample"
+        )
+    _write_index(path, [(*place, labels[sample]) for sample, place in images.items()])
+    return len(images)
 
 
 class ShardSource:
@@ -57,43 +107,40 @@ class ShardSource:
         in_channels: 1 for greyscale, 3 for RGB.
 
     Raises:
-        UserError: A shard or its index is missing.
+        UserError: A shard or its index is missing, or damaged.
     """
 
     def __init__(self, shards: Sequence[Path], in_channels: int) -> None:
         self.shards = list(shards)
         self.in_channels = in_channels
-        for shard in self.shards:
-            for path in (shard, index_path(shard)):
-                if not path.is_file():
-                    raise UserError(f"{path}: missing; expected a shard and its index")
-        indices: list[NDArray[np.void]] = [np.load(index_path(shard)) for shard in self.shards]
-        entries = np.concatenate(indices)
-        self.offsets = entries["offset"].astype(np.int64)
-        self.sizes = entries["size"].astype(np.int64)
-        self.shard_of = np.repeat(np.arange(len(indices)), [len(index) for index in indices])
-        self.labels: Labels = entries["label"].astype(np.int64)
-        self._maps = [_map(shard) for shard in self.shards]
+        indices = [_read_index(shard) for shard in self.shards]
+        self._entries = np.concatenate(indices)
+        self._ends = np.cumsum([len(index) for index in indices])
+        self.labels: Labels = self._entries["label"].astype(np.int64)
+        self._maps = [_map(shard, index) for shard, index in zip(self.shards, indices, strict=True)]
 
     def open(self, index: int) -> Picture:
         """Read one image."""
         return open_picture(self.encoded(index), self.in_channels, self.path(index))
 
     def encoded(self, index: int) -> bytes:
-        """The bytes of one image's member."""
-        offset, size = int(self.offsets[index]), int(self.sizes[index])
-        return self._maps[int(self.shard_of[index])][offset : offset + size]
+        """The member's bytes."""
+        offset, size, _ = self._entries[index].item()
+        return self._maps[self._shard_of(index)][offset : offset + size].tobytes()
 
     def path(self, index: int) -> str:
         """The shard and the member's name, read from its header."""
-        shard = self.shard_of[index]
-        start = self.offsets[index] - HEADER_BYTES
-        member = self._maps[shard][start : start + NAME_BYTES].rstrip(b"\0").decode()
-        return f"{self.shards[shard].name}/{member}"
+        shard = self._shard_of(index)
+        start = self._entries["offset"][index] - HEADER_BYTES
+        member = self._maps[shard][start : start + NAME_BYTES].tobytes().partition(b"\0")[0]
+        return f"{self.shards[shard].name}/{os.fsdecode(member)}"
 
     def fingerprint(self) -> bytes:
         """The index: sizes, places and classes of all samples."""
-        return b"".join(column.tobytes() for column in (self.offsets, self.sizes, self.labels))
+        return hashlib.sha256(self._entries.data).digest()
+
+    def _shard_of(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -102,6 +149,42 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _map(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def _write_index(shard: Path, entries: Sequence[tuple[int, int, int]]) -> None:
+    _replace(index_path(shard), lambda file: np.save(file, np.array(entries, dtype=ENTRY)))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _read_index(shard: Path) -> NDArray[np.void]:
+    path = index_path(shard)
+    try:
+        index: NDArray[np.void] = np.load(path)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: missing; expected the offset index of {shard.name} (`convatlas data index root={shard.parent}` "
+            "writes it)"
+        ) from error
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not an offset index ({error})") from error
+    if index.dtype != ENTRY or index.ndim != 1:
+        raise UserError(f"{path}: not an offset index; expected an array of (offset, size, label)")
+    return index
+
+
+def _map(shard: Path, index: NDArray[np.void]) -> NDArray[np.uint8]:
+    """The bytes of a shard; unlike Python's own memory maps, torch's keep no file open: there may be thousands."""
+    if not shard.is_file():
+        raise UserError(f"{shard}: missing; expected the shard that {index_path(shard).name} describes")
+    size = shard.stat().st_size
+    needed = int((index["offset"] + index["size"]).max(initial=0))
+    if size < needed:
+        raise UserError(f"{shard}: truncated: {size:,} bytes, expected at least {needed:,}, as its index says")
+    mapped: NDArray[np.uint8] = torch.from_file(str(shard), shared=False, size=size, dtype=torch.uint8).numpy()
+    return mapped

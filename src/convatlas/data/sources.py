@@ -1,5 +1,6 @@
 """Where images come from: a folder a class, arrays in memory, or tar shards."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from torchvision.io import encode_png
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import IMAGE_SUFFIXES, Picture, open_picture, read_file
+from convatlas.data.names import Names
+from convatlas.data.scan import ImageScan
 from convatlas.errors import UserError
 
 Labels = NDArray[np.int64]
@@ -26,7 +29,7 @@ class Source(Protocol):
         """One image, to be decoded as far as it is needed."""
 
     def encoded(self, index: int) -> bytes:
-        """One image as a file has it."""
+        """The stored file's bytes."""
 
     def path(self, index: int) -> str:
         """Name one image for a message."""
@@ -42,35 +45,37 @@ class FolderSource:
         root: The folder of one split.
         class_list: The classes; each is a subfolder.
         in_channels: 1 for greyscale, 3 for RGB.
+        scan_cache: Where the lists of files are kept, as ``ImageScan`` has it.
 
     Raises:
         UserError: A class without a folder or without images, a folder that is no class.
     """
 
-    def __init__(self, root: Path, class_list: ClassList, in_channels: int) -> None:
+    def __init__(self, root: Path, class_list: ClassList, in_channels: int, scan_cache: str | None = None) -> None:
         self.root = root
+        self.class_list = class_list
         self.in_channels = in_channels
         folders = set(class_folders(root))
         if strange := sorted(folders - set(class_list.names)):
             raise UserError(f"data.root: {root / strange[0]} is not one of the {len(class_list.names)} classes")
-        names: list[str] = []
-        counts: list[int] = []
-        for name in class_list.names:
-            found = _images(root, name)
+        scan = ImageScan(scan_cache)
+
+        def images(name: str) -> list[bytes]:
+            found = scan.images(root / name) if name in folders else []
             if not found:
                 problem = "has no images" if name in folders else "is missing"
                 raise UserError(
                     f"data.root: the class folder {root / name} {problem}; expected {', '.join(IMAGE_SUFFIXES)} files"
                 )
-            names += found
-            counts.append(len(found))
-        # Bytes in one array rather than a list of strings: tens of bytes an image instead of hundreds.
-        self.names = np.array([os.fsencode(name) for name in names])
-        self.labels: Labels = np.repeat(np.arange(len(counts)), counts)
+            return found
+
+        self.names = Names(map(images, class_list.names))
+        self.labels: Labels = np.repeat(np.arange(len(self.names.counts)), self.names.counts)
 
     def open(self, index: int) -> Picture:
         """Read one image."""
-        return open_picture(self.encoded(index), self.in_channels, self.path(index))
+        path = self.path(index)
+        return open_picture(read_file(Path(path)), self.in_channels, path)
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes."""
@@ -78,11 +83,11 @@ class FolderSource:
 
     def path(self, index: int) -> str:
         """The image's path."""
-        return str(self.root / os.fsdecode(self.names[index]))
+        return f"{self.root}/{self.class_list.names[self.labels[index]]}/{os.fsdecode(self.names[index])}"
 
     def fingerprint(self) -> bytes:
         """The names and classes."""
-        return self.names.tobytes() + self.labels.tobytes()
+        return hashlib.sha256(self.names.digest() + self.names.counts.tobytes()).digest()
 
 
 class ArraySource:
@@ -105,7 +110,7 @@ class ArraySource:
         return Picture.of(self.images[index], self.path(index))
 
     def encoded(self, index: int) -> bytes:
-        """One image as a PNG."""
+        """The image as a PNG."""
         return bytes(encode_png(self.images[index]).numpy())
 
     def path(self, index: int) -> str:
@@ -129,13 +134,3 @@ def class_folders(root: Path) -> list[str]:
     if not folders:
         raise UserError(f"data.root: {root} is empty; expected a folder for each class")
     return folders
-
-
-def _images(root: Path, class_name: str) -> list[str]:
-    found: list[str] = []
-    for folder, _, files in os.walk(root / class_name):  # no Path for each of a million files
-        prefix = Path(folder).relative_to(root).as_posix()
-        found += [
-            f"{prefix}/{name}" for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)

@@ -158,7 +158,8 @@ def image_sizes(record: Record, image_size: int) -> dict[str, Any]:
 
 def _verdict(num_images: int, num_errors: int, counts: Mapping[str, int], classes: Mapping[str, Any]) -> Iterator[str]:
     if num_errors:
-        yield f"Training would stop: {num_errors:,} of {num_images:,} images cannot be decoded; data.on_error=skip leaves them out."
+        unusable = f"{num_errors:,} of {num_images:,} images cannot be decoded"
+        yield f"Training would stop: {unusable}; data.on_error=skip leaves them out."
     else:
         yield f"Training can go on: all {num_images:,} images can be decoded."
     if counts["leakage"]:

@@ -15,6 +15,7 @@ WITHOUT_EFFECT = (
     "data.prefetch",
     "data.root",
     "data.dataset.download",
+    "data.dataset.scan_cache",
     "data.split",
     "trainer.accelerator",
     "trainer.devices",

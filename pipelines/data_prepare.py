@@ -1,0 +1,122 @@
+"""Write a data set as tar shards in WebDataset layout, each with an offset index.
+
+    convatlas data prepare data=imagefolder data.root=/data/birds output=/data/birds-shards
+    convatlas data prepare data=imagenet data.root=/data/imagenet output=/data/imagenet-340 resize.side=340
+
+Without `resize.side` every image keeps its own bytes. With it, larger images are shrunk and encoded as JPEG; smaller
+ones stay as they are. The output takes the place of the folder: data=imagefolder data.root=/data/birds-shards.
+A run that was stopped goes on with the same command. The same images give the same bytes, with any number of threads.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pydantic import Field, PositiveInt
+
+from convatlas.cli import execute
+from convatlas.config import plain
+from convatlas.console import print_fields, print_table, progress
+from convatlas.data.dataset import Dataset
+from convatlas.data.manifest import NAME
+from convatlas.data.prepare import begin, claimed, write_shards
+from convatlas.data.recode import Shrink
+from convatlas.jsonio import dumps, write_atomic
+
+TYPES = {
+    "output": str,
+    "resize.side": PositiveInt | None,
+    "resize.which": Literal["short", "long"],
+    "resize.quality": Annotated[int, Field(ge=1, le=100)],
+    "samples_per_shard": PositiveInt,
+    "threads": PositiveInt | None,
+}
+
+
+def data_prepare(config: DictConfig) -> dict[str, Any]:
+    """Write the shards of every split that the data set has.
+
+    Args:
+        config: Composed from ``conf/data_prepare.yaml``.
+
+    Returns:
+        ``output``, ``manifest``, ``classes``, ``splits`` (``samples``, ``shards`` and ``bytes`` of each), ``kept``
+        (shards that were there already) and ``next``, a command.
+
+    Raises:
+        UserError: The data are missing, an image cannot be read, ``output`` cannot be written or holds something else.
+    """
+    data, output = config.data, Path(config.output)
+    shrink = Shrink(**config.resize) if config.resize.side else None
+    settings = {f"resize.{key}": value if shrink else None for key, value in config.resize.items()}
+    with claimed(output):
+        root = {"root": data.root} if "root" in data else {}
+        found: Dataset = instantiate(data.dataset)(data.in_channels, **root)
+        every = {"train": found.train, "val": found.val, "test": found.test}
+        sources = {split: source for split, source in every.items() if source is not None}
+        settings["data.in_channels"] = data.in_channels
+        manifest = begin(output, sources, found.class_list, config.samples_per_shard, settings)
+        write_atomic(output / "classes.txt", "".join(f"{name}\n" for name in found.class_list.names))
+        with progress("prepare", sum(len(source.labels) for source in sources.values())) as advance:
+            kept = write_shards(
+                output,
+                manifest,
+                sources,
+                shrink=shrink,
+                in_channels=data.in_channels,
+                threads=config.threads or len(os.sched_getaffinity(0)),
+                advance=advance,
+            )
+    splits = {
+        split: {
+            "samples": sum(shard.samples for shard in shards),
+            "shards": len(shards),
+            "bytes": sum(shard.bytes or 0 for shard in shards),
+        }
+        for split, shards in manifest.splits.items()
+    }
+    return {
+        "output": str(output),
+        "manifest": str(output / NAME),
+        "classes": len(found.class_list.names),
+        "splits": splits,
+        "kept": kept,
+        "next": _next_command(plain(config)["data"], output),
+    }
+
+
+def _next_command(data: Mapping[str, Any], output: Path) -> str:
+    if data["dataset"]["_target_"].endswith(".image_folder"):
+        overrides = [f"data={data['name']}", f"data.root={output}"]
+    else:  # what the data set's own configuration says of its images goes along
+        keys = ("in_channels", "image_size", "resize", "mean", "std")
+        shown = [f"data.{key}={dumps(data[key])}" for key in keys]
+        overrides = ["data=imagefolder", f"data.root={output}", *shown]
+    return shlex.join(["convatlas", "check", *overrides])
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print what was written, where it is, and the next command."""
+    rows = [
+        (split, f"{counts['samples']:,}", f"{counts['shards']:,}", f"{counts['bytes'] / 2**20:,.1f} MiB")
+        for split, counts in result["splits"].items()
+    ]
+    print_table(("split", "images", "shards", "size"), rows, numbers=("images", "shards", "size"))
+    sys.stdout.write("\n")
+    already = f"; {result['kept']:,} were there already" if result["kept"] else ""
+    print_fields(
+        {
+            "shards": f"{result['output']} ({result['classes']:,} classes{already})",
+            "checksums": result["manifest"],
+            "next": result["next"],
+        }
+    )
+
+
+if __name__ == "__main__":
+    execute(data_prepare, show, TYPES)

@@ -1,0 +1,85 @@
+"""What a folder of shards is to hold: written before the first shard, completed shard by shard."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from convatlas.errors import UserError
+from convatlas.jsonio import dumps, write_atomic
+
+NAME = "manifest.json"
+
+
+@dataclass
+class ShardRecord:
+    """One shard.
+
+    Args:
+        name: Its file name.
+        samples: Number of images.
+        bytes: Its size; None while it is not written.
+        sha256: Of the shard, as hexadecimal digits.
+        index_sha256: Of its index.
+    """
+
+    name: str
+    samples: int
+    bytes: int | None = None
+    sha256: str | None = None
+    index_sha256: str | None = None
+
+
+@dataclass
+class Manifest:
+    """All shards of a data set, and what they were made of.
+
+    Args:
+        settings: What was done to the images, and how many a shard holds.
+        source: Fingerprint of the images and classes that went in.
+        splits: The shards of each split, in order.
+    """
+
+    settings: dict[str, Any]
+    source: str
+    splits: dict[str, list[ShardRecord]]
+
+    @classmethod
+    def read(cls, root: Path) -> "Manifest | None":
+        """The manifest of a folder; None if there is none.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        path = root / NAME
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text())
+            splits = {
+                split: [ShardRecord(**shard) for shard in shards] for split, shards in content.pop("splits").items()
+            }
+            return cls(**content, splits=splits)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: damaged; expected what `convatlas data prepare` wrote") from error
+
+    def write(self, root: Path) -> None:
+        """Replace the manifest of a folder."""
+        write_atomic(root / NAME, dumps(asdict(self), indent=1))
+
+    def check_complete(self, root: Path) -> None:
+        """Refuse a folder that lacks a part of its shards.
+
+        Raises:
+            UserError: Naming the first shard that is not there or is of another size.
+        """
+        for shard in (shard for shards in self.splits.values() for shard in shards):
+            path = root / shard.name
+            size = path.stat().st_size if path.is_file() else None
+            if shard.bytes is None or size is None:
+                raise UserError(f"{path}: not written yet, or lost; run the same `convatlas data prepare` again")
+            if size != shard.bytes:
+                raise UserError(
+                    f"{path}: truncated or damaged: {size:,} bytes, expected {shard.bytes:,}, as {NAME} says; copy it "
+                    "again, or run the same `convatlas data prepare` again"
+                )

@@ -1,0 +1,81 @@
+"""Images as they go into shards: their own bytes, or a smaller JPEG."""
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from convatlas.data.decode import FORMATS, decode
+from convatlas.errors import UserError
+
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "PPM": "ppm", "TIFF": "tif", "GIF": "gif"}
+"""What the names of each format end in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrink:
+    """Make large images smaller.
+
+    Pillow's Lanczos filter, which widens with the scale (antialiasing) and computes with integers: the same bytes on
+    every machine. A smaller image would only lose, so it keeps its own bytes.
+
+    Args:
+        side: The side of the result in pixels.
+        which: Whether that is its short or its long side.
+        quality: Of the JPEG, 1 to 100.
+    """
+
+    side: int
+    which: Literal["short", "long"]
+    quality: int
+
+    def __call__(self, image: Image.Image, encoded: bytes, in_channels: int, name: str) -> bytes | None:
+        """Encode an image anew.
+
+        Args:
+            image: Its header, read.
+            encoded: Its bytes.
+            in_channels: 1 for greyscale, 3 for RGB.
+            name: The image's name, for messages.
+
+        Returns:
+            A JPEG, or None for an image that is small enough.
+
+        Raises:
+            UserError: It cannot be decoded.
+        """
+        measure = min if self.which == "short" else max
+        scale = self.side / measure(image.size)
+        if scale >= 1:
+            return None
+        pixels = decode(encoded, in_channels, name)
+        height, width = (max(1, round(side * scale)) for side in pixels.shape[-2:])
+        whole = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()).squeeze())
+        buffer = io.BytesIO()
+        whole.resize((width, height), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=self.quality)
+        return buffer.getvalue()
+
+
+def stored_form(encoded: bytes, shrink: Shrink | None, in_channels: int, name: str) -> tuple[str, bytes]:
+    """What a shard holds of an image.
+
+    Args:
+        encoded: The file's bytes.
+        shrink: Makes it smaller; None leaves every image as it is.
+        in_channels: 1 for greyscale, 3 for RGB.
+        name: The image's name, for messages.
+
+    Returns:
+        The suffix of its true format, and its bytes.
+
+    Raises:
+        UserError: Not an image, or one that cannot be decoded.
+    """
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)  # the header alone
+    except Exception as error:  # whatever damaged bytes lead Pillow to
+        raise UserError(f"{name}: not an image; expected one of {', '.join(FORMATS)}") from error
+    smaller = shrink and shrink(image, encoded, in_channels, name)
+    return ("jpg", smaller) if smaller else (SUFFIXES[image.format or ""], encoded)

@@ -1,0 +1,216 @@
+"""What a folder holds is listed once, kept while it is true, and small enough for ten million images."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convatlas.data import scan
+from convatlas.data.dataset import image_folder
+from convatlas.data.names import Names
+from convatlas.data.scan import ImageScan, user_cache
+from convatlas.errors import UserError
+from tests.fixtures import write_image_folder
+
+BYTES_PER_SAMPLE = 80
+"""Ten million images in 0.8 GB."""
+
+MEASURE = """
+import resource
+from pathlib import Path
+import numpy as np
+from convatlas.data import sources
+from convatlas.data.class_list import ClassList
+from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.dataset import Dataset
+from convatlas.data.order import train_batches
+from convatlas.data.scan import ImageScan
+
+CLASSES, PER_CLASS = 1000, 1000
+classes = ClassList(tuple(f"n{number:08d}" for number in range(CLASSES)))
+sources.class_folders = lambda root: list(classes.names)
+ImageScan.images = lambda self, folder: [b"%s_%d.JPEG" % (folder.name.encode(), i) for i in range(PER_CLASS)]
+few = sources.ArraySource(np.zeros((CLASSES, 2, 2), np.uint8), np.arange(CLASSES), "few")
+
+
+def dataset(in_channels):
+    return Dataset(classes, train=sources.FolderSource(Path("/x"), classes, in_channels), val=few, test=few)
+
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+before = peak()
+module = ClassificationDataModule(
+    name="x", dataset=dataset, num_classes=None, in_channels=3, image_size=8, resize=None, mean=[0.0] * 3,
+    std=[1.0] * 3, val_fraction=0.1, global_batch_size=256, threads=1, prefetch=0, seed=0,
+)
+batches = train_batches(module.num_samples("train"), 256, 1, 0, 0, 0, 1)
+module.fingerprint
+assert module.path("train", CLASSES * PER_CLASS - 1) == "/x/n00000999/n00000999_999.JPEG"
+print((peak() - before) / (CLASSES * PER_CLASS))
+"""
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what was written a moment ago be remembered; the clock of directories ticks every few milliseconds."""
+    monkeypatch.setattr(scan, "SETTLED_SECONDS", -1)
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that were really listed, in order."""
+    folders: list[str] = []
+    real = os.scandir
+
+    def spy(path: Any) -> Any:
+        folders.append(os.fsdecode(path).rstrip("/"))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", spy)
+    return folders
+
+
+def folder(tmp_path: Path, *names: str) -> Path:
+    for name in names or ("b.jpg", "sub/a.png", "10.JPEG", "notes.txt", ".hidden.jpg"):
+        path = tmp_path / "class" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "class"
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_unchanged_folder_is_listed_once(tmp_path: Path, listed: list[str]) -> None:
+    top = folder(tmp_path)
+    expected = [b"10.JPEG", b"b.jpg", b"sub/a.png"]
+    for _ in range(3):
+        assert ImageScan(str(tmp_path / "cache")).images(top) == expected
+    assert listed == [str(top), str(top / "sub")]
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("change", ["new.jpg", "sub/new.jpg", "other/new.jpg"])
+def test_a_new_image_is_seen_at_once(change: str, tmp_path: Path) -> None:
+    top = folder(tmp_path)
+    images = ImageScan(str(tmp_path / "cache"))
+    assert change.encode() not in images.images(top)
+    time.sleep(0.02)
+    folder(tmp_path, change)
+    assert change.encode() in images.images(top)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_removed_subfolder_is_seen_at_once(tmp_path: Path) -> None:
+    top = folder(tmp_path)
+    images = ImageScan(str(tmp_path / "cache"))
+    assert len(images.images(top)) == 3
+    time.sleep(0.02)
+    (top / "sub" / "a.png").unlink()
+    (top / "sub").rmdir()
+    assert images.images(top) == [b"10.JPEG", b"b.jpg"]
+
+
+def test_a_folder_that_changed_just_now_is_not_remembered(tmp_path: Path) -> None:
+    ImageScan(str(tmp_path / "cache")).images(folder(tmp_path))
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"half"])
+def test_a_damaged_cache_is_read_anew(content: bytes, tmp_path: Path, listed: list[str]) -> None:
+    top = folder(tmp_path)
+    images = ImageScan(str(tmp_path / "cache"))
+    names = images.images(top)
+    (entry,) = (tmp_path / "cache" / "scan").iterdir()
+    entry.write_bytes(entry.read_bytes()[:-4] if content == b"half" else content)
+    assert images.images(top) == names
+    assert images.images(top) == names
+    assert listed == 2 * [str(top), str(top / "sub")]
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    top = folder(tmp_path)
+    (tmp_path / "file").touch()
+    assert len(ImageScan(str(tmp_path / "file" / "cache")).images(top)) == 3
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_scan_that_was_killed_goes_on(tmp_path: Path, listed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_image_folder(tmp_path / "images", ["a", "b", "c"], per_class=1, size=8)
+    real = scan._list
+
+    def killed(path: Path) -> Any:
+        if path.parts[-2:] == ("train", "c"):
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(scan, "_list", killed)
+    with pytest.raises(KeyboardInterrupt):
+        image_folder(3, root=str(root), scan_cache=str(tmp_path / "cache"))
+    monkeypatch.setattr(scan, "_list", real)
+    listed.clear()
+    found = image_folder(3, root=str(root), scan_cache=str(tmp_path / "cache"))
+    folders = [path for path in listed if path != str(root)]
+    assert folders == [str(root / "train" / "c"), *(str(root / "val" / name) for name in "abc")]
+    assert found.train.labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("settled")
+def test_without_a_cache_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    top = folder(tmp_path)
+    ImageScan(None).images(top)
+    assert not (tmp_path / "cache").exists()
+    ImageScan("user").images(top)
+    assert (tmp_path / "cache" / "convatlas" / "scan").is_dir()
+
+
+def test_the_cache_of_a_user_is_in_the_home_or_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert user_cache() == Path("/home/someone/.cache/convatlas")
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert user_cache() is None
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: bytes) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    top = folder(tmp_path)
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"data\.root: .*class/ cannot be read \(Permission denied\)"):
+        ImageScan(None).images(top)
+
+
+def test_names_are_taken_group_by_group() -> None:
+    taken: list[int] = []
+
+    def groups() -> Iterator[list[bytes]]:
+        for number in range(3):
+            taken.append(number)
+            yield [b"x" * (number + 1)] * number
+
+    names = Names(groups())
+    assert taken == [0, 1, 2]
+    assert [names[index] for index in range(len(names))] == [b"xx", b"xxx", b"xxx"]
+    assert names.counts.tolist() == [0, 1, 2]
+    assert names.digest() != Names([[b"xxx", b"xx", b"xxx"]]).digest()
+
+
+def test_ten_million_images_fit_in_a_gigabyte() -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < BYTES_PER_SAMPLE

@@ -1,0 +1,191 @@
+"""A folder of shards stands for the folder of images; what is wrong with it is said in one line."""
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convatlas.config import compose
+from convatlas.data.dataset import image_folder
+from convatlas.data.shards import Sample, ShardSource, index_path, write_shard
+from convatlas.errors import UserError
+from pipelines.data_index import data_index
+from pipelines.data_prepare import data_prepare
+from tests.fixtures import write_image_folder
+
+CLASSES = ["ant", "bee"]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    root = write_image_folder(tmp_path / "images", CLASSES, per_class=3, size=8)
+    overrides = ["data=imagefolder", f"data.root={root}", f"output={tmp_path / 'shards'}", "samples_per_shard=4"]
+    return Path(data_prepare(compose("data_prepare", overrides))["output"])
+
+
+def break_shards(root: Path, problem: str) -> None:
+    if problem == "no index":
+        index_path(root / "train-000001.tar").unlink()
+    elif problem == "damaged index":
+        index_path(root / "train-000001.tar").write_bytes(b"no array")
+    elif problem == "strange index":
+        np.save(index_path(root / "train-000001.tar"), np.arange(3))
+    elif problem == "truncated":
+        os.truncate(root / "train-000001.tar", 1024)
+    elif problem == "mixture":
+        (root / "val" / "ant").mkdir(parents=True)
+    elif problem == "lost":
+        (root / "train-000000.tar").unlink()
+    elif problem == "no classes":
+        (root / "classes.txt").unlink()
+    elif problem == "few classes":
+        (root / "classes.txt").write_text("ant\n")
+    elif problem == "damaged manifest":
+        (root / "manifest.json").write_text('{"splits": 3}')
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ("no index", r"train-000001\.index\.npy: missing; expected .*`convatlas data index root=.*shards` writes it"),
+        ("damaged index", r"train-000001\.index\.npy: not an offset index"),
+        ("strange index", r"train-000001\.index\.npy: not an offset index"),
+        ("truncated", r"train-000001\.tar: truncated or damaged: 1,024 bytes, expected 10,240"),
+        ("mixture", r"data\.root=.*: holds shards and a folder val/"),
+        ("lost", r"train-000000\.tar: not written yet, or lost; run the same `convatlas data prepare` again"),
+        ("no classes", r"classes\.txt: missing; expected the class names of the shards"),
+        ("few classes", r"classes\.txt: 1 classes, fewer than the train shards have"),
+        ("damaged manifest", r"manifest\.json: damaged"),
+    ],
+)
+def test_what_is_wrong_with_shards_is_named(problem: str, message: str, shards: Path) -> None:
+    break_shards(shards, problem)
+    with pytest.raises(UserError, match=message) as caught:
+        image_folder(3, root=str(shards))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_shard_is_found_by_its_index_alone(shards: Path) -> None:
+    (shards / "manifest.json").unlink()
+    os.truncate(shards / "train-000001.tar", 1024)
+    with pytest.raises(UserError, match=r"train-000001\.tar: truncated: 1,024 bytes, expected at least"):
+        image_folder(3, root=str(shards))
+
+
+def test_shards_of_one_split_alone_are_refused(shards: Path) -> None:
+    (shards / "manifest.json").unlink()
+    for shard in shards.glob("test-*"):
+        shard.unlink()
+    with pytest.raises(UserError, match=r"no val-\*\.tar there"):
+        image_folder(3, root=str(shards))
+
+
+def test_val_shards_are_reported_where_there_are_no_test_shards(shards: Path) -> None:
+    (shards / "manifest.json").unlink()
+    for shard in sorted(shards.glob("test-*")):
+        shard.rename(shard.with_name(shard.name.replace("test", "val")))
+    found = image_folder(3, root=str(shards))
+    assert found.val is None
+    assert found.test.path(0) == "val-000000.tar/00000000.jpg"
+
+
+def test_a_hundred_shards_keep_no_file_open(tmp_path: Path) -> None:
+    shards = [tmp_path / f"{number}.tar" for number in range(100)]
+    for number, shard in enumerate(shards):
+        write_shard(shard, [Sample("0.png", b"%d" % number, number)])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    source = ShardSource(shards, 3)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert source.encoded(99) == b"99"
+    assert source.labels[99] == 99
+
+
+def test_tar_lists_the_members_and_unpacks_them(shards: Path, tmp_path: Path) -> None:
+    def tar(*arguments: str) -> str:
+        return subprocess.run(["tar", *arguments], capture_output=True, text=True, check=True).stdout
+
+    shard = str(shards / "train-000001.tar")
+    assert tar("tf", shard).split() == ["00000004.jpg", "00000004.cls", "00000005.jpg", "00000005.cls"]
+    tar("xf", shard, "-C", str(tmp_path))
+    assert (tmp_path / "00000005.jpg").read_bytes() == (tmp_path / "images/train/bee/002.jpg").read_bytes()
+    assert (tmp_path / "00000005.cls").read_text() == "1"
+
+
+def test_webdataset_reads_our_shards(shards: Path) -> None:
+    import webdataset
+
+    ours = image_folder(3, root=str(shards)).train
+    urls = [str(shard) for shard in sorted(shards.glob("train-*.tar"))]
+    theirs = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [int(sample["cls"]) for sample in theirs] == ours.labels.tolist()
+    assert [sample["jpg"] for sample in theirs] == [ours.encoded(index) for index in range(len(theirs))]
+    decoded = webdataset.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("jpg", "cls")
+    assert [(image.size, label) for image, label in decoded] == [((16, 8), label) for label in ours.labels]
+
+
+def test_we_read_the_shards_of_webdataset_once_they_are_indexed(tmp_path: Path) -> None:
+    import webdataset
+
+    images = sorted((write_image_folder(tmp_path / "images", CLASSES, per_class=2, size=8) / "train").rglob("*.jpg"))
+    root = tmp_path / "theirs"
+    root.mkdir()
+    (root / "classes.txt").write_text("ant\nbee\n")
+    for split in ("train", "val"):
+        with webdataset.TarWriter(str(root / f"{split}-000000.tar")) as writer:
+            for number, path in enumerate(images):
+                key = f"{path.parent.name}/{number}"
+                writer.write({"__key__": key, "jpg": path.read_bytes(), "cls": number // 2, "json": {"x": 1}})
+    with pytest.raises(UserError, match="data index root="):
+        image_folder(3, root=str(root))
+    indexed = data_index(compose("data_index", [f"root={root}"]))["shards"]
+    assert [row["samples"] for row in indexed] == [4, 4]
+    found = image_folder(3, root=str(root)).train
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert [found.encoded(index) for index in range(4)] == [path.read_bytes() for path in images]
+    assert found.path(3) == "train-000000.tar/bee/3.jpg"
+    assert data_index(compose("data_index", [f"root={root}"])) == {"shards": []}
+
+
+def write_members(path: Path, *names: str) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"1"))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("0.jpg", "1.jpg", "1.cls"), "2 images and 1 classes; expected an image and a .cls"),
+        (("0.txt",), "0 images and 0 classes"),
+        ((), "0 images and 0 classes"),
+    ],
+)
+def test_samples_without_class_are_named(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    write_members(tmp_path / "train-0.tar", *names)
+    with pytest.raises(UserError, match=message):
+        data_index(compose("data_index", [f"root={tmp_path}"]))
+    assert not index_path(tmp_path / "train-0.tar").exists()
+
+
+def test_what_is_no_tar_cannot_be_indexed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no \.tar there"):
+        data_index(compose("data_index", [f"root={tmp_path}"]))
+    (tmp_path / "train-0.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(UserError, match=r"train-0\.tar: cannot be indexed"):
+        data_index(compose("data_index", [f"root={tmp_path}"]))
+
+
+def test_an_index_that_is_written_anew_is_the_one_that_was_lost(shards: Path) -> None:
+    index = index_path(shards / "train-000001.tar")
+    content = index.read_bytes()
+    index.unlink()
+    data_index(compose("data_index", [f"root={shards}"]))
+    assert index.read_bytes() == content
+    assert json.loads((shards / "manifest.json").read_text())["splits"]["train"][1]["samples"] == 2
