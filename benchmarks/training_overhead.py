@@ -47,12 +47,12 @@ def bare(steps: int) -> float:
     for step in range(steps):
         if step % 10 == 0:
             start = time.perf_counter()
-        images, labels, _ = batches[step % len(batches)]
+        batch = batches[step % len(batches)]
         optimizer.zero_grad()
-        F.cross_entropy(net(images.flip(-1)), labels, label_smoothing=0.1).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(net(batch.images.flip(-1)), batch.labels, label_smoothing=0.1).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step % 10 == 9:
-            windows.append(10 * len(labels) / (time.perf_counter() - start))
+            windows.append(10 * len(batch.labels) / (time.perf_counter() - start))
     return statistics.median(windows[1:])
 
 

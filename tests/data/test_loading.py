@@ -279,6 +279,75 @@ def test_nothing_but_damage_ends_the_run(tmp_path: Path) -> None:
     assert list(data.test_dataloader()) == []
 
 
+def test_a_schedule_sets_the_size_of_each_epoch(root: Path) -> None:
+    data = folder_data(
+        root,
+        "data.image_size=32",
+        "augment=progressive_resizing",
+        "augment.image_size.start=8",
+        "augment.image_size.multiple=8",
+        "trainer.max_epochs=4",
+    )
+    loader = data.train_dataloader()
+    _, batches = loader.plan()
+    sizes = []
+    for epoch in range(5):
+        loader.plan = lambda epoch=epoch: (epoch, batches[:1])
+        sizes.append(next(iter(loader)).images.shape[-1])
+    assert sizes == [8, 16, 16, 24, 32]
+    assert next(iter(data.val_dataloader())).images.shape[-1] == 32
+
+
+def test_copies_of_a_sample_are_augmented_each_in_its_own_way(root: Path) -> None:
+    (first, *_) = folder_data(root, "augment.repeats=3").train_dataloader()
+    assert sorted(np.unique(first.indices, return_counts=True)[1].tolist()) == [3, 3]
+    for index in first.indices.unique():
+        copies = first.images[first.indices == index]
+        assert not torch.equal(copies[0], copies[1])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_what_the_device_does_to_a_sample_does_not_depend_on_ranks(root: Path, world_size: int) -> None:
+    """Lighting, erasing and mixing, with repeats: the same pixels and label weights in one batch or in shares of it."""
+    overrides = ["data.global_batch_size=12", "augment=trivial_augment", "augment.repeats=2"]
+    lighting = "{lighting: {_target_: convatlas.data.batch_augment.Lighting, std: ${data.std}}}"
+    shares = []
+    for rank in range(world_size):
+        data = folder_data(root, *overrides, f"+augment.batch={lighting}")
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            accumulate_grad_batches=1, global_rank=rank, world_size=world_size, current_epoch=2
+        )
+        shares.append([data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()])
+    whole = folder_data(root, *overrides, f"+augment.batch={lighting}")
+    whole.trainer = SimpleNamespace(  # type: ignore[assignment]
+        accumulate_grad_batches=1, global_rank=0, world_size=1, current_epoch=2
+    )
+    for number, batch in enumerate(whole.train_dataloader()):
+        expected = whole.on_after_batch_transfer(batch, 0)
+        assert expected.mixed_labels is not None
+        assert expected.label_weights is not None
+        pieces = [share[number] for share in shares]
+        found = {key(piece, row) for piece in pieces for row in range(len(piece.labels))}
+        assert found == {key(expected, row) for row in range(12)}
+
+
+def key(batch: Batch, row: int) -> tuple[int, int, float, bytes]:
+    """All that a sample's row of a batch holds."""
+    assert batch.mixed_labels is not None
+    assert batch.label_weights is not None
+    pixels = batch.images[row].contiguous().numpy().tobytes()
+    return int(batch.labels[row]), int(batch.mixed_labels[row]), float(batch.label_weights[row]), pixels
+
+
+def test_a_batch_that_cannot_be_mixed_in_pairs_is_refused(root: Path) -> None:
+    data = folder_data(root, "data.global_batch_size=6", "augment=trivial_augment")
+    data.check_batch(world_size=3, accumulation=1)
+    with pytest.raises(
+        UserError, match=r"data\.global_batch_size=6: augment\.mix takes pairs, expected a multiple of 4"
+    ):
+        data.check_batch(world_size=2, accumulation=1)
+
+
 def test_normalisation_is_of_pixels_in_the_unit_interval(root: Path) -> None:
     data = folder_data(root)
     batch = Batch(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), torch.zeros(1), torch.zeros(1))

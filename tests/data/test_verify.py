@@ -88,7 +88,7 @@ def test_shards_with_the_same_images_have_the_same_faults(tmp_path: Path) -> Non
     counts = {kind: facts["count"] for kind, facts in of_folder(tmp_path / "folder")["kinds"].items()}
     counts["mislabelled"] = 3  # in the shard, the other PNGs are named .jpg too
     assert {kind: facts["count"] for kind, facts in result["kinds"].items()} == counts
-    assert found_paths(result)["empty"] == ["train.tar/00007.jpg"]
+    assert found_paths(result)["empty"] == ["train.tar/00000007.jpg"]
 
 
 def test_a_clean_folder_is_clean(tmp_path: Path) -> None:

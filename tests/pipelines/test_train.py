@@ -14,8 +14,9 @@ from convatlas.config import check_config, compose
 from convatlas.errors import UserError
 from convatlas.run.checkpoints import read_checkpoint
 from convatlas.tracking.local_record import read_metrics
-from pipelines.train import TYPES, train
+from pipelines.train import TYPES, show, train
 from tests.conftest import SMALL, read_json
+from tests.fixtures import write_image_folder
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -194,3 +195,22 @@ def test_values_out_of_range_are_named(override: str) -> None:
 def test_divergence_in_a_short_epoch_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="training diverged"):
         small(tmp_path, "optimizer.learning_rate=1e30", "trainer.log_every_n_steps=100")
+
+
+def test_skipped_images_are_listed_and_counted_in_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_image_folder(tmp_path / "images", ["a", "b"], per_class=20, size=32)
+    for path in ("train/a/003.jpg", "train/b/007.jpg", "val/a/001.jpg"):
+        (root / path).write_bytes(b"")
+    overrides = [
+        *("data=imagefolder", f"data.root={root}", "data.image_size=32", "data.resize=null", "augment=pad_crop_flip"),
+        *("data.global_batch_size=12", "trainer.max_epochs=1", "tracking=none", f"run.root={tmp_path / 'runs'}"),
+    ]
+    with pytest.raises(UserError, match=r"an empty file"):
+        train(compose("train", overrides))
+    result = train(compose("train", [*overrides, "data.on_error=skip"]))
+    listed = (Path(result["run"]) / "skipped_images.txt").read_text().splitlines()
+    assert result["skipped_images"] == len(listed)
+    assert f"{root}/val/a/001.jpg: an empty file; expected an image" in listed
+    assert read_json(Path(result["run"]) / "evaluation" / "test.json")["num_samples"] == 39
+    show(result)
+    assert f"skipped  {len(listed)} images, listed in" in capsys.readouterr().out

@@ -101,7 +101,10 @@ class ClassificationTask(LightningModule):
             self._check_finite(loss)
         self.last_loss = loss.detach()
         logits = output.logits if isinstance(output, ClassifierOutput) else output
-        self.train_top1.update(logits.detach(), batch.labels)
+        labels = batch.labels
+        if batch.mixed_labels is not None and batch.label_weights is not None:  # the label with the larger share
+            labels = torch.where(batch.label_weights < 0.5, batch.mixed_labels, labels)
+        self.train_top1.update(logits.detach(), labels)
         self.log("train/loss", loss)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
