@@ -1,4 +1,4 @@
-"""The README's commands run, on generated images and short schedules."""
+"""The commands of the README and of docs/data.md run, on generated images and short schedules."""
 
 import os
 import re
@@ -14,13 +14,15 @@ import torchvision
 from tests.conftest import FolderRun
 
 README = Path(__file__).parents[1] / "README.md"
+PAGES = [README, README.parent / "docs" / "data.md"]
 SHORT = ["debug=fast", "data.global_batch_size=8"]
 
 
 def commands() -> list[str]:
-    blocks = re.findall(r"<!-- tested -->\n```console\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    text = "\n".join(page.read_text() for page in PAGES)
+    blocks = re.findall(r"<!-- tested -->\n```console\n(.*?)```", text, flags=re.DOTALL)
     found = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
-    assert len(found) >= 7
+    assert len(found) >= 11
     return found
 
 
@@ -32,10 +34,14 @@ def test_the_command_runs(command: str, folder_run: FolderRun, tmp_path: Path) -
     images = next(photos.iterdir()).suffix
     command = command.replace("/data/birds", str(folder_run.root)).replace("*.jpg", f"*{images}")
     command = command.replace("checkpoint=best.ckpt", f"checkpoint={folder_run.run}/checkpoints/best.ckpt")
-    program, verb, *arguments = shlex.split(command)
+    program, *arguments = shlex.split(command)
     assert program == "convatlas"
-    if verb in ("train", "check"):
+    verb = [argument for argument in arguments if "=" not in argument]
+    arguments = arguments[len(verb) :]
+    if verb in (["train"], ["check"]):
         arguments += SHORT
+    if verb == ["data", "bench"]:
+        arguments += ["data.global_batch_size=8", "batches=2", "stage_images=8", "model_steps=1"]
     if "data=cifar10" in arguments:  # no download in a test: the same command on the embedded images
         arguments[arguments.index("data=cifar10")] = "data=fashion_mnist_sample"
     if "model=resnet50" in arguments:
@@ -52,7 +58,7 @@ def test_the_command_runs(command: str, folder_run: FolderRun, tmp_path: Path) -
         ]
         arguments += ["data.resize=40"]
     done = subprocess.run(
-        [sys.executable, "-m", "convatlas", verb, *arguments],
+        [sys.executable, "-m", "convatlas", *verb, *arguments],
         cwd=tmp_path,
         env={**os.environ, "TORCH_HOME": str(tmp_path / "cache")},
         capture_output=True,
