@@ -44,9 +44,9 @@ def describe(config: DictConfig) -> dict[str, Any]:
         config: Composed from ``conf/describe.yaml`` by ``described_config``.
 
     Returns:
-        ``name``, ``input`` (C, H, W), ``parameters`` at inference, ``auxiliary_parameters`` in training on top,
-        ``multiply_adds``, ``receptive_field``, ``published`` (or None), ``layers`` and ``files``; for ``model=all``,
-        ``models``, a list of the same without layers and files.
+        ``name``, ``input`` (C, H, W), ``num_classes``, ``parameters`` and ``multiply_adds`` at inference,
+        ``auxiliary_parameters`` and ``auxiliary_multiply_adds`` in training on top, ``receptive_field``, ``published``
+        (or None), ``layers`` and ``files``; for ``model=all``, ``models``, a list of the same without layers and files.
 
     Raises:
         UserError: An image too small for the network, an output that cannot be written, weights that do not fit.
@@ -75,8 +75,9 @@ def _summary(network: Network, analysis: Analysis) -> dict[str, Any]:
         "input": [network.net.in_channels, network.image_size, network.image_size],
         "num_classes": network.net.num_classes,
         "parameters": analysis.parameters,
-        "auxiliary_parameters": analysis.auxiliary_parameters,
         "multiply_adds": analysis.multiply_adds,
+        "auxiliary_parameters": analysis.auxiliary_parameters,
+        "auxiliary_multiply_adds": analysis.auxiliary_multiply_adds,
         "receptive_field": analysis.receptive_field,
         "published": published and asdict(published),
     }
@@ -123,14 +124,14 @@ def _show_one(result: Mapping[str, Any]) -> None:
     columns = ("layer", "kernel, channels", "output", "parameters", "multiply-adds", "receptive field", "jump")
     print_table(columns, rows, numbers=columns[2:])
     published = result["published"] or {}
-    heads = result["auxiliary_parameters"]
     print_fields(
         {
             "network": f"{result['name']}, {result['num_classes']:,} classes, "
             f"input {' × '.join(map(str, result['input']))}",
-            "parameters": _beside(result["parameters"], published.get("parameters"))
-            + (f"; auxiliary heads, in training only: {heads:,}" if heads else ""),
-            "multiply-adds": _beside(result["multiply_adds"], published.get("multiply_adds")),
+            **{
+                key.replace("_", "-"): _beside(result[key], published.get(key), result[f"auxiliary_{key}"])
+                for key in ("parameters", "multiply_adds")
+            },
             "receptive field": f"{result['receptive_field']:,} pixels",
             **({"paper": published["source"]} if published else {}),
             **({"pictures": ", ".join(result["files"])} if result["files"] else {}),
@@ -156,10 +157,10 @@ def _show_all(models: list[Mapping[str, Any]]) -> None:
     print_table(columns, rows, numbers=columns[1:])
 
 
-def _beside(count: int, printed: float | None) -> str:
-    if printed is None:
-        return f"{count:,}"
-    return f"{count:,} (paper: {printed_text(printed)}, {100 * (count / printed - 1):+.1f} %)"
+def _beside(count: int, printed: float | None, auxiliary: int) -> str:
+    paper = "" if printed is None else f" (paper: {printed_text(printed)}, {100 * (count / printed - 1):+.1f} %)"
+    heads = f"; auxiliary heads, in training only: {auxiliary:,}" if auxiliary else ""
+    return f"{count:,}{paper}{heads}"
 
 
 if __name__ == "__main__":

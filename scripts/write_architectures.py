@@ -31,6 +31,8 @@ def figures(analyses: dict[str, Analysis]) -> dict[str, str]:
         "alexnet_torchvision": f"{parameters['alexnet_torchvision']:,}",
         "googlenet": f"{parameters['googlenet']:,}",
         "googlenet_ratio": f"{parameters['alexnet'] / parameters['googlenet']:.1f}",
+        "googlenet_conv1": f"{googlenet.layers[0].multiply_adds / 1e6:.0f} M",
+        "googlenet_multiply_adds": f"{multiply_adds['googlenet'] / 1e9:.3f} G",
         "googlenet_training": f"{googlenet.parameters + googlenet.auxiliary_parameters:,}",
         "googlenet_convolutions": str(kinds.count("convolution")),
         "resnet20_ratio": f"{parameters['resnet18'] / parameters['resnet20_cifar']:.0f}",

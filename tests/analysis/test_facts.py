@@ -106,9 +106,17 @@ def test_googlenet(
 
 def test_googlenet_in_training_computes_both_heads() -> None:
     net = on_meta(GoogLeNet).train()
+    analysis = analyse(net, 224)
+    assert net.training
+    assert analysis.multiply_adds + analysis.auxiliary_multiply_adds == 1_591_044_096
     assert operations(net, 224) == 2 * 1_591_044_096
-    assert all_parameters(net.get_submodule("aux1")) == 3_188_840
-    assert all_parameters(net.get_submodule("aux2")) == 3_190_888
+    for head, channels, parameters in (("aux1", 512, 3_188_840), ("aux2", 528, 3_190_888)):
+        layers = [layer for layer in analysis.auxiliary if layer.name.startswith(f"{head}.")]
+        assert sum(layer.parameters for layer in layers) == all_parameters(net.get_submodule(head)) == parameters
+        pool, reduction, *linear = layers
+        assert (pool.kernel, pool.stride, pool.output_shape) == (5, 3, (channels, 4, 4))  # section 5
+        assert (reduction.kernel, reduction.output_shape) == (1, (128, 4, 4))
+        assert [layer.output_shape for layer in linear] == [(1024,), (1000,)]
 
 
 @pytest.mark.parametrize(

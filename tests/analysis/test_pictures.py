@@ -64,7 +64,8 @@ def test_the_picture_is_an_image_file_on_its_own(tmp_path: Path) -> None:
     write_graph("<resnet>", analyse(net, 224), 224, tmp_path / "net.svg")
     root = ET.fromstring((tmp_path / "net.svg").read_text(encoding="utf-8"))  # noqa: S314  our own file
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    for text in ("<resnet>", "layer2.0", "layer4.1 … layer4.2", "899", "224 pixels"):
+    caption = "receptive field; light: after the last of several"
+    for text in ("<resnet>", caption, "layer2.0", "layer4.1 … layer4.2", "899", "224 pixels"):
         assert text in texts
     bars = [element for element in root.iter("{http://www.w3.org/2000/svg}rect") if element.get("class") == "bar"]
     widths = [float(bar.get("width", 0)) for bar in bars]

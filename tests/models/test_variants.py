@@ -1,9 +1,10 @@
 """What the switches of the papers' ablations change."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from torch import nn
 
 from convatlas.errors import UserError
@@ -11,6 +12,7 @@ from convatlas.models.alexnet import AlexNet
 from convatlas.models.googlenet import GoogLeNet
 from convatlas.models.resnet import CifarResNet, ResNet, ZeroPadShortcut
 from convatlas.models.vgg import VGG
+from tests.models.zoo import build
 
 
 def kinds(model: nn.Module) -> list[str]:
@@ -25,6 +27,16 @@ def test_depth_that_is_not_6n_plus_2() -> None:
 def test_plain_net_cannot_start_blocks_at_zero() -> None:
     with pytest.raises(UserError, match=r"model\.net\.zero_init_residual"):
         ResNet(depth=18, residual=False, zero_init_residual=True)
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.5])
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_torchvision", "vgg11", "googlenet", "googlenet_torchvision"])
+def test_dropout_is_a_probability(name: str, probability: float) -> None:
+    keys = ["dropout", "auxiliary_dropout"] if name.startswith("googlenet") else ["dropout"]
+    for key in keys:
+        arguments: dict[str, Any] = {key: probability}
+        with pytest.raises(InstantiationException, match=rf"model\.net\.{key}={probability}: expected a probability"):
+            build(name, device="meta", **arguments)
 
 
 def test_zero_padded_shortcut() -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,19 +16,41 @@ def net(depth: int = 8, num_classes: int = 10) -> CifarResNet:
     return CifarResNet(depth=depth, num_classes=num_classes, in_channels=1)
 
 
-@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "module", "lightning", "safetensors"])
-def test_every_wrapping_loads(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "net.", "module.net."])
+@pytest.mark.parametrize("suffix", ["pth", "th", "safetensors"])
+def test_every_wrapping_loads(suffix: str, prefix: str, wrapper: str | None, tmp_path: Path) -> None:
     source, target = net(), net()
     state = source.state_dict()
-    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
-    if form == "safetensors":
-        safetensors.torch.save_file(state, path)
+    path = tmp_path / f"w.{suffix}"
+    content = {prefix + name: value for name, value in state.items()}
+    if suffix == "safetensors":
+        safetensors.torch.save_file(content, path)
     else:
-        prefix = {"module": "module.", "lightning": "net."}.get(form, "")
-        content = {prefix + name: value for name, value in state.items()}
-        torch.save({form: content} if form in ("state_dict", "model") else content, path)
+        torch.save(content if wrapper is None else {wrapper: content, "epoch": 3}, path)
     load_weights(target, str(path))
     assert all(torch.equal(value, target.state_dict()[name]) for name, value in state.items())
+
+
+class Code:
+    """What a pickle makes of this is whatever ``call`` does."""
+
+    def __init__(self, call: Callable[..., object], *arguments: object) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call, self.arguments
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_file_is_not_executed(legacy: bool, tmp_path: Path) -> None:
+    content = {**net().state_dict(), "fc.bias": Code(Path.touch, tmp_path / "executed")}
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match=r"model\.weights=.*w\.pth: truncated or not a file of tensors"):
+        load_weights(net(), str(tmp_path / "w.pth"))
+    assert not (tmp_path / "executed").exists()
+    torch.load(tmp_path / "w.pth", weights_only=False)  # which would have
+    assert (tmp_path / "executed").exists()
 
 
 def test_a_mismatch_lists_what_is_wrong_ten_names_at_most(tmp_path: Path) -> None:

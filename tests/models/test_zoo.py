@@ -16,7 +16,7 @@ from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.resnet import CifarResNet
 from convatlas.restore import load_net
 from convatlas.run.checkpoints import KEY, AtomicCheckpointIO, read_run_checkpoint
-from tests.models.zoo import FILES, NAMES, SMALLER, build, heads, load, loss, net_config, slow_except
+from tests.models.zoo import FILES, LARGEST, NAMES, SMALLER, build, heads, load, loss, net_config, slow_except
 
 SIDE = 32
 TRACED = ["alexnet", "googlenet", "resnet18"]
@@ -115,6 +115,28 @@ def test_checkpoints_bring_the_network_back(name: str, model: Classifier, tmp_pa
     assert type(restored) is type(model)
     assert list(restored.state_dict()) == list(state)
     assert all(torch.equal(value, state[key]) for key, value in restored.state_dict().items())
+
+
+@pytest.mark.slow
+def test_the_largest_network(tmp_path: Path) -> None:
+    """As the others; with a batch's statistics, without which 600 blocks leave the range of float32 in evaluation."""
+    torch.manual_seed(0)
+    net = build(LARGEST).train()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    for side in (48, SIDE):
+        batch = images(side=side)
+        net.train().zero_grad()
+        loss(net(batch)).backward()  # type: ignore[no-untyped-call]
+        assert [k for k, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+        with torch.inference_mode():
+            logits = net.eval()(batch)
+        assert logits.shape == (2, 10)
+        assert logits.isfinite().all()
+    with torch.no_grad():
+        assert torch.equal(torch.export.export(net, (batch,)).module()(batch), net(batch))
+    test_checkpoints_bring_the_network_back(LARGEST, net, tmp_path)
 
 
 @pytest.mark.parametrize("config", slow_except(SMALLER, NAMES))

@@ -21,7 +21,7 @@ def load(name: str) -> DictConfig:
 
 NAMES = [name for name in FILES if "/task/classification@_here_" in load(name).get("defaults", [])]
 LARGEST = "resnet1202_cifar"
-"""Too slow to compute here: on the meta device only."""
+"""Computed in one slow test; everywhere else on the meta device only."""
 SMALLER = [name for name in NAMES if name != LARGEST]
 
 

@@ -60,7 +60,9 @@ def test_auxiliary_heads_are_told_apart(capsys: pytest.CaptureFixture[str]) -> N
     result = run("model=googlenet")
     assert (result["parameters"], result["auxiliary_parameters"]) == (6_998_552, 6_379_728)
     show(result)
-    assert "auxiliary heads, in training only: 6,379,728" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "6,998,552 (paper: 6.8 M, +2.9 %); auxiliary heads, in training only: 6,379,728" in text
+    assert "1,582,671,872 (paper: 1.5 G, +5.5 %); auxiliary heads, in training only: 8,372,224" in text
 
 
 def test_every_network_in_one_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from convatlas.models.classifier import Classifier
+from convatlas.models.outputs import ClassifierOutput
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "convolution",
@@ -68,12 +69,12 @@ class Analysis:
     """The layers of a network and their sums.
 
     Attributes:
-        layers: In the order of execution.
-        auxiliary_parameters: Parameters that serve in training only: auxiliary heads.
+        layers: In the order of execution, those that inference needs.
+        auxiliary: In the order of execution, those of auxiliary heads, which serve in training only.
     """
 
     layers: tuple[Layer, ...]
-    auxiliary_parameters: int
+    auxiliary: tuple[Layer, ...]
 
     @property
     def parameters(self) -> int:
@@ -82,8 +83,18 @@ class Analysis:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds for one image."""
+        """Multiply-adds for one image at inference."""
         return sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def auxiliary_parameters(self) -> int:
+        """Weights and biases that training has on top."""
+        return sum(layer.parameters for layer in self.auxiliary)
+
+    @property
+    def auxiliary_multiply_adds(self) -> int:
+        """Multiply-adds for one image that training has on top, in its forward pass."""
+        return sum(layer.multiply_adds for layer in self.auxiliary)
 
     @property
     def receptive_field(self) -> int:
@@ -102,13 +113,28 @@ def analyse(net: Classifier, image_size: int) -> Analysis:
         net: The network, on any device; it is not changed.
         image_size: Height and width of the image, in pixels.
     """
-    on_meta = copy.deepcopy(net).to("meta").eval()
-    total = sum(parameter.numel() for parameter in net.parameters())
+    on_meta = copy.deepcopy(net).to("meta").train()  # traced with its auxiliary heads
     graph = _Tracer().trace(on_meta)
-    recorder = _Recorder(fx.GraphModule(on_meta, graph))
+    recorder = _Recorder(fx.GraphModule(on_meta, graph).eval())  # BatchNorm takes a single value, too
     recorder.run(torch.empty(1, net.in_channels, image_size, image_size, device="meta"))
-    layers = tuple(recorder.layers)
-    return Analysis(layers, total - sum(layer.parameters for layer in layers))
+    output = graph.output_node().all_input_nodes[0]
+    logits = output.all_input_nodes[0] if output.target is ClassifierOutput else output
+    at_inference = _leading_to(logits)
+    return Analysis(
+        tuple(layer for node, layer in recorder.layers.items() if node in at_inference),
+        tuple(layer for node, layer in recorder.layers.items() if node not in at_inference),
+    )
+
+
+def _leading_to(node: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 def _before_global_pool(layers: tuple[Layer, ...]) -> Iterator[Layer]:
@@ -138,7 +164,7 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.layers: list[Layer] = []
+        self.layers: dict[fx.Node, Layer] = {}
         self.grids: dict[fx.Node, _Grid] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -161,20 +187,18 @@ class _Recorder(fx.Interpreter):
             1 if kind == "linear" else _positions(before, out, kind),
         )
         if kind is not None and not (kind == "average pool" and kernel == 1):
-            self.layers.append(
-                Layer(
-                    name=_name(n, kind),
-                    kind=kind,
-                    output_shape=tuple(out.shape[1:]),
-                    kernel=kernel if kernel > 1 or kind == "convolution" else None,
-                    stride=stride if kind in ("convolution", "max pool", "average pool") else None,
-                    dilation=dilation,
-                    groups=module.groups if isinstance(module, nn.Conv2d) else 1,
-                    parameters=sum(p.numel() for p in module.parameters()) if module is not None else 0,
-                    multiply_adds=_multiply_adds(module, out),
-                    receptive_field=after.receptive_field,
-                    jump=after.jump,
-                )
+            self.layers[n] = Layer(
+                name=_name(n, kind),
+                kind=kind,
+                output_shape=tuple(out.shape[1:]),
+                kernel=kernel if kernel > 1 or kind == "convolution" else None,
+                stride=stride if kind in ("convolution", "max pool", "average pool") else None,
+                dilation=dilation,
+                groups=module.groups if isinstance(module, nn.Conv2d) else 1,
+                parameters=sum(p.numel() for p in module.parameters()) if module is not None else 0,
+                multiply_adds=_multiply_adds(module, out),
+                receptive_field=after.receptive_field,
+                jump=after.jump,
             )
         return out
 

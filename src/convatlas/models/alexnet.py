@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import nn
 
-from convatlas.models.classifier import FullyConnectedClassifier
+from convatlas.models.classifier import FullyConnectedClassifier, dropout_layer
 
 
 class AlexNet(FullyConnectedClassifier):
@@ -74,8 +74,8 @@ class AlexNet(FullyConnectedClassifier):
         )
         self.avgpool = nn.AdaptiveAvgPool2d(side)
         self.classifier = nn.Sequential(
-            *(fc6, act(), nn.Dropout(dropout)),
-            *(fc7, act(), nn.Dropout(dropout)),
+            *(fc6, act(), dropout_layer(dropout)),
+            *(fc7, act(), dropout_layer(dropout)),
             nn.Identity(),
         )
         for layer in (conv1, conv2, conv3, conv4, conv5, fc6, fc7):
@@ -133,8 +133,8 @@ class AlexNetTorchvision(FullyConnectedClassifier):
         )
         self.avgpool = nn.AdaptiveAvgPool2d(side)
         self.classifier = nn.Sequential(
-            *(nn.Dropout(dropout), nn.Linear(256 * side * side, 4096), relu()),
-            *(nn.Dropout(dropout), nn.Linear(4096, self.num_features), relu()),
+            *(dropout_layer(dropout), nn.Linear(256 * side * side, 4096), relu()),
+            *(dropout_layer(dropout), nn.Linear(4096, self.num_features), relu()),
             nn.Identity(),
         )
         self.reset_classifier(num_classes)

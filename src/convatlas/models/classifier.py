@@ -7,6 +7,7 @@ from typing import ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convatlas.errors import UserError
 from convatlas.models.outputs import ClassifierOutput
 
 
@@ -101,6 +102,21 @@ class FullyConnectedClassifier(Classifier):
             else:
                 x = layer(x)
         return x
+
+
+def dropout_layer(probability: float, key: str = "dropout") -> nn.Dropout:
+    """A layer that drops values with a probability in training.
+
+    Args:
+        probability: From 0 to 1.
+        key: Of the network's argument that says so.
+
+    Raises:
+        UserError: No probability.
+    """
+    if not 0 <= probability <= 1:
+        raise UserError(f"model.net.{key}={probability}: expected a probability, from 0 to 1")
+    return nn.Dropout(probability)
 
 
 def linear_at_each_position(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convatlas.models.classifier import Classifier, linear_at_each_position
+from convatlas.models.classifier import Classifier, dropout_layer, linear_at_each_position
 from convatlas.models.outputs import ClassifierOutput
 
 
@@ -95,7 +95,7 @@ class AuxiliaryHead(nn.Module):
         super().__init__()
         self.conv = ConvUnit(in_channels, 128, 1, batch_norm=batch_norm)
         self.fc1 = nn.Linear(128 * 4 * 4, 1024)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout_layer(dropout, "auxiliary_dropout")
         self.fc2 = nn.Linear(1024, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class _GoogLeNet(Classifier):
         self.maxpool4 = pool(last_pool)
         self.inception5a = inception(832, 256, 160, 320, 32, 128, 128)
         self.inception5b = inception(832, 384, 192, 384, 48, 128, 128)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout_layer(dropout)
         self._initialise(self)
         self.reset_classifier(num_classes)
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convatlas.models.classifier import FullyConnectedClassifier
+from convatlas.models.classifier import FullyConnectedClassifier, dropout_layer
 
 
 class DilatedMaxPool2d(nn.MaxPool2d):
@@ -105,8 +105,8 @@ class VGG(FullyConnectedClassifier):
         self.avgpool = nn.AdaptiveAvgPool2d(side)
         self.num_features = 4096
         self.classifier = nn.Sequential(
-            *(_linear(512 * side * side, 4096), nn.ReLU(inplace=True), nn.Dropout(dropout)),
-            *(_linear(4096, self.num_features), nn.ReLU(inplace=True), nn.Dropout(dropout)),
+            *(_linear(512 * side * side, 4096), nn.ReLU(inplace=True), dropout_layer(dropout)),
+            *(_linear(4096, self.num_features), nn.ReLU(inplace=True), dropout_layer(dropout)),
             nn.Identity(),
         )
         self.reset_classifier(num_classes)
