@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args, get_origin
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -210,6 +210,9 @@ def _check_value(key: str, value: object, expected: Any, where: str) -> None:
     except ValidationError:
         ok = False
     if not ok:
-        plain_name = expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")
-        name = SPOKEN.get(expected, plain_name)
+        if get_origin(expected) is Literal:
+            name = "one of " + ", ".join(map(str, get_args(expected)))
+        else:
+            plain_name = expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")
+            name = SPOKEN.get(expected, plain_name)
         raise UserError(f"{key}={value}: expected {name}{where}")
