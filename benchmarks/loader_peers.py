@@ -62,7 +62,7 @@ def torchvision_v2(form: StoredForm, workers: int) -> Epoch:
 
 
 def timm(form: StoredForm, workers: int) -> Epoch:
-    """timm's ``create_loader`` up to its uint8 batches: what wraps them normalises on the device."""
+    """``timm.data.create_loader`` up to its uint8 batches: what wraps them normalises on the device."""
     from timm.data import create_loader
     from timm.data.dataset import ImageDataset
 
@@ -102,17 +102,15 @@ def dali(form: StoredForm, workers: int) -> Epoch:
     from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
     from nvidia.dali.types import INTERP_LINEAR
 
-    @pipeline_def(batch_size=BATCH, num_threads=workers, device_id=None)
-    def pipeline() -> tuple[Any, Any]:
-        encoded, labels = fn.readers.file(
-            file_root=str(form.folder / "train"), shuffle_after_epoch=True, name="reader", prefetch_queue_depth=2
-        )
+    def operators() -> tuple[Any, Any]:
+        encoded, labels = fn.readers.file(file_root=str(form.folder / "train"), shuffle_after_epoch=True, name="reader")
         images = fn.decoders.image_random_crop(
             encoded, device="cpu", random_area=list(SCALE), random_aspect_ratio=list(RATIO), num_attempts=10
         )
         images = fn.resize(images, resize_x=SIZE, resize_y=SIZE, interp_type=INTERP_LINEAR, antialias=True)
         return fn.flip(images, horizontal=fn.random.coin_flip()), labels
 
+    pipeline = pipeline_def(operators, batch_size=BATCH, num_threads=workers, device_id=None)
     batches = DALIGenericIterator(
         [pipeline()],
         ["images", "labels"],

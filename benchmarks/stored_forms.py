@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import Dataset
@@ -156,7 +156,7 @@ def _tar_files(archive: Path) -> Iterator[tuple[str, bytes]]:
 def _is_jpeg(encoded: bytes) -> bool:
     try:
         image = Image.open(io.BytesIO(encoded), formats=["JPEG"])
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         return False
     return image.mode in ("RGB", "L")
 
