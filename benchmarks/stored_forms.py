@@ -1,0 +1,178 @@
+"""The forms in which the loaders of ``benchmarks.loader`` read the same images.
+
+Every form holds the same JPEG bytes: as a folder for each class, in tar shards (which both ours and webdataset read)
+and in FFCV's .beton file. FFCV's own writer decodes and encodes anew; the bytes are put into its file as they are, so
+that all loaders decode the same pictures.
+"""
+
+import io
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from convatlas.data.class_list import ClassList
+from convatlas.data.dataset import Dataset
+from convatlas.data.shards import ShardSource, write_shard
+
+BATCH = 256
+SIDE = 340
+"""Short side of the smaller form in pixels."""
+QUALITY = 90
+NUM_SHARDS = 8
+
+
+@dataclass(frozen=True)
+class StoredForm:
+    """One quality of the images, in each loader's layout.
+
+    Args:
+        path: Its folder.
+    """
+
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """Folders of ``train/<class>/<image>``; ``val`` and ``test`` are the same images, which nobody reads."""
+        return self.path / "folder"
+
+    @property
+    def shards(self) -> list[Path]:
+        """Tar shards in WebDataset layout."""
+        return sorted(self.path.glob("*.tar"))
+
+    @property
+    def beton(self) -> Path:
+        """FFCV's file."""
+        return self.path / "images.beton"
+
+    @property
+    def classes(self) -> Path:
+        """The names of the classes, one a line."""
+        return self.path / "classes.txt"
+
+
+def prepare(images: Path, store: Path, limit: int) -> tuple[StoredForm, StoredForm]:
+    """Write the two forms where they are not yet: the original files, and short side 340 at quality 90.
+
+    Args:
+        images: A folder or a tar file with a folder for each class.
+        store: Where the forms are kept.
+        limit: Images at most; whole batches of them are taken, spread evenly over all.
+
+    Returns:
+        Original and resized form.
+    """
+    original, resized = StoredForm(store / "original"), StoredForm(store / f"{SIDE}px")
+    if not original.path.is_dir():
+        _write(original, _chosen(images, limit))
+    if not resized.path.is_dir():
+        _write(resized, ((name, _resized(encoded)) for name, encoded in _files(original.folder / "train")))
+    return original, resized
+
+
+def write_beton(form: StoredForm) -> None:
+    """Write FFCV's file of a form, unless it is there; needs FFCV.
+
+    The field's encoder is replaced on the instance: the file names the field by its exact type.
+    """
+    if form.beton.is_file():
+        return
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.rgb_image import IMAGE_MODES
+    from ffcv.writer import DatasetWriter
+
+    def keep_bytes(destination: Any, encoded: bytes, malloc: Any) -> None:
+        destination["mode"] = IMAGE_MODES["jpg"]
+        destination["width"], destination["height"] = Image.open(io.BytesIO(encoded)).size
+        destination["data_ptr"], storage = malloc(len(encoded))
+        storage[:] = np.frombuffer(encoded, dtype=np.uint8)
+
+    image_field = RGBImageField(write_mode="jpg")
+    image_field.encode = keep_bytes
+    unfinished = form.beton.with_suffix(".unfinished")
+    samples = list(_labelled(form))
+    DatasetWriter(str(unfinished), {"image": image_field, "label": IntField()}, num_workers=1).from_indexed_dataset(
+        samples
+    )
+    unfinished.rename(form.beton)
+
+
+def shard_dataset(in_channels: int, *, root: str) -> Dataset:
+    """The shards of a form for our datamodule, in the place of ``image_folder``."""
+    form = StoredForm(Path(root))
+    source = ShardSource(form.shards, in_channels)
+    return Dataset(ClassList.read(form.classes), train=source, val=source, test=source)
+
+
+def _write(form: StoredForm, images: Iterator[tuple[str, bytes]]) -> None:
+    """Write folder and shards; the form's own name appears when they are complete."""
+    unfinished = StoredForm(form.path.with_name(form.path.name + ".unfinished"))
+    shutil.rmtree(unfinished.path, ignore_errors=True)
+    for name, encoded in images:
+        path = unfinished.folder / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded)
+    for split in ("val", "test"):
+        (unfinished.folder / split).symlink_to("train")
+    names = sorted(path.name for path in (unfinished.folder / "train").iterdir())
+    unfinished.classes.write_text("".join(f"{name}\n" for name in names))
+    # Shuffled, as shards are: a reader's buffer then suffices to mix the classes.
+    samples = list(_labelled(unfinished))
+    order = np.random.default_rng(0).permutation(len(samples))
+    for number, part in enumerate(np.array_split(order, NUM_SHARDS)):
+        write_shard(unfinished.path / f"{number:05d}.tar", (samples[index] for index in part), suffix="jpg")
+    unfinished.path.rename(form.path)
+
+
+def _chosen(images: Path, limit: int) -> Iterator[tuple[str, bytes]]:
+    """Whole batches of JPEG files, RGB or grey: what every loader decodes."""
+    found = (_tar_files if images.is_file() else _files)(images)
+    kept = [(name, encoded) for name, encoded in found if _is_jpeg(encoded)]
+    count = min(limit, len(kept)) // BATCH * BATCH
+    if count == 0:
+        raise SystemExit(f"--images {images}: {len(kept)} JPEG files in class folders; expected at least {BATCH}")
+    return (kept[index] for index in np.linspace(0, len(kept) - 1, count).astype(int))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(folder.glob("*/*")):
+        yield f"{path.parent.name}/{path.name}", path.read_bytes()
+
+
+def _tar_files(archive: Path) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if (content := tar.extractfile(member)) is not None:
+                yield "/".join(Path(member.name).parts[-2:]), content.read()
+
+
+def _is_jpeg(encoded: bytes) -> bool:
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=["JPEG"])
+    except UnidentifiedImageError:
+        return False
+    return image.mode in ("RGB", "L")
+
+
+def _labelled(form: StoredForm) -> Iterator[tuple[bytes, int]]:
+    """Encoded images and classes, class by class."""
+    labels: dict[str, int] = {}
+    for name, encoded in _files(form.folder / "train"):
+        yield encoded, labels.setdefault(name.split("/")[0], len(labels))
+
+
+def _resized(encoded: bytes) -> bytes:
+    """Short side to 340 pixels, a smaller image as large as it is; quality 90."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+    shrink = min(1.0, SIDE / min(image.size))
+    width, height = (round(side * shrink) for side in image.size)
+    written = io.BytesIO()
+    image.resize((width, height), Image.Resampling.BICUBIC).save(written, "JPEG", quality=QUALITY)
+    return written.getvalue()
