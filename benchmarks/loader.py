@@ -35,12 +35,13 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
 from PIL import Image, ImageOps
 
-from benchmarks.loader_peers import INSTALL, LOADERS, SIZE
+from benchmarks.loader_peers import INSTALL, LOADERS, RATIO, SCALE, SIZE
 from benchmarks.stored_forms import BATCH, StoredForm, prepare
 from convatlas.data.augment import RandomResizedCrop
-from convatlas.data.decode import decode_file
+from convatlas.data.decode import open_picture
 
 GOALS = {"dali": 1 / 2, "torchvision": 1 / 3}
 """Our CPU time relative to theirs, at most."""
@@ -169,12 +170,14 @@ def print_table(turns: dict[str, list[Turn]]) -> None:
 
 def crop_differences(form: StoredForm) -> list[float]:
     """Mean absolute difference of our crop to PIL's of the same box, in grey levels, for each image."""
-    crop = RandomResizedCrop(size=SIZE)
+    crop = RandomResizedCrop(scale=SCALE, ratio=RATIO)
+    row = torch.empty((1, 3, SIZE, SIZE), dtype=torch.uint8, memory_format=torch.channels_last)[0]
     differences = []
     for index, path in enumerate(sorted((form.folder / "train").glob("*/*"))):
-        image = decode_file(path, in_channels=3)
-        found = crop(image, np.random.default_rng(index)).permute(1, 2, 0).numpy()
-        top, left, height, width = crop._box(image.shape[-2], image.shape[-1], np.random.default_rng(index))
+        image = open_picture(path.read_bytes(), 3, str(path))
+        crop(image, np.random.default_rng(index), row)
+        found = row.permute(1, 2, 0).numpy()
+        top, left, height, width = crop.box(image.height, image.width, np.random.default_rng(index))
         picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         box = picture.crop((left, top, left + width, top + height))
         expected = np.asarray(box.resize((SIZE, SIZE), Image.Resampling.BILINEAR))

@@ -33,12 +33,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def ours(form: StoredForm, workers: int) -> Epoch:
     """The project's training loader; the original form as files, the resized one as shards."""
-    if form.path.name == f"{SIDE}px":
-        where = [f"data.root={form.path}", "data.dataset._target_=benchmarks.stored_forms.shard_dataset"]
-    else:
-        where = [f"data.root={form.folder}"]
+    root = form.sharded if form.path.name == f"{SIDE}px" else form.folder
     batches = [f"data.global_batch_size={BATCH}", f"data.threads={workers}"]
-    config = compose("train", ["data=imagefolder", "augment=random_resized_crop", *where, *batches])
+    config = compose("train", ["data=imagefolder", "augment=random_resized_crop", f"data.root={root}", *batches])
     loader = instantiate(config.data).train_dataloader()
     return lambda: (batch.images for batch in loader)
 

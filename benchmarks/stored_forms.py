@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from convatlas.data.class_list import ClassList
-from convatlas.data.dataset import Dataset
-from convatlas.data.shards import ShardSource, write_shard
+from convatlas.config import compose
+from pipelines.data_prepare import data_prepare
 
 BATCH = 256
 SIDE = 340
@@ -43,19 +42,19 @@ class StoredForm:
         return self.path / "folder"
 
     @property
+    def sharded(self) -> Path:
+        """The folder of the shards."""
+        return self.path / "shards"
+
+    @property
     def shards(self) -> list[Path]:
-        """Tar shards in WebDataset layout."""
-        return sorted(self.path.glob("*.tar"))
+        """Tar shards in WebDataset layout, as ``convatlas data prepare`` writes them."""
+        return sorted(self.sharded.glob("train-*.tar"))
 
     @property
     def beton(self) -> Path:
         """FFCV's file."""
         return self.path / "images.beton"
-
-    @property
-    def classes(self) -> Path:
-        """The names of the classes, one a line."""
-        return self.path / "classes.txt"
 
 
 def prepare(images: Path, store: Path, limit: int) -> tuple[StoredForm, StoredForm]:
@@ -104,13 +103,6 @@ def write_beton(form: StoredForm) -> None:
     unfinished.rename(form.beton)
 
 
-def shard_dataset(in_channels: int, *, root: str) -> Dataset:
-    """The shards of a form for our datamodule, in the place of ``image_folder``."""
-    form = StoredForm(Path(root))
-    source = ShardSource(form.shards, in_channels)
-    return Dataset(ClassList.read(form.classes), train=source, val=source, test=source)
-
-
 def _write(form: StoredForm, images: Iterator[tuple[str, bytes]]) -> None:
     """Write folder and shards; the form's own name appears when they are complete."""
     unfinished = StoredForm(form.path.with_name(form.path.name + ".unfinished"))
@@ -121,13 +113,9 @@ def _write(form: StoredForm, images: Iterator[tuple[str, bytes]]) -> None:
         path.write_bytes(encoded)
     for split in ("val", "test"):
         (unfinished.folder / split).symlink_to("train")
-    names = sorted(path.name for path in (unfinished.folder / "train").iterdir())
-    unfinished.classes.write_text("".join(f"{name}\n" for name in names))
-    # Shuffled, as shards are: a reader's buffer then suffices to mix the classes.
-    samples = list(_labelled(unfinished))
-    order = np.random.default_rng(0).permutation(len(samples))
-    for number, part in enumerate(np.array_split(order, NUM_SHARDS)):
-        write_shard(unfinished.path / f"{number:05d}.tar", (samples[index] for index in part), suffix="jpg")
+    count = len(list((unfinished.folder / "train").glob("*/*")))
+    where = [f"data.root={unfinished.folder}", f"output={unfinished.sharded}"]
+    data_prepare(compose("data_prepare", ["data=imagefolder", *where, f"samples_per_shard={-(-count // NUM_SHARDS)}"]))
     unfinished.path.rename(form.path)
 
 

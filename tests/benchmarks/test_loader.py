@@ -8,7 +8,8 @@ from PIL import Image
 
 from benchmarks.loader import crop_differences
 from benchmarks.loader_peers import LOADERS
-from benchmarks.stored_forms import StoredForm, prepare, shard_dataset
+from benchmarks.stored_forms import StoredForm, prepare
+from convatlas.data.dataset import image_folder
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredForm, StoredF
 def test_every_layout_holds_the_same_bytes_in_whole_batches(forms: tuple[StoredForm, StoredForm]) -> None:
     for form in forms:
         files = sorted(path.read_bytes() for path in form.folder.glob("train/*/*"))
-        source = shard_dataset(3, root=str(form.path)).train
+        source = image_folder(3, root=str(form.sharded)).train
         assert len(files) == len(source.labels) == 256
         tars = b"".join(shard.read_bytes() for shard in form.shards)
         assert all(encoded in tars for encoded in files)

@@ -4,6 +4,8 @@ Decoding, resizing and copying release the interpreter lock, so threads do what 
 start-up, copies and shared memory.
 """
 
+import math
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from convatlas.data.augment import Augmentation
 from convatlas.data.batch import Batch, ViewBatch
@@ -84,6 +87,7 @@ class ThreadedLoader:
         self.views = views
         self._position = {"epoch": 0, "batches": 0}
         self._resuming = False
+        self._memory = _Memory()
 
     def __len__(self) -> int:
         return self.num_batches
@@ -130,12 +134,7 @@ class ThreadedLoader:
         if self.views is None:
             size = self.augmentation.size(epoch) or self.image_size
             with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
-                images = torch.empty(
-                    (len(entries), self.in_channels, size, size),
-                    dtype=torch.uint8,
-                    memory_format=torch.channels_last,
-                    pin_memory=torch.cuda.is_available(),
-                )
+                images = self._memory.batch(len(entries), self.in_channels, size)
                 draws = torch.empty(len(entries), self.augmentation.draws) if self.augmentation.draws else None
             batch = Batch(images, labels, torch.from_numpy(indices), draws)
         else:
@@ -177,6 +176,29 @@ class ThreadedLoader:
                 if self.on_error == "drop":
                     return None
         raise ImageError("data.on_error=skip", "damaged", "none of the images can be decoded")
+
+
+class _Memory:
+    """Memory for batches, used again as soon as nothing refers to a batch: fresh memory is a page fault every 4 KiB.
+
+    PyTorch's allocator of pinned memory does so by itself.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+
+    def batch(self, count: int, channels: int, size: int) -> Tensor:
+        """An uninitialised batch (N, C, H, W) uint8, channels last in memory."""
+        shape = (count, size, size, channels)
+        if torch.cuda.is_available():
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True).permute(0, 3, 1, 2)
+        needed = math.prod(shape)
+        block = self._free.pop() if self._free else np.empty(0, np.uint8)
+        if block.size < needed:
+            block = np.empty(needed, np.uint8)
+        view = block[:needed]
+        weakref.finalize(view, self._free.append, block).atexit = False  # the tensor holds the view
+        return torch.from_numpy(view).view(shape).permute(0, 3, 1, 2)
 
 
 class _Work:
