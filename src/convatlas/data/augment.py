@@ -150,13 +150,14 @@ class RandomResizedCrop:
 
     def box(self, image_height: int, image_width: int, generator: np.random.Generator) -> Box:
         """Draw the part of an image that is shown."""
+        low, high = map(math.log, self.ratio)
         for _ in range(10):
-            area = image_height * image_width * generator.uniform(*self.scale)
-            ratio = math.exp(generator.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            share, shape, down, right = generator.random(4).tolist()
+            area = image_height * image_width * (self.scale[0] + (self.scale[1] - self.scale[0]) * share)
+            ratio = math.exp(low + (high - low) * shape)
             width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < width <= image_width and 0 < height <= image_height:
-                top = int(generator.integers(image_height - height + 1))
-                left = int(generator.integers(image_width - width + 1))
+                top, left = int(down * (image_height - height + 1)), int(right * (image_width - width + 1))
                 return top, left, height, width
         # No draw fits a very long image: the central part of an allowed aspect.
         width = min(image_width, round(image_height * self.ratio[1]))

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import tarfile
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -115,7 +116,7 @@ class ShardSource:
         self.in_channels = in_channels
         indices = [_read_index(shard) for shard in self.shards]
         self._entries = np.concatenate(indices)
-        self._ends = np.cumsum([len(index) for index in indices])
+        self._ends = np.cumsum([len(index) for index in indices]).tolist()
         self.labels: Labels = self._entries["label"].astype(np.int64)
         self._maps = [_map(shard, index) for shard, index in zip(self.shards, indices, strict=True)]
 
@@ -140,7 +141,7 @@ class ShardSource:
         return hashlib.sha256(self._entries.data).digest()
 
     def _shard_of(self, index: int) -> int:
-        return int(np.searchsorted(self._ends, index, side="right"))
+        return bisect_right(self._ends, index)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
