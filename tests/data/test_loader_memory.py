@@ -4,25 +4,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.fixtures import write_image_folder
+from tests.fixtures import PEAK_MEMORY, write_image_folder
 
 BATCH_BYTES = 256 * 3 * 224 * 224
 PREFETCH, THREADS = 4, 2
 OTHER_BYTES = 96 * 2**20
 """Decoders and their scratch, code that is loaded on first use, what the allocator keeps."""
 
-SCRIPT = """
+SCRIPT = f"""
+{PEAK_MEMORY}
 import sys, time
-from pathlib import Path
 from hydra.utils import instantiate
 from convatlas.config import compose
 
-def peak():  # not ru_maxrss, which counts the parent too
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return 1024 * int(line.split()[1])
-
-overrides = ["data=imagefolder", f"data.root={sys.argv[1]}", "data.global_batch_size=256", "data.val_fraction=0.05"]
-data = instantiate(compose("train", [*overrides, f"data.prefetch={sys.argv[2]}", f"data.threads={sys.argv[3]}"]).data)
+overrides = ["data=imagefolder", "data.root=" + sys.argv[1], "data.global_batch_size=256", "data.val_fraction=0.05"]
+data = instantiate(compose("train", [*overrides, "data.prefetch=" + sys.argv[2], "data.threads=" + sys.argv[3]]).data)
 loader = data.train_dataloader()
 epoch, batches = loader.plan()
 loader.plan = lambda: (epoch, batches * 12)

@@ -15,14 +15,13 @@ from convatlas.data.dataset import image_folder
 from convatlas.data.names import Names
 from convatlas.data.scan import ImageScan, user_cache
 from convatlas.errors import UserError
-from tests.fixtures import write_image_folder
+from tests.fixtures import PEAK_MEMORY, write_image_folder
 
-BYTES_PER_SAMPLE = 80
-"""Ten million images in 0.8 GB."""
+BYTES_PER_SAMPLE = 90
+"""Ten million images in 0.9 GB."""
 
 MEASURE = """
-import resource
-from pathlib import Path
+import sys
 import numpy as np
 from convatlas.data import sources
 from convatlas.data.class_list import ClassList
@@ -39,11 +38,8 @@ few = sources.ArraySource(np.zeros((CLASSES, 2, 2), np.uint8), np.arange(CLASSES
 
 
 def dataset(in_channels):
-    return Dataset(classes, train=sources.FolderSource(Path("/x"), classes, in_channels), val=few, test=few)
-
-
-def peak():
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train = sources.FolderSource(Path("/x"), classes, in_channels)
+    return Dataset(classes, train=train, val=None if sys.argv[1] == "cut" else few, test=few)
 
 
 before = peak()
@@ -53,7 +49,8 @@ module = ClassificationDataModule(
 )
 batches = train_batches(module.num_samples("train"), 256, 1, 0, 0, 0, 1)
 module.fingerprint
-assert module.path("train", CLASSES * PER_CLASS - 1) == "/x/n00000999/n00000999_999.JPEG"
+assert module.num_samples("train") == CLASSES * PER_CLASS * (9 if sys.argv[1] == "cut" else 10) // 10
+assert module.sources["train"].path(CLASSES * PER_CLASS - 1) == "/x/n00000999/n00000999_999.JPEG"
 print((peak() - before) / (CLASSES * PER_CLASS))
 """
 
@@ -210,7 +207,8 @@ def test_names_are_taken_group_by_group() -> None:
     assert names.digest() != Names([[b"xxx", b"xx", b"xxx"]]).digest()
 
 
-def test_ten_million_images_fit_in_a_gigabyte() -> None:
-    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True)
+@pytest.mark.parametrize("val", ["cut", "given"])
+def test_ten_million_images_fit_in_a_gigabyte(val: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK_MEMORY + MEASURE, val], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < BYTES_PER_SAMPLE
+    assert 30 < float(done.stdout) < BYTES_PER_SAMPLE  # the names alone take more than 30
