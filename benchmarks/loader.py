@@ -1,11 +1,11 @@
 """CPU time per image and images per second of our loader and its peers, on the same images with the same crops.
 
-    python -m benchmarks.loader --images TAR_OR_FOLDER [--rounds 5] [--epochs 2] [--loaders ours,ffcv] [--workers 2]
+    python -m benchmarks.loader --images TAR_OR_FOLDER [--rounds 5] [--batches 20] [--loaders ours,ffcv] [--workers 2]
     python -m benchmarks.loader --images TAR_OR_FOLDER --quality
 
 The images lie in a folder for each class. Original files and the same at short side 340, JPEG quality 90, are kept
-under ``--store`` in every loader's layout (``benchmarks.stored_forms``); whole batches of at most ``--limit`` images,
-so that each loader delivers every image once an epoch.
+under ``--store`` in every loader's layout (``benchmarks.stored_forms``), at most ``--limit`` of them; fewer than
+``--batches`` batches are repeated. An epoch is whole batches, so that each loader delivers every image once.
 
 Each loader has a process of its own, which lives through all rounds: imports, workers and compilation are paid before
 the first. The processes take turns (ours, first peer, second peer, …), those that wait sleep. A turn is one epoch that
@@ -191,8 +191,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder or tar file with a folder for each class")
     parser.add_argument("--store", type=Path, help="where the stored forms are kept")
     parser.add_argument("--limit", type=int, default=10_000, help="images at most")
+    parser.add_argument("--batches", type=int, default=20, help="in an epoch at least")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=2, help="that count in a turn")
+    parser.add_argument("--epochs", type=int, default=1, help="that count in a turn")
     parser.add_argument("--workers", type=int, default=2, help="threads or worker processes of each loader")
     parser.add_argument("--loaders", default=",".join(LOADERS), help="by commas")
     parser.add_argument("--quality", action="store_true", help="our crops against PIL's instead of the speed")
@@ -203,7 +204,7 @@ def main() -> None:
     if not arguments.images.exists():
         parser.error(f"--images {arguments.images}: no such file or folder")
     store = arguments.store or Path(tempfile.gettempdir()) / f"convatlas-loader-{arguments.images.stem}"
-    for form in prepare(arguments.images, store, arguments.limit):
+    for form in prepare(arguments.images, store, arguments.limit, arguments.batches):
         files = list((form.folder / "train").glob("*/*"))
         size = sum(file.stat().st_size for file in files) / len(files)
         print(f"\n{form.path.name}: {len(files)} images, {size / 1000:.0f} kB each", flush=True)

@@ -57,20 +57,22 @@ class StoredForm:
         return self.path / "images.beton"
 
 
-def prepare(images: Path, store: Path, limit: int) -> tuple[StoredForm, StoredForm]:
+def prepare(images: Path, store: Path, limit: int, batches: int) -> tuple[StoredForm, StoredForm]:
     """Write the two forms where they are not yet: the original files, and short side 340 at quality 90.
 
     Args:
         images: A folder or a tar file with a folder for each class.
         store: Where the forms are kept.
-        limit: Images at most; whole batches of them are taken, spread evenly over all.
+        limit: Images at most, spread evenly over all.
+        batches: Batches in an epoch at least; fewer images are stored over and over. What a loader does once an epoch
+            weighs little in a real one, and must here.
 
     Returns:
         Original and resized form.
     """
     original, resized = StoredForm(store / "original"), StoredForm(store / f"{SIDE}px")
     if not original.path.is_dir():
-        _write(original, _chosen(images, limit))
+        _write(original, _chosen(images, limit, batches))
     if not resized.path.is_dir():
         _write(resized, ((name, _resized(encoded)) for name, encoded in _files(original.folder / "train")))
     return original, resized
@@ -119,14 +121,17 @@ def _write(form: StoredForm, images: Iterator[tuple[str, bytes]]) -> None:
     unfinished.path.rename(form.path)
 
 
-def _chosen(images: Path, limit: int) -> Iterator[tuple[str, bytes]]:
+def _chosen(images: Path, limit: int, batches: int) -> Iterator[tuple[str, bytes]]:
     """Whole batches of JPEG files, RGB or grey: what every loader decodes."""
     found = (_tar_files if images.is_file() else _files)(images)
     kept = [(name, encoded) for name, encoded in found if _is_jpeg(encoded)]
-    count = min(limit, len(kept)) // BATCH * BATCH
-    if count == 0:
-        raise SystemExit(f"--images {images}: {len(kept)} JPEG files in class folders; expected at least {BATCH}")
-    return (kept[index] for index in np.linspace(0, len(kept) - 1, count).astype(int))
+    if not kept:
+        raise SystemExit(f"--images {images}: no JPEG files in class folders")
+    spread = np.linspace(0, len(kept) - 1, min(limit, len(kept))).astype(int)
+    for number in range(BATCH * max(batches, len(spread) // BATCH)):
+        name, encoded = kept[spread[number % len(spread)]]
+        folder, file = name.split("/")
+        yield f"{folder}/{number // len(spread):03d}-{file}", encoded
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:

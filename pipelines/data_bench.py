@@ -44,7 +44,7 @@ def data_bench(config: DictConfig) -> dict[str, Any]:
     quiet_libraries()
     pl.seed_everything(config.seed, verbose=False)
     data: ClassificationDataModule = instantiate(config.data)
-    data.check_batch(world_size=1, accumulation=1)
+    data.check_batch(1, config.trainer.accumulate_grad_batches)
     speed = loader_speed(data.train_dataloader(), config.batches)
     images = min(config.stage_images, data.num_samples("train"))
     stages = stage_times(data, images)
@@ -62,8 +62,9 @@ def data_bench(config: DictConfig) -> dict[str, Any]:
 
 
 def _model_speed(config: DictConfig, data: ClassificationDataModule) -> tuple[float, str]:
-    """Images per second of training on a batch that is ready, and the device."""
+    """Images per second of training on a batch that is ready, one accumulation part of it, and the device."""
     fill_num_classes(config, len(data.class_list.names))
+    data.global_batch_size //= config.trainer.accumulate_grad_batches
     task: ClassificationTask = instantiate(config.model)
     trainer = build_trainer(config.trainer, logger=False, enable_checkpointing=False)
     device = trainer.strategy.root_device

@@ -39,11 +39,12 @@ def data_show(config: DictConfig) -> dict[str, Any]:
         ``output``, the picture's path, and ``samples``: path and class of each row.
 
     Raises:
-        UserError: The data cannot be read, or ``output`` not be written.
+        UserError: The data cannot be read, ``output`` not be written, or an odd number of samples not be mixed.
     """
     data: ClassificationDataModule = instantiate(config.data)
-    data.global_batch_size = count = min(config.samples, data.num_samples("train"))
-    data.check_batch(world_size=1, accumulation=1)
+    count = min(config.samples, data.num_samples("train"))
+    if data.augment.mix is not None and count % 2:
+        raise UserError(f"samples={count}: augment.mix takes pairs, expected an even number")
     indices = np.arange(count) * data.num_samples("train") // count
     columns = [[_cell(data.load("train", int(index))) for index in indices]]
     columns += [[_cell(image) for image in _shown(data, indices, epoch)] for epoch in range(config.epochs)]

@@ -1,8 +1,10 @@
 """The configuration is checked before anything expensive happens; each message names the key."""
 
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import Field, PositiveInt
 
 from convatlas.config import check_config, compose, overridden_keys, plain
 from convatlas.errors import UserError
@@ -93,3 +95,17 @@ def test_overridden_keys_are_groups_and_values() -> None:
 def test_small_images_take_the_small_stem() -> None:
     assert compose("train", ["model=alexnet"]).model.net.stem == "small"
     assert compose("train", ["model=alexnet", "data.image_size=224"]).model.net.stem == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("expected", "spoken"),
+    [
+        (PositiveInt | None, "a positive integer or null"),
+        (Literal["A", "B"], "one of A, B"),
+        (Annotated[int, Field(ge=1, le=100)], "int from 1 to 100"),
+        (float, "float"),
+    ],
+)
+def test_expected_types_are_named_in_plain_words(expected: Any, spoken: str) -> None:
+    with pytest.raises(UserError, match=rf"format=text: expected {spoken}$"):
+        check_config(compose("runs"), {"format": expected})

@@ -8,9 +8,11 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import hydra
+from annotated_types import Ge, Gt, Le, Lt
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
@@ -24,8 +26,11 @@ from convatlas.errors import UserError
 SMALL_IMAGE = 64
 """Images with fewer pixels a side take the small-input stem of a network."""
 
-SPOKEN = {PositiveInt: "a positive integer", NonNegativeInt: "an integer from 0"}
+SPOKEN = {PositiveInt: "a positive integer", NonNegativeInt: "an integer from 0", NoneType: "null"}
 """How messages call the types that have no short name."""
+
+BOUNDS = {Ge: "from", Le: "to", Gt: "above", Lt: "below"}
+"""How messages call the limits of a number."""
 
 OmegaConf.register_new_resolver(
     "stem_for",  # an unknown size is the paper's
@@ -210,9 +215,20 @@ def _check_value(key: str, value: object, expected: Any, where: str) -> None:
     except ValidationError:
         ok = False
     if not ok:
-        if get_origin(expected) is Literal:
-            name = "one of " + ", ".join(map(str, get_args(expected)))
-        else:
-            plain_name = expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")
-            name = SPOKEN.get(expected, plain_name)
-        raise UserError(f"{key}={value}: expected {name}{where}")
+        raise UserError(f"{key}={value}: expected {_spoken(expected)}{where}")
+
+
+def _spoken(expected: Any) -> str:
+    """A type as a person would call it."""
+    if expected in SPOKEN:
+        return SPOKEN[expected]
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " or ".join(map(_spoken, arguments))
+    if origin is Annotated:
+        bounds = [bound for item in arguments[1:] for bound in getattr(item, "metadata", [item])]
+        words = [f"{BOUNDS[type(bound)]} {getattr(bound, type(bound).__name__.lower())}" for bound in bounds]
+        return " ".join([_spoken(arguments[0]), *words])
+    return expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")

@@ -22,7 +22,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredForm, StoredF
         coarse = Image.fromarray(generator.integers(256, size=(6, 8, 3), dtype=np.uint8))
         coarse.resize((500, 400)).save(path)
     (folder / "class0" / "notes.jpg").write_text("no image")
-    return prepare(folder, tmp_path_factory.mktemp("store"), limit=10_000)
+    return prepare(folder, tmp_path_factory.mktemp("store"), limit=10_000, batches=1)
 
 
 def test_every_layout_holds_the_same_bytes_in_whole_batches(forms: tuple[StoredForm, StoredForm]) -> None:
@@ -52,7 +52,7 @@ def test_our_crops_differ_little_from_pils(forms: tuple[StoredForm, StoredForm])
 @pytest.mark.slow
 def test_the_benchmark_prints_ratios_and_goals(forms: tuple[StoredForm, StoredForm]) -> None:
     store = forms[0].path.parent
-    options = ["--images", str(forms[0].folder), "--store", str(store), "--rounds", "1", "--epochs", "1"]
+    options = ["--images", str(forms[0].folder), "--store", str(store), "--rounds", "1", "--batches", "1"]
     finished = subprocess.run(
         [sys.executable, "-m", "benchmarks.loader", *options, "--loaders", "ours,torchvision"],
         capture_output=True,

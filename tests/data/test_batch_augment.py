@@ -231,5 +231,5 @@ def test_an_odd_batch_is_refused() -> None:
     ],
 )
 def test_numbers_outside_their_range_are_refused(step: Any, settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=rf"augment.batch: {step.__name__}\(.*expected"):
+    with pytest.raises(UserError, match=rf"augment\.(batch|mix): {step.__name__}\(.*expected"):
         step(**settings)

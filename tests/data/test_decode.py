@@ -150,3 +150,15 @@ def test_a_decompression_bomb_is_refused_by_its_header() -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(UserError, match=r"/nowhere\.jpg: cannot be read"):
         decode_file(Path("/nowhere.jpg"), 3)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_leaves_the_pixels_as_they_are_stored(format: str) -> None:
+    content = encoded(rgb(), format, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12")
+    assert np.array_equal(pixels(content), pixels(encoded(rgb(), format)))
+
+
+def test_xmp_turns_no_image_as_in_torchvision() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    for content in (encoded(rgb(), "JPEG", xmp=xmp), encoded(rgb(), "JPEG", xmp=xmp) + b"x"):
+        assert pixels(content).shape == (24, 32, 3)

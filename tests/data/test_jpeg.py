@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,6 +26,9 @@ def photograph(height: int, width: int, period: int = 16) -> Image.Image:
 
 
 def jpeg(image: Image.Image, **options: object) -> bytes:
+    if "colorsubsampling" in options:  # Pillow knows fewer
+        encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=90, **options)
+        return encoded
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", **{"quality": 90, **options})
     return buffer.getvalue()
@@ -39,7 +43,8 @@ KINDS: dict[str, dict[str, object]] = {
     "4:4:4": {"subsampling": 0},
     "4:2:2": {"subsampling": 1},
     "4:2:0": {"subsampling": 2},
-    "4:1:1": {"subsampling": "4:1:1"},
+    "4:1:1": {"colorsubsampling": "411"},
+    "4:4:0": {"colorsubsampling": "440"},
     "progressive": {"progressive": True},
     "optimised": {"optimize": True},
     "restarts": {"restart_marker_rows": 1},
@@ -56,6 +61,16 @@ def test_every_part_of_an_image_has_the_pixels_of_the_whole(kind: str) -> None:
     for bottom in range(1, 102):
         part = picture.region(max(0, bottom - 20), 5, min(20, bottom), 70, size=224)
         assert torch.equal(part, whole[:, max(0, bottom - 20) : bottom, 5:75])
+
+
+@pytest.mark.parametrize("samplings", [b"\x31\x11\x11", b"\x42\x11\x11", b"\x22\x21\x11", b"\x22\x21\x21"])
+def test_samplings_that_turbojpeg_does_not_know_are_pillows(samplings: bytes) -> None:
+    encoded = bytearray(jpeg(photograph(40, 30), subsampling=0))
+    picture = open_jpeg(bytes(encoded), 3)
+    assert picture is not None
+    for component, sampling in enumerate(samplings):
+        encoded[picture.frame + 6 + 3 * component] = sampling
+    assert open_jpeg(bytes(encoded), 3) is None
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

@@ -19,16 +19,16 @@ from convatlas.config import compose
 
 overrides = ["data=imagefolder", "data.root=" + sys.argv[1], "data.global_batch_size=256", "data.val_fraction=0.05"]
 data = instantiate(compose("train", [*overrides, "data.prefetch=" + sys.argv[2], "data.threads=" + sys.argv[3]]).data)
-loader = data.train_dataloader()
-epoch, batches = loader.plan()
-loader.plan = lambda: (epoch, batches * 12)
 before = peak()
-images = 0
-for number, batch in enumerate(loader):
-    images += len(batch.labels)
-    if number == 2:
-        time.sleep(5)  # a consumer that lets the loader run as far ahead as it may
-assert images == 12 * 256
+for loader in (data.train_dataloader(), data.test_dataloader()):
+    epoch, batches = loader.plan()
+    loader.plan = lambda: (epoch, batches[:1] * 12)
+    images = 0
+    for number, batch in enumerate(loader):
+        images += len(batch.labels)
+        if number == 2:
+            time.sleep(5)  # a consumer that lets the loader run as far ahead as it may
+    assert images == 12 * 256
 print(peak() - before)
 """
 

@@ -1,6 +1,8 @@
 """Exact loading: the batches do not depend on threads or ranks, and every evaluated sample counts once."""
 
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -269,6 +271,57 @@ def test_skipped_images_of_an_evaluation_are_left_out(damaged: Path) -> None:
     assert len(data.skipped) == 2
 
 
+def test_a_replacement_does_not_repeat_what_its_own_entry_shows(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path, ["a", "b"], per_class=6, size=24)
+    data = folder_data(root, "data.on_error=skip", "data.global_batch_size=2", "data.val_fraction=0.1")
+    Path(data.path("train", 3)).write_bytes(b"")
+    neighbour = 4
+    shown = [
+        batch.images[row]
+        for batch in data.train_dataloader()
+        for row in range(2)
+        if int(batch.indices[row]) == neighbour
+    ]
+    assert len(shown) == 2
+    assert not torch.equal(*shown)
+
+
+def test_a_name_that_is_no_text_is_skipped_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_image_folder(tmp_path / "images", ["a", "b"], per_class=6, size=24)
+    Path(os.fsdecode(os.fsencode(root / "val" / "a") + b"/caf\xe9\n.jpg")).write_bytes(b"")
+    data = folder_data(root, "data.on_error=skip")
+    data.skipped.log = tmp_path / "skipped.txt"
+    assert sum(len(batch.labels) for batch in data.test_dataloader()) == 12
+    (line,) = data.skipped.log.read_text().splitlines()
+    assert line.endswith(r"caf\udce9\n.jpg: an empty file; expected an image")
+
+
+def test_an_error_of_a_step_says_while_loading_what(root: Path) -> None:
+    def fail(image: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+        raise RuntimeError("no such operation")
+
+    data = folder_data(root)
+    data.augment = Augmentation(crop=CenterCrop(), steps={"fail": fail})
+    with pytest.raises(RuntimeError) as caught:
+        list(data.train_dataloader())
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"while loading {root}/train/")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomResizedCrop(scale=(0.0, 1.0)), r"augment\.crop\.scale=\[0\.0,1\.0\]: expected"),
+        (lambda: RandomResizedCrop(ratio=(2.0, 1.0)), r"augment\.crop\.ratio=\[2\.0,1\.0\]: expected"),
+        (lambda: ScaleJitterCrop(min_side=500, max_side=480), r"augment\.crop\.min_side=500: expected at most"),
+        (lambda: HorizontalFlip(p=3), r"augment\.steps\.flip\.p=3: expected a probability"),
+    ],
+)
+def test_values_out_of_range_are_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
 def test_nothing_but_damage_ends_the_run(tmp_path: Path) -> None:
     root = write_image_folder(tmp_path, ["a", "b"], per_class=4, size=24)
     data = folder_data(root, "data.on_error=skip")
@@ -286,7 +339,7 @@ def test_a_schedule_sets_the_size_of_each_epoch(root: Path) -> None:
         "augment=progressive_resizing",
         "augment.image_size.start=8",
         "augment.image_size.multiple=8",
-        "trainer.max_epochs=4",
+        "trainer.max_epochs=5",
     )
     loader = data.train_dataloader()
     _, batches = loader.plan()
@@ -294,7 +347,7 @@ def test_a_schedule_sets_the_size_of_each_epoch(root: Path) -> None:
     for epoch in range(5):
         loader.plan = lambda epoch=epoch: (epoch, batches[:1])
         sizes.append(next(iter(loader)).images.shape[-1])
-    assert sizes == [8, 16, 16, 24, 32]
+    assert sizes == [8, 16, 24, 32, 32]
     assert next(iter(data.val_dataloader())).images.shape[-1] == 32
 
 
@@ -460,6 +513,18 @@ def test_the_random_resized_crop_is_torchvisions_of_its_box() -> None:
     for seed in range(20):
         box = crop.box(60, 80, np.random.default_rng(seed))
         assert torch.equal(shown(crop, image, 16, seed), TF.resized_crop(image, *box, [16, 16], antialias=True))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32), (3, 20, 32)])
+def test_the_whole_image_can_be_the_crop(shape: tuple[int, ...], layout: torch.memory_format) -> None:
+    image = noise(*shape)[None].contiguous(memory_format=layout)[0]
+    for turned in (image, image.transpose(-1, -2).flip(-1)):
+        out = torch.empty((1, shape[0], 16, 16), dtype=torch.uint8).to(memory_format=torch.channels_last)[0]
+        ratio = turned.shape[2] / turned.shape[1]
+        crop = RandomResizedCrop(scale=(1.0, 1.0), ratio=(ratio, ratio))
+        crop(Picture.of(turned, "x"), np.random.default_rng(0), out)
+        assert torch.equal(out, TF.resize(turned, [16, 16], antialias=True))
 
 
 def test_scale_jitter_shows_the_part_that_a_resized_image_would_show() -> None:

@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from convatlas.data.batch import Batch
+from convatlas.errors import UserError
 from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.resnet import CifarResNet
 from convatlas.tasks.classification import ClassificationTask
@@ -63,3 +64,8 @@ def test_predictions_come_in_the_order_of_the_split() -> None:
     assert predictions.mistakes(1) == [1]
     assert predictions.sample(2) == [0, 1]
     assert predictions.label_confidences[2].item() == pytest.approx(predictions.confidences[2].item())
+
+
+def test_predictions_of_nothing_are_an_error() -> None:
+    with pytest.raises(UserError, match=r"data\.on_error=skip: none of the test images can be decoded"):
+        Predictions("test", 3).gather()

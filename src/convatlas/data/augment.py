@@ -12,13 +12,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from convatlas.data.batch import Batch
 from convatlas.data.batch_augment import BatchStep, Mix, partners
 from convatlas.data.decode import Picture
+from convatlas.errors import UserError
 
 Box = tuple[int, int, int, int]
 """Top, left, height and width, in pixels of the stored image."""
@@ -101,7 +102,7 @@ class CenterCrop:
         resize: Short side before the crop, antialiased bilinear; None leaves the image as it is.
     """
 
-    resize: int | None = None
+    resize: PositiveInt | None = None
 
     def __call__(self, picture: Picture, generator: np.random.Generator | None, out: Tensor) -> None:
         """Fill ``out``, (C, size, size), with the centre; a smaller image is padded with zeros around it."""
@@ -117,8 +118,8 @@ class PadCrop:
         resize: Short side before the crop; None leaves the image as it is.
     """
 
-    padding: int
-    resize: int | None = None
+    padding: NonNegativeInt
+    resize: PositiveInt | None = None
 
     def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
         """Fill ``out``, (C, size, size)."""
@@ -139,10 +140,18 @@ class RandomResizedCrop:
     Args:
         scale: Range of the crop's share of the image's area.
         ratio: Range of its width divided by its height, drawn on a logarithmic scale.
+
+    Raises:
+        UserError: A range that does not rise above 0.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
+            if not 0 < low <= high:
+                raise UserError(f"augment.crop.{name}=[{low},{high}]: expected two numbers above 0 that do not fall")
 
     def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
         """Fill ``out``, (C, size, size)."""
@@ -175,10 +184,19 @@ class ScaleJitterCrop:
     Args:
         min_side: Smallest short side.
         max_side: Largest short side.
+
+    Raises:
+        UserError: The smallest is larger than the largest.
     """
 
-    min_side: int
-    max_side: int
+    min_side: PositiveInt
+    max_side: PositiveInt
+
+    def __post_init__(self) -> None:
+        if self.min_side > self.max_side:
+            raise UserError(
+                f"augment.crop.min_side={self.min_side}: expected at most augment.crop.max_side={self.max_side}"
+            )
 
     def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
         """Fill ``out``, (C, size, size)."""
@@ -199,9 +217,16 @@ class HorizontalFlip:
 
     Args:
         p: Probability.
+
+    Raises:
+        UserError: It is not one.
     """
 
     p: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise UserError(f"augment.steps.flip.p={self.p}: expected a probability from 0 to 1")
 
     def __call__(self, image: Tensor, generator: np.random.Generator) -> Tensor:
         """Maybe flip an image, (C, H, W)."""
@@ -229,9 +254,9 @@ def _resized(image: Tensor, short_side: int | None) -> Tensor:
 def _fill(out: Tensor, picture: Picture, box: Box) -> None:
     """Resize a part of a stored image into ``out``, (C, size, size), antialiased bilinear."""
     size = out.shape[-1]
-    part = picture.region(*box, size)
+    part = picture.region(*box, size)[None].contiguous(memory_format=torch.channels_last)
     # The kernel behind torchvision's resize, which so writes into the batch itself.
-    torch.ops.aten._upsample_bilinear2d_aa.out(part[None], [size, size], False, out=out[None])
+    torch.ops.aten._upsample_bilinear2d_aa.out(part, [size, size], False, out=out[None])
 
 
 def _middle(spare: int) -> int:

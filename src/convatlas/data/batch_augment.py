@@ -141,7 +141,7 @@ class Mix:
     def __post_init__(self) -> None:
         alphas, probabilities = (self.mixup_alpha, self.cutmix_alpha), (self.switch_probability, self.p)
         if min(alphas) <= 0 or min(probabilities) < 0 or max(probabilities) > 1:
-            raise UserError(f"augment.batch: {self}: expected both alphas above 0 and probabilities from 0 to 1")
+            raise UserError(f"augment.mix: {self}: expected both alphas above 0 and probabilities from 0 to 1")
 
     def draw(self, generator: np.random.Generator, size: int) -> Draws:
         """Draw how a pair is mixed: (5,).
@@ -176,7 +176,7 @@ class Mix:
         count, _, height, width = images.shape
         if count % 2:
             raise UserError(
-                f"data.global_batch_size: a part of {count} images reaches augment.batch.mix, which mixes pairs; "
+                f"data.global_batch_size: a part of {count} images reaches augment.mix, which mixes pairs; "
                 "expected an even number of images on each rank and in each accumulation part"
             )
         draws = draws[0::2].repeat_interleave(2, dim=0)

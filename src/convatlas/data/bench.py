@@ -12,6 +12,7 @@ from torch import Tensor
 from convatlas.data.datamodule import ClassificationDataModule
 from convatlas.data.decode import Picture
 from convatlas.data.loader import ThreadedLoader
+from convatlas.data.sources import ArraySource
 
 STAGES = ("read", "decode", "crop_and_resize", "steps")
 """What happens to an image; what is left of the loader's time is collation: tasks, labels, memory."""
@@ -57,17 +58,18 @@ def stage_times(data: ClassificationDataModule, images: int) -> dict[str, float]
     for number, member in enumerate(members.tolist()):
         generator = np.random.default_rng([data.seed, 0, number])
         start = time.thread_time()
-        source.encoded(member)
-        read = time.thread_time() - start
-        picture = _TimedPicture(source.open(member))
-        opened = time.thread_time() - start - 2 * read  # it reads once more
+        if not isinstance(source, ArraySource):  # which has nothing to read
+            source.encoded(member)
+        read = time.thread_time()
+        picture = _TimedPicture(source.open(member))  # reads once more, and decodes what is no JPEG
+        opened = time.thread_time()
         augmentation.crop(picture, generator, row)  # type: ignore[arg-type]
         cropped = time.thread_time()
         for step in augmentation.steps.values():
             row.copy_(step(row, generator))
-        seconds["read"] += read
-        seconds["decode"] += max(0.0, opened) + picture.seconds
-        seconds["crop_and_resize"] += cropped - start - 2 * read - max(0.0, opened) - picture.seconds
+        seconds["read"] += read - start
+        seconds["decode"] += max(0.0, opened - read - (read - start)) + picture.seconds
+        seconds["crop_and_resize"] += cropped - opened - picture.seconds
         seconds["steps"] += time.thread_time() - cropped
     torch.set_num_threads(threads)
     return {stage: 1000 * seconds[stage] / images for stage in STAGES}

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from convatlas.data.augment import Augmentation, CenterCrop
 from convatlas.data.batch import Batch, ViewBatch
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import Dataset, Split
-from convatlas.data.loader import Plan, ThreadedLoader
+from convatlas.data.loader import BatchMemory, Plan, ThreadedLoader
 from convatlas.data.order import Indices, evaluation_batches, train_batches
 from convatlas.data.skipped import SkippedImages
 from convatlas.data.sources import Labels, Source
@@ -64,8 +65,8 @@ class ClassificationDataModule(LightningDataModule):
         dataset: Callable[..., Dataset],
         num_classes: int | None,
         in_channels: int,
-        image_size: int,
-        resize: int | None,
+        image_size: PositiveInt,
+        resize: PositiveInt | None,
         mean: list[float],
         std: list[float],
         val_fraction: float,
@@ -95,6 +96,7 @@ class ClassificationDataModule(LightningDataModule):
         self.split: Split = split
         self.on_error = on_error
         self.skipped = SkippedImages()
+        self._memory = BatchMemory()
         self.evaluation = Augmentation(crop=CenterCrop(resize=resize))
         self.augment = augment or self.evaluation
 
@@ -223,6 +225,7 @@ class ClassificationDataModule(LightningDataModule):
             prefetch=self.prefetch,
             on_error="raise" if self.on_error == "raise" else on_error,
             skipped=self.skipped,
+            memory=self._memory,
             views=views,
         )
 

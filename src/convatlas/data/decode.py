@@ -12,7 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from convatlas.data.jpeg import ORIENTATION, JpegPicture, open_jpeg
+from convatlas.data.jpeg import ORIENTATION, JpegPicture, exif_orientation, open_jpeg
 from convatlas.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
@@ -148,7 +148,7 @@ def _with_pillow(encoded: bytes, mode: str, name: str) -> Tensor:
     # The header alone; refuses more than MAX_PIXELS.
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     image.load()
-    orientation = image.getexif().get(ORIENTATION, 1)
+    turned = orientation(image)
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise ImageError(name, "32_bit", "32 bits a pixel; expected 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16 bits: keep the upper eight
@@ -156,7 +156,14 @@ def _with_pillow(encoded: bytes, mode: str, name: str) -> Tensor:
     if image.mode != mode:
         image = image.convert(mode)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return _upright(pixels.view(image.height, image.width, -1).permute(2, 0, 1), orientation)
+    return _upright(pixels.view(image.height, image.width, -1).permute(2, 0, 1), turned)
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation of an opened image, 1 (upright) to 8; as torchvision, not what XMP says."""
+    if image.format == "TIFF":  # its own tags
+        return int(image.getexif().get(ORIENTATION, 1))
+    return exif_orientation(image.info.get("exif", b""))
 
 
 def _upright(pixels: Tensor, orientation: int) -> Tensor:

@@ -22,6 +22,8 @@ FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SEQUENTIAL = {0xC0, 0xC1}
 """Those whose rows are stored from the top to the bottom."""
 PROGRESSIVE = 0xC2
+SAMPLINGS = {0x11, 0x21, 0x22, 0x12, 0x41, 0x14}
+"""How much finer brightness may be stored than colour (horizontally, vertically: a digit each) for TurboJPEG."""
 SCAN, EXIF = 0xDA, 0xE1
 ORIENTATION = 0x0112
 ROWS_BELOW = 2
@@ -80,7 +82,7 @@ class JpegPicture:
             encoded = bytearray(encoded)
             encoded[self.frame : self.frame + 2] = (bottom + ROWS_BELOW * factor).to_bytes(2, "big")
         pixels = self._decode(encoded, factor)
-        # Outwards to whole pixels of the reduced image: at most a quarter of a pixel of the result.
+        # Outwards to whole pixels of the reduced image: less than half a pixel of the result.
         rows = slice(top // factor, -(-bottom // factor))
         columns = slice(left // factor, -(-(left + width) // factor))
         return pixels[:, rows, columns]
@@ -100,28 +102,36 @@ def open_jpeg(encoded: bytes, in_channels: int) -> JpegPicture | None:
     """
     if not encoded.startswith(START) or not encoded.rstrip(b"\0").endswith(END):
         return None
-    orientation, position = 1, 2
+    orientation, frame, sequential, position = 1, 0, False, 2
     while position + 4 <= len(encoded) and encoded[position] == 0xFF:
         marker = encoded[position + 1]
         if marker == 0xFF or marker in STANDALONE:  # a fill byte, or a marker without a segment
             position += 1 if marker == 0xFF else 2
             continue
-        if marker == SCAN:
-            return None
         start, position = position + 4, position + 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
         if marker == EXIF and encoded.startswith(b"Exif\0\0", start):
-            orientation = _orientation(encoded[start:position])
+            orientation = exif_orientation(encoded[start:position])
         elif marker in FRAMES:
-            if start + 6 > len(encoded):
+            if marker not in SEQUENTIAL | {PROGRESSIVE} or not _is_plain(encoded[start:position]):
                 return None
-            bits, height, width, components = struct.unpack_from(">BHHB", encoded, start)
-            plain = bits == 8 and components in (1, 3) and height and width
-            if not plain or marker not in SEQUENTIAL | {PROGRESSIVE}:
+            frame, sequential = start + 1, marker in SEQUENTIAL
+        elif marker == SCAN:
+            if not frame:
                 return None
-            return JpegPicture(
-                encoded, in_channels, height, width, orientation, frame=start + 1, sequential=marker in SEQUENTIAL
-            )
+            height, width = struct.unpack_from(">HH", encoded, frame)
+            return JpegPicture(encoded, in_channels, height, width, orientation, frame, sequential)
     return None
+
+
+def _is_plain(frame: bytes) -> bool:
+    """Whether TurboJPEG decodes such a frame: 8 bits, grey, or three components of which the others are alike."""
+    if len(frame) < 6:
+        return False
+    bits, height, width, components = struct.unpack_from(">BHHB", frame)
+    samplings = frame[7::3]
+    if bits != 8 or not height or not width or len(samplings) != components:
+        return False
+    return components == 1 or (components == 3 and samplings[0] in SAMPLINGS and samplings[1:] == b"\x11\x11")
 
 
 def damage_inside(encoded: bytes) -> str | None:
@@ -133,10 +143,11 @@ def damage_inside(encoded: bytes) -> str | None:
     return None
 
 
-def _orientation(segment: bytes) -> int:
+def exif_orientation(segment: bytes) -> int:
+    """The orientation in EXIF data, 1 (upright) to 8; whatever is damaged leaves the pixels as they are stored."""
     exif = Image.Exif()
     try:
         exif.load(segment)
         return int(exif.get(ORIENTATION, 1))
-    except Exception:  # whatever damaged metadata lead the parser to: the pixels are as they are stored
+    except Exception:  # what damaged data lead Pillow's parser to
         return 1

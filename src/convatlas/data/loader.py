@@ -50,6 +50,7 @@ class ThreadedLoader:
         on_error: What follows an image that cannot be decoded: ``raise``; ``replace`` it by the split's next one that
             can; or ``drop`` it, which leaves its batch smaller.
         skipped: Where replaced and dropped images are counted.
+        memory: Where batches come from; loaders that take turns share it.
 
     Raises:
         ImageError: An image cannot be decoded; arrives at the batch.
@@ -70,6 +71,7 @@ class ThreadedLoader:
         prefetch: int,
         on_error: Literal["raise", "replace", "drop"],
         skipped: SkippedImages,
+        memory: "BatchMemory",
         views: Views | None = None,
     ) -> None:
         self.source = source
@@ -84,10 +86,10 @@ class ThreadedLoader:
         self.prefetch = prefetch
         self.on_error = on_error
         self.skipped = skipped
+        self.memory = memory
         self.views = views
         self._position = {"epoch": 0, "batches": 0}
         self._resuming = False
-        self._memory = _Memory()
 
     def __len__(self) -> int:
         return self.num_batches
@@ -134,7 +136,7 @@ class ThreadedLoader:
         if self.views is None:
             size = self.augmentation.size(epoch) or self.image_size
             with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
-                images = self._memory.batch(len(entries), self.in_channels, size)
+                images = self.memory.batch(len(entries), self.in_channels, size)
                 draws = torch.empty(len(entries), self.augmentation.draws) if self.augmentation.draws else None
             batch = Batch(images, labels, torch.from_numpy(indices), draws)
         else:
@@ -164,7 +166,9 @@ class ThreadedLoader:
                 if isinstance(batch, ViewBatch):
                     batch.images[row] += self.views(picture.pixels())  # type: ignore[misc]
                     return candidate
-                generator = np.random.default_rng([self.seed, epoch, candidate])
+                # A replacement must not repeat what its own entry of the epoch shows.
+                entries = [entry] if candidate == entry else [entry, candidate]
+                generator = np.random.default_rng([self.seed, epoch, *entries])
                 self.augmentation.show(picture, generator, batch.images[row])
                 if batch.draws is not None:
                     self.augmentation.draw(generator, batch.images.shape[-1], batch.draws[row])
@@ -175,10 +179,13 @@ class ThreadedLoader:
                 self.skipped.add(error)
                 if self.on_error == "drop":
                     return None
+            except Exception as error:
+                error.add_note(f"while loading {self.source.path(int(self.members[candidate % num_samples]))}")
+                raise
         raise ImageError("data.on_error=skip", "damaged", "none of the images can be decoded")
 
 
-class _Memory:
+class BatchMemory:
     """Memory for batches, used again as soon as nothing refers to a batch: fresh memory is a page fault every 4 KiB.
 
     PyTorch's allocator of pinned memory does so by itself.

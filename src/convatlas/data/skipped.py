@@ -5,6 +5,7 @@ from pathlib import Path
 from threading import Lock
 
 from convatlas.data.decode import ImageError
+from convatlas.jsonio import printable
 
 
 class SkippedImages:
@@ -24,12 +25,12 @@ class SkippedImages:
 
     def add(self, error: ImageError) -> None:
         """Note an image, whose error names it."""
-        message = str(error)
+        message = printable(str(error))
         with self._lock:
             if message in self._messages:
                 return
             self._messages.add(message)
             sys.stderr.write(f"skipped   {message}\n")
             if self.log is not None:
-                with self.log.open("a") as file:
+                with self.log.open("a", encoding="utf-8") as file:
                     file.write(message + "\n")

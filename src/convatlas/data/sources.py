@@ -100,8 +100,9 @@ class ArraySource:
     """
 
     def __init__(self, images: NDArray[np.uint8], labels: Sequence[int] | Labels, name: str) -> None:
-        stacked = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-        self.images = torch.from_numpy(np.ascontiguousarray(stacked))
+        stacked = images[..., None] if images.ndim == 3 else images
+        # Channels last in memory, as decoded images and batches are; the resize into a batch wants both alike.
+        self.images = torch.from_numpy(np.ascontiguousarray(stacked)).permute(0, 3, 1, 2)
         self.labels: Labels = np.asarray(labels, dtype=np.int64)
         self.name = name
 

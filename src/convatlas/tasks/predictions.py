@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from convatlas.data.batch import Batch, ViewBatch
+from convatlas.errors import UserError
 
 
 class Predictions:
@@ -28,7 +29,8 @@ class Predictions:
     def __init__(self, split: str, num_classes: int) -> None:
         self.split = split
         self.num_classes = num_classes
-        self._batches: list[tuple[Tensor, ...]] = []
+        whole, share = torch.empty(0, dtype=torch.int64), torch.empty(0)
+        self._batches: list[tuple[Tensor, ...]] = [(whole, whole, whole, share, share)]  # a rank may have no more
 
     def update(self, logits: Tensor, batch: Batch | ViewBatch) -> None:
         """Keep one batch: logits (N, num_classes) and its labels and indices."""
@@ -39,13 +41,19 @@ class Predictions:
         self._batches.append(tuple(tensor.cpu() for tensor in kept))
 
     def gather(self) -> None:
-        """Bring the predictions of all ranks together, in the order of the split."""
+        """Bring the predictions of all ranks together, in the order of the split.
+
+        Raises:
+            UserError: There are none: every image was skipped.
+        """
         mine = tuple(torch.cat(column) for column in zip(*self._batches, strict=True))
         columns: list[Any] = [mine]
         if dist.is_available() and dist.is_initialized():
             columns = [None] * dist.get_world_size()
             dist.all_gather_object(columns, mine)
         joined = [torch.cat(column) for column in zip(*columns, strict=True)]
+        if not len(joined[0]):
+            raise UserError(f"data.on_error=skip: none of the {self.split} images can be decoded")
         order = joined[0].argsort()
         self.indices, self.labels, self.classes, self.confidences, self.label_confidences = (
             column[order] for column in joined
