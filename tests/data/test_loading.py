@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -345,7 +346,7 @@ def test_a_schedule_sets_the_size_of_each_epoch(root: Path) -> None:
     _, batches = loader.plan()
     sizes = []
     for epoch in range(5):
-        loader.plan = lambda epoch=epoch: (epoch, batches[:1])
+        loader.plan = partial(lambda epoch: (epoch, batches[:1]), epoch)
         sizes.append(next(iter(loader)).images.shape[-1])
     assert sizes == [8, 16, 24, 32, 32]
     assert next(iter(data.val_dataloader())).images.shape[-1] == 32
