@@ -19,6 +19,7 @@ from PIL import Image
 
 from convatlas.config import check_config, compose
 from convatlas.data.dataset import Dataset, fashion_mnist_sample, image_folder
+from convatlas.data.recode import Shrink, stored_form
 from convatlas.data.shards import ShardSource, index_path
 from convatlas.data.sources import Source
 from convatlas.errors import UserError
@@ -125,6 +126,40 @@ def test_a_member_is_named_by_its_true_format(images: Path, tmp_path: Path) -> N
     source = image_folder(3, root=str(tmp_path / "shards")).train
     suffixes = [source.path(index).rpartition(".")[2] for index in range(11)]
     assert sorted(suffixes) == ["bmp", "gif", *["jpg"] * 5, "png", "ppm", "tif", "webp"]
+
+
+@pytest.mark.parametrize("side", ["null", "16"])
+def test_a_jpeg_whose_header_pillow_refuses_is_kept_or_shrunk(side: str, images: Path, tmp_path: Path) -> None:
+    odd = images / "train" / "ant" / "000.jpg"
+    odd.write_bytes(odd.read_bytes()[:2] + b"\xff\xee\x00\x07Adobe" + odd.read_bytes()[2:])
+    with pytest.raises(Image.UnidentifiedImageError):
+        Image.open(odd)
+    prepare(images, tmp_path / "shards", f"resize.side={side}")
+    source = image_folder(3, root=str(tmp_path / "shards")).train
+    assert source.path(0) == "train-000000.tar/00000000.jpg"
+    assert (source.encoded(0) == odd.read_bytes()) == (side == "null")
+    assert source.open(0).height == (24 if side == "null" else 16)
+
+
+def test_a_photograph_with_a_second_picture_is_a_jpeg() -> None:
+    image, buffer = Image.new("RGB", (32, 32)), io.BytesIO()
+    image.save(buffer, "MPO", save_all=True, append_images=[image])
+    for content in (buffer.getvalue(), buffer.getvalue() + b"trailing"):  # which Pillow decodes
+        assert stored_form(content, None, 3, "x.jpg") == ("jpg", content)
+
+
+@pytest.mark.parametrize(("in_channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_an_image_one_pixel_wide_is_shrunk_to_one(in_channels: int, mode: str) -> None:
+    column = np.arange(100 * 3, dtype=np.uint8).reshape(100, 1, 3)
+    buffer = io.BytesIO()
+    Image.fromarray(column).save(buffer, "PNG")
+    suffix, content = stored_form(
+        buffer.getvalue(), Shrink(side=50, which="long", quality=95), in_channels, "column.png"
+    )
+    image = Image.open(io.BytesIO(content))
+    assert (suffix, image.mode, image.size) == ("jpg", mode, (1, 50))
+    expected = Image.fromarray(column).convert(mode).resize((1, 50), Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(expected)).mean() < 8
 
 
 def test_the_manifest_has_counts_settings_and_checksums(images: Path, tmp_path: Path) -> None:
