@@ -4,10 +4,13 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torchvision
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.manifest import Manifest
@@ -35,6 +38,19 @@ class Dataset:
     test: Source
     val: Source | None = None
 
+    @property
+    def splits(self) -> dict[str, Source]:
+        """The splits that there are, in order."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {split: source for split, source in splits.items() if source is not None}
+
+
+def open_dataset(data: DictConfig) -> Dataset:
+    """Open the data set of a configuration's ``data``, without the batches."""
+    root = {"root": data.root} if "root" in data else {}
+    found: Dataset = instantiate(data.dataset)(data.in_channels, **root)
+    return found
+
 
 def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user") -> Dataset:
     """``root/{train,val[,test]}/<class>/<image>``, or the same as shards: ``root/{train,val[,test]}-*.tar``.
@@ -60,7 +76,7 @@ def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user"
     if sharded and folders:
         raise UserError(f"data.root={root}: holds shards and a folder {folders[0]}/; expected one of the two")
     if manifest is not None:
-        manifest.check_complete(top)
+        manifest.check_shards(top, chain(*shards.values()))
     listed = top / "classes.txt"
     if sharded and not listed.is_file():
         raise UserError(f"{listed}: missing; expected the class names of the shards, one a line")
