@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import Dataset, image_folder
@@ -163,7 +163,7 @@ def test_a_header_that_pillow_refuses_stops_nothing(marker: bytes) -> None:
     exif[0x0112] = 6
     content = encoded(Image.new("RGB", (16, 8)), "JPEG", exif=exif)
     content = content[:2] + marker + content[2:]
-    with pytest.raises(Image.UnidentifiedImageError):
+    with pytest.raises(UnidentifiedImageError):
         Image.open(io.BytesIO(content))
     assert dict(content_findings(content, "x.png")) == {
         "mislabelled": "JPEG named .png",
