@@ -215,6 +215,12 @@ def test_a_split_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytes
         image_folder(3, root=str(root))
 
 
+def test_a_root_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match=r"data\.root=.*: cannot be read \(no permission\)"):
+        image_folder(3, root=str(tmp_path))
+
+
 def test_names_are_taken_group_by_group() -> None:
     taken: list[int] = []
 

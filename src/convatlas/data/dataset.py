@@ -1,6 +1,7 @@
 """The data sets: where the images and classes of each lie."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,11 +65,13 @@ def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user"
         scan_cache: Where the lists of files are kept from one start to the next, as ``ImageScan`` has it.
 
     Raises:
-        UserError: A folder or shard is missing, empty or damaged, or the splits' classes differ.
+        UserError: A folder or shard is missing, empty, unreadable or damaged, or the splits' classes differ.
     """
     top = Path(root)
     if not top.is_dir():
         raise UserError(f"data.root={root}: no such folder; expected train/<class>/ and val/<class>/ in it")
+    if not os.access(top, os.R_OK | os.X_OK):
+        raise UserError(f"data.root={root}: cannot be read (no permission)")
     shards = {split: sorted(top.glob(f"{split}-*.tar")) for split in SPLITS}
     manifest = Manifest.read(top)
     sharded = manifest is not None or any(shards.values())
