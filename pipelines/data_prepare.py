@@ -8,24 +8,26 @@ ones stay as they are. The output takes the place of the folder: data=imagefolde
 A run that was stopped goes on with the same command. The same images give the same bytes, with any number of threads.
 """
 
-import os
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hydra.utils import instantiate
+import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from pydantic import Field, PositiveInt
 
 from convatlas.cli import execute
-from convatlas.config import plain
+from convatlas.config import plain, project_path
 from convatlas.console import print_fields, print_table, progress
-from convatlas.data.dataset import Dataset
+from convatlas.cores import usable_cores
+from convatlas.data.dataset import open_dataset
 from convatlas.data.manifest import NAME
 from convatlas.data.prepare import begin, claimed, write_shards
 from convatlas.data.recode import Shrink
+from convatlas.errors import UserError
 from convatlas.jsonio import dumps, write_atomic
 
 TYPES = {
@@ -52,24 +54,23 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
         UserError: The data are missing, an image cannot be read, ``output`` cannot be written or holds something else.
     """
     data, output = config.data, Path(config.output)
+    if data.on_error == "skip":
+        raise UserError("data.on_error=skip: shards hold every image; `convatlas data verify` lists those to remove")
     shrink = Shrink(**config.resize) if config.resize.side else None
     settings = {f"resize.{key}": value if shrink else None for key, value in config.resize.items()}
+    settings["data.in_channels"] = data.in_channels
+    found = open_dataset(data)
     with claimed(output):
-        root = {"root": data.root} if "root" in data else {}
-        found: Dataset = instantiate(data.dataset)(data.in_channels, **root)
-        every = {"train": found.train, "val": found.val, "test": found.test}
-        sources = {split: source for split, source in every.items() if source is not None}
-        settings["data.in_channels"] = data.in_channels
-        manifest = begin(output, sources, found.class_list, config.samples_per_shard, settings)
+        manifest = begin(output, found.splits, found.class_list, config.samples_per_shard, settings)
         write_atomic(output / "classes.txt", "".join(f"{name}\n" for name in found.class_list.names))
-        with progress("prepare", sum(len(source.labels) for source in sources.values())) as advance:
+        with progress("prepare", sum(len(source.labels) for source in found.splits.values())) as advance:
             kept = write_shards(
                 output,
                 manifest,
-                sources,
+                found.splits,
                 shrink=shrink,
                 in_channels=data.in_channels,
-                threads=config.threads or len(os.sched_getaffinity(0)),
+                threads=config.threads or usable_cores(),
                 advance=advance,
             )
     splits = {
@@ -96,8 +97,18 @@ def _next_command(data: Mapping[str, Any], output: Path) -> str:
     else:  # what the data set's own configuration says of its images goes along
         keys = ("in_channels", "image_size", "resize", "mean", "std")
         shown = [f"data.{key}={dumps(data[key])}" for key in keys]
-        overrides = ["data=imagefolder", f"data.root={output}", *shown]
+        overrides = ["data=imagefolder", f"data.root={output}", *_usual_augment(data["name"]), *shown]
     return shlex.join(["convatlas", "check", *overrides])
+
+
+def _usual_augment(data: str) -> list[str]:
+    """The override for what training does to a data set's images where nobody says otherwise."""
+    try:
+        with hydra.initialize_config_dir(config_dir=str(project_path("conf").resolve()), version_base="1.3"):
+            composed = hydra.compose("train", [f"data={data}"], return_hydra_config=True)
+    except HydraException:  # data.name was changed: nobody knows
+        return []
+    return [f"augment={composed.hydra.runtime.choices.augment}"]
 
 
 def show(result: Mapping[str, Any]) -> None:

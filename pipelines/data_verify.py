@@ -10,19 +10,18 @@ do not: extensions of another format, CMYK, 16 bits, EXIF orientation; equal ima
 The exit status is 0 if training can go on, 3 if there are errors.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import PositiveInt
 
 from convatlas.cli import execute
 from convatlas.console import print_fields, print_table, progress
-from convatlas.data.dataset import Dataset
+from convatlas.cores import usable_cores
+from convatlas.data.dataset import open_dataset
 from convatlas.data.survey import survey
 from convatlas.data.thumbnails import thumbnail_png
 from convatlas.data.verify import verify_source
@@ -47,28 +46,23 @@ def data_verify(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: The data are missing, or ``output`` cannot be written.
     """
-    output = Path(config.output)
+    data, output = config.data, Path(config.output)
+    found = open_dataset(data)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
-    data = config.data
-    root = {"root": data.root} if "root" in data else {}
-    found: Dataset = instantiate(data.dataset)(data.in_channels, **root)
-    every = {"train": found.train, "val": found.val, "test": found.test}
-    sources = {split: source for split, source in every.items() if source is not None}
-    threads = config.threads or os.cpu_count() or 1
     records = {}
-    for split, source in sources.items():
+    for split, source in found.splits.items():
         with progress(split, len(source.labels)) as advance:
-            records[split] = verify_source(source, data.in_channels, threads, advance)
+            records[split] = verify_source(source, data.in_channels, config.threads or usable_cores(), advance)
 
     result = {
-        "data": printable(" ".join([data.name, *root.values()])),
-        **survey(sources, records, found.class_list, data.image_size),
+        "data": printable(" ".join(filter(None, [data.name, data.get("root")]))),
+        **survey(found.splits, records, found.class_list, data.image_size),
     }
     equal = [images["images"][0] for images in result["equal_images"][:PICTURES]]
-    thumbnails = [thumbnail_png(sources[image["split"]].open(image["index"]).pixels()) for image in equal]
+    thumbnails = [thumbnail_png(found.splits[image["split"]].open(image["index"]).pixels()) for image in equal]
     files = {"json": output / "verification.json", "page": output / "verification.html"}
     write_atomic(files["json"], dumps(result, indent=1))
     write_verification_page(result, thumbnails, files["page"])

@@ -27,6 +27,17 @@ def test_without_arguments_the_verbs_are_listed(convatlas: Command) -> None:
     assert all(verb in done.stdout for verb in ("train", "evaluate", "predict", "check", "report", "runs"))
 
 
+@pytest.mark.parametrize("arguments", [["data"], ["data", "--help"], ["-h", "data"]])
+def test_the_first_of_two_words_lists_its_verbs(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["convatlas", *arguments])
+    assert cli.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    verbs = [line[:16].strip() for line in lines if line.startswith("  ")]
+    assert verbs == ["data bench", "data index", "data prepare", "data show", "data verify"]
+
+
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "check", "report", "runs"])
 def test_each_verb_explains_itself(convatlas: Command, verb: str) -> None:
     done = convatlas(verb, "--help")

@@ -22,21 +22,24 @@ from convatlas.jsonio import dumps
 from convatlas.rank import is_rank_zero
 
 Pipeline = Callable[..., dict[str, Any]]
+HELP = ("-h", "--help")
 
 
 def main() -> int:
     """Run one verb; the entry point of the ``convatlas`` command."""
     verbs = {path.stem.replace("_", " "): path for path in sorted(project_path("pipelines").glob("*.py"))}
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        _usage(verbs)
+    group = "".join(f"{word} " for word in arguments if word not in HELP)  # all verbs, or those of `convatlas data`
+    members = {verb: path for verb, path in verbs.items() if verb.startswith(group)}
+    if members or arguments[0] in HELP:
+        _usage(members or verbs)
         return 0
     words = 2 if " ".join(arguments[:2]) in verbs else 1
     verb, overrides = " ".join(arguments[:words]), arguments[words:]
     if verb not in verbs:
         sys.stderr.write(f"convatlas: error: no verb '{verb}': one of {', '.join(verbs)}\n")
         return 2
-    if any(argument in ("-h", "--help") for argument in overrides):
+    if any(argument in HELP for argument in overrides):
         _help(verbs[verb])
         return 0
     sys.argv = [str(verbs[verb]), *overrides]

@@ -120,6 +120,19 @@ def test_a_folder_that_changed_just_now_is_not_remembered(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(("name", "value"), [("SUFFIXES", (*scan.SUFFIXES, b".txt")), ("VERSION", b"next")])
+def test_a_list_of_another_version_or_of_other_suffixes_is_not_believed(
+    name: str, value: object, tmp_path: Path, listed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = folder(tmp_path)
+    images = ImageScan(str(tmp_path / "cache"))
+    images.images(top)
+    monkeypatch.setattr(scan, name, value)
+    assert (b"notes.txt" in images.images(top)) == (name == "SUFFIXES")
+    assert listed == 2 * [str(top), str(top / "sub")]
+
+
+@pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"half"])
 def test_a_damaged_cache_is_read_anew(content: bytes, tmp_path: Path, listed: list[str]) -> None:
     top = folder(tmp_path)
@@ -190,6 +203,22 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(UserError, match=r"data\.root: .*class/ cannot be read \(Permission denied\)"):
         ImageScan(None).images(top)
+
+
+def test_a_split_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    root = write_image_folder(tmp_path / "images", ["a"], per_class=1, size=8)
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(UserError, match=r"data\.root: .*/images/train cannot be read \(Permission denied\)"):
+        image_folder(3, root=str(root))
+
+
+def test_a_root_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match=r"data\.root=.*: cannot be read \(no permission\)"):
+        image_folder(3, root=str(tmp_path))
 
 
 def test_names_are_taken_group_by_group() -> None:

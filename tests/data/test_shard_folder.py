@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -47,6 +48,11 @@ def break_shards(root: Path, problem: str) -> None:
         (root / "classes.txt").write_text("ant\n")
     elif problem == "damaged manifest":
         (root / "manifest.json").write_text('{"splits": 3}')
+    elif problem == "stranger":
+        shutil.copy(root / "train-000000.tar", root / "train-000007.tar")
+        shutil.copy(index_path(root / "train-000000.tar"), index_path(root / "train-000007.tar"))
+    elif problem == "strange split":
+        (root / "val-000000.tar").touch()
 
 
 @pytest.mark.parametrize(
@@ -61,6 +67,8 @@ def break_shards(root: Path, problem: str) -> None:
         ("no classes", r"classes\.txt: missing; expected the class names of the shards"),
         ("few classes", r"classes\.txt: 1 classes, fewer than the train shards have"),
         ("damaged manifest", r"manifest\.json: damaged"),
+        ("stranger", r"train-000007\.tar: not among the shards that manifest\.json lists; expected it in a folder of"),
+        ("strange split", r"val-000000\.tar: not among the shards that manifest\.json lists"),
     ],
 )
 def test_what_is_wrong_with_shards_is_named(problem: str, message: str, shards: Path) -> None:
@@ -83,6 +91,12 @@ def test_shards_of_one_split_alone_are_refused(shards: Path) -> None:
         shard.unlink()
     with pytest.raises(UserError, match=r"no val-\*\.tar there"):
         image_folder(3, root=str(shards))
+
+
+def test_the_shards_of_a_folder_of_ones_own_need_no_list(shards: Path) -> None:
+    (shards / "manifest.json").unlink()
+    break_shards(shards, "stranger")
+    assert image_folder(3, root=str(shards)).train.labels.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1]
 
 
 def test_val_shards_are_reported_where_there_are_no_test_shards(shards: Path) -> None:
@@ -151,12 +165,12 @@ def test_we_read_the_shards_of_webdataset_once_they_are_indexed(tmp_path: Path) 
     assert data_index(compose("data_index", [f"root={root}"])) == {"shards": []}
 
 
-def write_members(path: Path, *names: str) -> None:
+def write_members(path: Path, *names: str, content: bytes = b"1") -> None:
     with tarfile.open(path, "w") as tar:
         for name in names:
             member = tarfile.TarInfo(name)
-            member.size = 1
-            tar.addfile(member, io.BytesIO(b"1"))
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
 
 
 @pytest.mark.parametrize(
@@ -165,13 +179,23 @@ def write_members(path: Path, *names: str) -> None:
         (("0.jpg", "1.jpg", "1.cls"), "2 images and 1 classes; expected an image and a .cls"),
         (("0.txt",), "0 images and 0 classes"),
         ((), "0 images and 0 classes"),
+        (("a/0.jpg", "a/0.mask.png", "a/0.cls"), r"train-0\.tar: a/0\.mask\.png is a second image of its sample"),
     ],
 )
-def test_samples_without_class_are_named(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_samples_without_class_or_with_two_images_are_refused(
+    names: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
     write_members(tmp_path / "train-0.tar", *names)
     with pytest.raises(UserError, match=message):
         data_index(compose("data_index", [f"root={tmp_path}"]))
     assert not index_path(tmp_path / "train-0.tar").exists()
+
+
+@pytest.mark.parametrize("label", [b"-1", b"ant", b""])
+def test_a_class_that_is_no_number_from_0_is_named(label: bytes, tmp_path: Path) -> None:
+    write_members(tmp_path / "train-0.tar", "0.jpg", "0.cls", content=label)
+    with pytest.raises(UserError, match=rf"train-0\.tar: 0\.cls is {label!r}; expected the class as digits, from 0"):
+        data_index(compose("data_index", [f"root={tmp_path}"]))
 
 
 def test_what_is_no_tar_cannot_be_indexed(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import Dataset, image_folder
 from convatlas.data.shards import Sample, ShardSource, write_shard
 from convatlas.data.sources import ArraySource, Source
 from convatlas.data.survey import class_balance, survey
-from convatlas.data.verify import Record, header_findings, verify_source
+from convatlas.data.verify import Record, content_findings, verify_source
 from tests.fixtures import write_faulty_folder, write_image_folder
 
 SETS = ("contradiction", "leakage", "duplicate")
@@ -140,27 +140,41 @@ def test_the_balance_is_over_the_classes_that_have_images() -> None:
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_told_from_eight(format: str) -> None:
     grey = np.arange(64, dtype=np.uint16).reshape(8, 8)
-    assert [kind for kind, _ in header_findings(encoded(Image.fromarray(grey), format), "x")] == ["16_bit"]
-    assert header_findings(encoded(Image.fromarray(grey.astype(np.uint8)), format), "x") == []
+    assert [kind for kind, _ in content_findings(encoded(Image.fromarray(grey), format), "x")] == ["16_bit"]
+    assert content_findings(encoded(Image.fromarray(grey.astype(np.uint8)), format), "x") == []
 
 
 def test_sixteen_bits_are_found_where_pillow_says_rgb() -> None:
     content = b"P6 2 2 65535\n" + bytes(24)
     assert Image.open(io.BytesIO(content)).mode == "RGB"
-    assert [kind for kind, _ in header_findings(content, "x.ppm")] == ["16_bit"]
+    assert [kind for kind, _ in content_findings(content, "x.ppm")] == ["16_bit"]
 
 
 def test_a_photograph_with_a_second_picture_is_no_mislabelled_jpeg() -> None:
     image = Image.new("RGB", (32, 32))
     content = encoded(image, "MPO", save_all=True, append_images=[image])
     assert Image.open(io.BytesIO(content)).format == "MPO"
-    assert header_findings(content, "x.JPG") == []
+    assert content_findings(content, "x.JPG") == []
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xee\x00\x07Adobe", b"\xff\x01"], ids=["short APP14", "TEM"])
+def test_a_header_that_pillow_refuses_stops_nothing(marker: bytes) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.new("RGB", (16, 8)), "JPEG", exif=exif)
+    content = content[:2] + marker + content[2:]
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(content))
+    assert dict(content_findings(content, "x.png")) == {
+        "mislabelled": "JPEG named .png",
+        "exif_rotated": "orientation 6",
+    }
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 def test_damaged_exif_data_stop_nothing() -> None:
     for exif in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"):
-        assert header_findings(encoded(Image.new("RGB", (8, 8)), "JPEG", exif=exif), "x.jpg") == []
+        assert content_findings(encoded(Image.new("RGB", (8, 8)), "JPEG", exif=exif), "x.jpg") == []
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -184,7 +198,7 @@ def test_every_orientation_but_the_upright_one_is_told(orientation: int) -> None
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(Image.new("RGB", (8, 8)), "PNG", exif=exif)
-    assert len(header_findings(content, "x.png")) == (orientation > 1)
+    assert len(content_findings(content, "x.png")) == (orientation > 1)
 
 
 def test_the_record_of_a_million_images_takes_41_megabytes() -> None:

@@ -1,10 +1,13 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from convatlas.config import compose
+from convatlas.data.sources import Source
+from convatlas.data.verify import Record, verify_source
 from convatlas.errors import UserError
 from pipelines.data_verify import data_verify, show
 from tests.conftest import Command, read_json
@@ -46,11 +49,27 @@ def test_the_embedded_shards_can_be_trained_on(tmp_path: Path, capsys: pytest.Ca
     assert "10 of 10" in capsys.readouterr().out
 
 
-def test_an_output_that_cannot_be_written_is_named_before_the_work() -> None:
+def test_a_thread_works_for_each_core_that_is_lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int] = []
+
+    def spy(source: Source, in_channels: int, threads: int, advance: Any) -> Record:
+        numbers.append(threads)
+        return verify_source(source, in_channels, threads, advance)
+
+    monkeypatch.setattr("pipelines.data_verify.verify_source", spy)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
+    root = write_image_folder(tmp_path / "images", ["a"], per_class=2, size=8)
+    data_verify(compose("data_verify", ["data=imagefolder", f"data.root={root}", f"output={tmp_path / 'out'}"]))
+    assert numbers == [3, 3]
+
+
+def test_an_output_that_cannot_be_written_is_named_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="output=/dev/null/x: cannot be written"):
-        data_verify(compose("data_verify", ["output=/dev/null/x", "data=imagefolder", "data.root=/nowhere"]))
+        data_verify(compose("data_verify", ["output=/dev/null/x"]))
+    assert capsys.readouterr().err == ""  # no progress
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.root=/nowhere"):
-        data_verify(compose("data_verify", [f"output={tmp_path}", "data=imagefolder", "data.root=/nowhere"]))
+        data_verify(compose("data_verify", [f"output={tmp_path / 'new'}", "data=imagefolder", "data.root=/nowhere"]))
+    assert list(tmp_path.iterdir()) == []

@@ -21,12 +21,12 @@ class ClassList:
 
     @classmethod
     def read(cls, path: Path) -> "ClassList":
-        """Read a file with one name a line.
+        """Read a file with one name a line; spaces belong to the name, as in the folder's.
 
         Raises:
             UserError: The file is empty or names a class twice.
         """
-        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        names = tuple(line for line in path.read_text().split("\n") if line.strip())
         if not names or len(set(names)) != len(names):
             raise UserError(f"{path}: expected one class name a line, each once")
         return cls(names)

@@ -1,13 +1,17 @@
 """The data sets: where the images and classes of each lie."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torchvision
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.manifest import Manifest
@@ -35,6 +39,19 @@ class Dataset:
     test: Source
     val: Source | None = None
 
+    @property
+    def splits(self) -> dict[str, Source]:
+        """The splits that there are, in order."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {split: source for split, source in splits.items() if source is not None}
+
+
+def open_dataset(data: DictConfig) -> Dataset:
+    """Open the data set of a configuration's ``data``, without the batches."""
+    root = {"root": data.root} if "root" in data else {}
+    found: Dataset = instantiate(data.dataset)(data.in_channels, **root)
+    return found
+
 
 def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user") -> Dataset:
     """``root/{train,val[,test]}/<class>/<image>``, or the same as shards: ``root/{train,val[,test]}-*.tar``.
@@ -48,11 +65,13 @@ def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user"
         scan_cache: Where the lists of files are kept from one start to the next, as ``ImageScan`` has it.
 
     Raises:
-        UserError: A folder or shard is missing, empty or damaged, or the splits' classes differ.
+        UserError: A folder or shard is missing, empty, unreadable or damaged, or the splits' classes differ.
     """
     top = Path(root)
     if not top.is_dir():
         raise UserError(f"data.root={root}: no such folder; expected train/<class>/ and val/<class>/ in it")
+    if not os.access(top, os.R_OK | os.X_OK):
+        raise UserError(f"data.root={root}: cannot be read (no permission)")
     shards = {split: sorted(top.glob(f"{split}-*.tar")) for split in SPLITS}
     manifest = Manifest.read(top)
     sharded = manifest is not None or any(shards.values())
@@ -60,7 +79,7 @@ def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user"
     if sharded and folders:
         raise UserError(f"data.root={root}: holds shards and a folder {folders[0]}/; expected one of the two")
     if manifest is not None:
-        manifest.check_complete(top)
+        manifest.check_shards(top, chain(*shards.values()))
     listed = top / "classes.txt"
     if sharded and not listed.is_file():
         raise UserError(f"{listed}: missing; expected the class names of the shards, one a line")

@@ -1,6 +1,7 @@
 """What a folder of shards is to hold: written before the first shard, completed shard by shard."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,29 @@ class Manifest:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: damaged; expected what `convatlas data prepare` wrote") from error
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether there is a shard that was finished."""
+        return any(shard.sha256 for shards in self.splits.values() for shard in shards)
+
     def write(self, root: Path) -> None:
         """Replace the manifest of a folder."""
         write_atomic(root / NAME, dumps(asdict(self), indent=1))
 
-    def check_complete(self, root: Path) -> None:
-        """Refuse a folder that lacks a part of its shards.
+    def check_shards(self, root: Path, present: Iterable[Path]) -> None:
+        """Refuse a folder that lacks a part of its shards, or has others.
+
+        Args:
+            root: The folder.
+            present: The shards that would be read.
 
         Raises:
-            UserError: Naming the first shard that is not there or is of another size.
+            UserError: Naming the first shard that is not there, is of another size, or is not listed.
         """
+        listed = {shard.name for shards in self.splits.values() for shard in shards}
+        for path in present:
+            if path.name not in listed:
+                raise UserError(f"{path}: not among the shards that {NAME} lists; expected it in a folder of its own")
         for shard in (shard for shards in self.splits.values() for shard in shards):
             path = root / shard.name
             size = path.stat().st_size if path.is_file() else None

@@ -20,7 +20,7 @@ from convatlas.jsonio import dumps
 
 @contextmanager
 def claimed(output: Path) -> Iterator[None]:
-    """Hold a folder alone while shards go into it.
+    """Hold a folder alone while shards go into it; whatever the system refuses meanwhile is the folder's fault.
 
     Raises:
         UserError: It holds something else, cannot be written, or another process writes there.
@@ -31,13 +31,8 @@ def claimed(output: Path) -> Iterator[None]:
         if visible and Manifest.read(output) is None:
             raise UserError(f"output={output}: holds other files; expected a new folder, or one that this verb began")
         with (output / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            try:
-                yield
-            finally:
-                (output / ".lock").unlink()
-                if not any(output.iterdir()):  # the data were missing, say: leave nothing behind
-                    output.rmdir()
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the file stays: another process may have it open
+            yield
     except BlockingIOError as error:
         raise UserError(f"output={output}: another process prepares shards there") from error
     except OSError as error:
@@ -73,7 +68,7 @@ def begin(
         ]
     manifest = Manifest({"samples_per_shard": samples_per_shard, **settings}, digest.hexdigest(), splits)
     earlier = Manifest.read(output)
-    if earlier is None:
+    if earlier is None or not earlier.has_finished:
         manifest.write(output)
         return manifest
     for key, value in manifest.settings.items():
@@ -84,7 +79,9 @@ def begin(
                 "folder"
             )
     if earlier.source != manifest.source:
-        raise UserError(f"output={output}: holds shards of other images or classes; expected another folder")
+        raise UserError(
+            f"output={output}: holds shards of other images or classes; delete it first, or give another folder"
+        )
     return earlier
 
 

@@ -4,14 +4,24 @@ import io
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from PIL import Image
+from torchvision.transforms.v2 import functional as TF
 
-from convatlas.data.decode import FORMATS, decode
+from convatlas.data.decode import FORMATS, MAX_PIXELS, decode
+from convatlas.data.jpeg import open_jpeg
 from convatlas.errors import UserError
 
-SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "PPM": "ppm", "TIFF": "tif", "GIF": "gif"}
-"""What the names of each format end in."""
+SUFFIXES = {
+    "JPEG": "jpg",
+    "MPO": "jpg",  # with a second picture behind it
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "PPM": "ppm",
+    "TIFF": "tif",
+    "GIF": "gif",
+}
+"""What the names of each of Pillow's formats end in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +41,11 @@ class Shrink:
     which: Literal["short", "long"]
     quality: int
 
-    def __call__(self, image: Image.Image, encoded: bytes, in_channels: int, name: str) -> bytes | None:
+    def __call__(self, size: tuple[int, int], encoded: bytes, in_channels: int, name: str) -> bytes | None:
         """Encode an image anew.
 
         Args:
-            image: Its header, read.
+            size: Its width and height, as stored.
             encoded: Its bytes.
             in_channels: 1 for greyscale, 3 for RGB.
             name: The image's name, for messages.
@@ -47,14 +57,14 @@ class Shrink:
             UserError: It cannot be decoded.
         """
         measure = min if self.which == "short" else max
-        scale = self.side / measure(image.size)
+        scale = self.side / measure(size)
         if scale >= 1:
             return None
         pixels = decode(encoded, in_channels, name)
         height, width = (max(1, round(side * scale)) for side in pixels.shape[-2:])
-        whole = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()).squeeze())
         buffer = io.BytesIO()
-        whole.resize((width, height), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=self.quality)
+        smaller = TF.to_pil_image(pixels).resize((width, height), Image.Resampling.LANCZOS)
+        smaller.save(buffer, "JPEG", quality=self.quality)
         return buffer.getvalue()
 
 
@@ -73,9 +83,14 @@ def stored_form(encoded: bytes, shrink: Shrink | None, in_channels: int, name: s
     Raises:
         UserError: Not an image, or one that cannot be decoded.
     """
-    try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)  # the header alone
-    except Exception as error:  # whatever damaged bytes lead Pillow to
-        raise UserError(f"{name}: not an image; expected one of {', '.join(FORMATS)}") from error
-    smaller = shrink and shrink(image, encoded, in_channels, name)
-    return ("jpg", smaller) if smaller else (SUFFIXES[image.format or ""], encoded)
+    jpeg = open_jpeg(encoded, in_channels)  # Pillow refuses some headers that training reads
+    if jpeg is not None and jpeg.height * jpeg.width <= MAX_PIXELS:
+        suffix, size = "jpg", (jpeg.width, jpeg.height)
+    else:
+        try:
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)  # the header alone
+        except Exception as error:  # whatever damaged bytes lead Pillow to
+            raise UserError(f"{name}: not an image; expected one of {', '.join(FORMATS)}") from error
+        suffix, size = SUFFIXES[image.format or ""], image.size
+    smaller = shrink and shrink(size, encoded, in_channels, name)
+    return ("jpg", smaller) if smaller else (suffix, encoded)

@@ -15,6 +15,8 @@ from convatlas.data.decode import IMAGE_SUFFIXES
 from convatlas.errors import UserError
 
 SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
+VERSION = b"1"
+"""Of what the cache holds."""
 SETTLED_SECONDS = 2
 """A directory that changed this recently may change again within one tick of its clock: it is not remembered."""
 Stamps = dict[str, list[int]]
@@ -38,7 +40,8 @@ class ImageScan:
         Raises:
             UserError: A folder cannot be read.
         """
-        entry = self.cache and self.cache / "scan" / hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()
+        key = hashlib.sha256(b"\0".join([VERSION, *SUFFIXES, os.fsencode(folder.absolute())])).hexdigest()
+        entry = self.cache and self.cache / "scan" / key
         names = _recall(entry, folder) if entry else None
         if names is None:
             try:

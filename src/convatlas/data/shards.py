@@ -75,7 +75,7 @@ def index_shard(path: Path) -> int:
         The number of samples.
 
     Raises:
-        UserError: It is no tar file, or a sample has no image or no class.
+        UserError: It is no tar file, or a sample has not one image and one class from 0.
     """
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
@@ -86,9 +86,13 @@ def index_shard(path: Path) -> int:
                 key, _, suffix = base.partition(".")
                 sample = f"{folder}/{key}"
                 if f".{suffix}".lower().endswith(IMAGE_SUFFIXES):
+                    if sample in images:
+                        raise UserError(f"{path}: {member.name} is a second image of its sample; expected one")
                     images[sample] = (member.offset_data, member.size)
                 elif suffix == "cls" and (content := tar.extractfile(member)):
-                    labels[sample] = int(content.read())
+                    if not (label := content.read().strip()).isdigit():
+                        raise UserError(f"{path}: {member.name} is {label!r}; expected the class as digits, from 0")
+                    labels[sample] = int(label)
     except (tarfile.TarError, ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be indexed ({error}); expected an uncompressed tar") from error
     if not images or images.keys() != labels.keys():

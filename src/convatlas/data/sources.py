@@ -127,11 +127,14 @@ def class_folders(root: Path) -> list[str]:
     """The names of the class folders of a split, sorted.
 
     Raises:
-        UserError: The split's folder is missing or empty.
+        UserError: The split's folder is missing, empty or cannot be read.
     """
     if not root.is_dir():
         raise UserError(f"data.root: {root} is missing; expected a folder with a folder for each class")
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"data.root: {root} cannot be read ({error.strerror})") from error
     if not folders:
         raise UserError(f"data.root: {root} is empty; expected a folder for each class")
     return folders

@@ -151,30 +151,35 @@ def verify_image(source: Source, index: int, in_channels: int, record: Record) -
     record.pixel_digests[index] = np.void(digest.digest()[:16])
     record.heights[index], record.widths[index] = height, width
     record.grey[index] = all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in range(1, channels))
-    found = header_findings(encoded, name)
-    if open_jpeg(encoded, in_channels) is not None and (damage := damage_inside(encoded)) is not None:
-        found.append(("damaged_inside", damage))
-    return [Finding(index, kind, detail) for kind, detail in found]
+    return [Finding(index, kind, detail) for kind, detail in content_findings(encoded, name)]
 
 
-def header_findings(encoded: bytes, name: str) -> list[tuple[str, str]]:
-    """Say what an image's header has that training converts: pairs of a key of ``KINDS`` and what exactly.
+def content_findings(encoded: bytes, name: str) -> list[tuple[str, str]]:
+    """Say what training copes with in an image: pairs of a key of ``KINDS`` and what exactly.
+
+    What training reads without Pillow is judged without it too: Pillow refuses some headers of JPEGs that it decodes.
 
     Args:
         encoded: The bytes of an image that can be decoded.
         name: Its name, which may end in a format's extension.
     """
-    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     found = []
+    if (jpeg := open_jpeg(encoded, in_channels=3)) is not None:
+        content, orientation = "JPEG", jpeg.orientation
+        if (damage := damage_inside(encoded)) is not None:
+            found.append(("damaged_inside", damage))
+    else:
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        content, orientation = ALIASES.get(str(image.format), str(image.format)), _orientation(image)
+        if image.mode == "CMYK":
+            found.append(("cmyk", content))
+        if (bits := _bits(image, encoded)) > 8:
+            found.append(("16_bit", f"{bits} bits a channel"))
     suffix = PurePath(name).suffix
-    content, promised = (ALIASES.get(str(f), f) for f in (image.format, SUFFIX_FORMATS.get(suffix.lower())))
-    if promised is not None and content != promised:
+    promised = SUFFIX_FORMATS.get(suffix.lower(), content)
+    if content != ALIASES.get(promised, promised):
         found.append(("mislabelled", f"{content} named {suffix}"))
-    if image.mode == "CMYK":
-        found.append(("cmyk", str(content)))
-    if (bits := _bits(image, encoded)) > 8:
-        found.append(("16_bit", f"{bits} bits a channel"))
-    if (orientation := _orientation(image)) in ROTATED:
+    if orientation in ROTATED:
         found.append(("exif_rotated", f"orientation {orientation}"))
     return found
 
