@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from convatlas.data.decode import FORMATS, ROTATED, ImageError, decode
+from convatlas.data.decode import orientation as image_orientation
 from convatlas.data.jpeg import damage_inside, open_jpeg
 from convatlas.data.sources import Source
 
@@ -170,7 +171,7 @@ def content_findings(encoded: bytes, name: str) -> list[tuple[str, str]]:
             found.append(("damaged_inside", damage))
     else:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-        content, orientation = ALIASES.get(str(image.format), str(image.format)), _orientation(image)
+        content, orientation = ALIASES.get(str(image.format), str(image.format)), image_orientation(image)
         if image.mode == "CMYK":
             found.append(("cmyk", content))
         if (bits := _bits(image, encoded)) > 8:
@@ -194,10 +195,3 @@ def _bits(image: ImageFile.ImageFile, encoded: bytes) -> int:
         arguments = image.tile[0][3]
         return 16 if image.mode == "I" or (isinstance(arguments, tuple) and arguments[-1] > 255) else 8
     return 8
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # whatever damaged EXIF data lead Pillow to: the image is fine without them
-        return 1
