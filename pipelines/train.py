@@ -14,8 +14,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt, PositiveInt
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from pytorch_lightning.loggers.logger import Logger
 
 from convatlas.cli import execute
@@ -27,11 +26,13 @@ from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
 from convatlas.rank import is_rank_zero
 from convatlas.run.callbacks import Throughput, progress
-from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
+from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, newest_checkpoint, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
 from convatlas.run.identity import run_id, weights_fingerprint
+from convatlas.run.process_state import ProcessStates
 from convatlas.run.provenance import collect_provenance
+from convatlas.run.saving import RunCheckpoints
 from convatlas.tasks.classification import ClassificationTask
 from convatlas.tracking.local_record import LocalRecord, cut_back
 from convatlas.tracking.mirrors import close_mirrors
@@ -40,6 +41,8 @@ TYPES = {
     "seed": NonNegativeInt,
     "run.root": str,
     "run.fresh": bool,
+    "run.checkpoint_minutes": PositiveFloat,
+    "run.checkpoint_steps": PositiveInt | None,
     "data.split": Literal["test"],
     "trainer.max_epochs": PositiveInt,
     "trainer.log_every_n_steps": PositiveInt,
@@ -86,11 +89,10 @@ def train(config: DictConfig) -> dict[str, Any]:
         config.model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
     )
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
-    resume_from = run.last if run.last.is_file() else None
-    resume_step = 0
-    if resume_from is not None:
-        checkpoint = read_run_checkpoint(resume_from)
-        resume_step = checkpoint["global_step"]
+    resume_from, resume_step = None, 0
+    if (newest := newest_checkpoint(run.last, run.previous)) is not None:
+        resume_from, resume_step = newest[0], newest[1]["global_step"]
+        del newest  # memory
     STARTUP.mark("model")
 
     loggers: list[Logger] = [LocalRecord(run.metrics, run.run_id)]
@@ -114,6 +116,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         best = read_run_checkpoint(run.best)
         task.load_state_dict(best["state_dict"])
         test = evaluate_split(trainer, task, data, str(run.best), run.path / "evaluation")
+        run.previous.unlink(missing_ok=True)
         summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
         summary["skipped_images"] = run.num_skipped()
     except BaseException as error:
@@ -138,15 +141,10 @@ def _trainer(
 ) -> pl.Trainer:
     callbacks = [
         CheckpointMetadata(run.run_id, plain(config), data.class_list),
-        ModelCheckpoint(
-            run.checkpoints,
-            filename="best",
-            monitor=task.monitor,
-            mode=task.mode,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
+        ProcessStates(),
+        RunCheckpoints(
+            run, task.monitor, task.mode, minutes=config.run.checkpoint_minutes, steps=config.run.checkpoint_steps
         ),
-        ModelCheckpoint(run.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
         Throughput(),
         progress(),
     ]
@@ -183,8 +181,7 @@ def _announce(
 def _summary(
     trainer: pl.Trainer, task: ClassificationTask, data: ClassificationDataModule, best: dict[str, Any]
 ) -> dict[str, Any]:
-    callback = next(item for item in trainer.checkpoint_callbacks if isinstance(item, ModelCheckpoint) and item.monitor)
-    score = callback.best_model_score
+    best_value = next(item.best_value for item in trainer.checkpoint_callbacks if isinstance(item, RunCheckpoints))
     return {
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
@@ -192,7 +189,7 @@ def _summary(
         "num_samples": {split: data.num_samples(split) for split in ("train", "val", "test")},
         "best": {
             "metric": task.monitor,
-            "value": None if score is None else float(score),
+            "value": best_value,
             "step": best["global_step"],
         },
         "startup_seconds": STARTUP.seconds,

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
 from convatlas.errors import UserError
@@ -24,7 +24,12 @@ from convatlas.errors import UserError
 SMALL_IMAGE = 64
 """Images with fewer pixels a side take the small-input stem of a network."""
 
-SPOKEN = {PositiveInt: "a positive integer", NonNegativeInt: "an integer from 0"}
+SPOKEN = {
+    PositiveInt: "a positive integer",
+    PositiveInt | None: "a positive integer or null",
+    NonNegativeInt: "an integer from 0",
+    PositiveFloat: "a positive number",
+}
 """How messages call the types that have no short name."""
 
 OmegaConf.register_new_resolver(
