@@ -14,7 +14,7 @@ KEY = "process_states"
 
 
 class ProcessStates(Callback):
-    """Saves and restores every rank's random numbers and what its metrics have counted in the epoch so far.
+    """Saves and restores every rank's random numbers, its place in the data, and what its metrics have counted.
 
     Dropout draws from the process's own generator; the data do not, see ``data/loader.py``.
     """
@@ -26,7 +26,7 @@ class ProcessStates(Callback):
         """Gather the states of all ranks into a checkpoint that is about to be written."""
         # At an epoch's end the metrics have been counted and the next epoch starts them anew.
         metrics = {} if trainer.is_last_batch else metric_states(pl_module)
-        own = {"random": random_state(), "metrics": metrics}
+        own = {"random": random_state(), "metrics": metrics, "loader": trainer.train_dataloader.state_dict()}
         states: list[Any] = [own]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -39,6 +39,10 @@ class ProcessStates(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore this rank's state."""
+        if self._loaded:
+            # Lightning would do so itself, but counting the steps for the schedule makes it build the loader before it
+            # reads the checkpoint. All ranks are at the same place.
+            trainer.train_dataloader.load_state_dict(self._loaded[0]["loader"])
         if len(self._loaded) == trainer.world_size:
             state = self._loaded[trainer.global_rank]
             restore_random_state(state["random"])
