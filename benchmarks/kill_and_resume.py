@@ -27,6 +27,7 @@ from convatlas.config import compose
 from convatlas.data.batch import Batch
 from convatlas.run.checkpoints import AtomicCheckpointIO, read_checkpoint
 from convatlas.run.saving import RunCheckpoints
+from convatlas.run.stopping import EXIT_STATUS
 from convatlas.tasks.classification import ClassificationTask
 from convatlas.tracking.local_record import read_metrics
 from pipelines.train import train
@@ -54,19 +55,19 @@ CLOCK = {"time", "train/images_per_second", "train/data_wait"}
 """What two equal runs differ in."""
 
 
-def run_once(root: Path, moment: str | None = None, call: int = 1) -> int:
-    """Run the command in a process of its own, killed in the given call of a moment's method; its exit status."""
-    arguments = [str(root), *([moment, str(call)] if moment else [])]
+def run_once(root: Path, moment: str | None = None, call: int = 1, number: int = signal.SIGKILL) -> int:
+    """Run the command in a process of its own, sent a signal in the given call of a moment's method; its status."""
+    arguments = [str(root), *([moment, str(call), str(int(number))] if moment else [])]
     command = [sys.executable, "-c", "from benchmarks.kill_and_resume import child; child()", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode not in (0, -signal.SIGKILL):
+    if done.returncode not in (0, -signal.SIGKILL, EXIT_STATUS):
         raise RuntimeError(done.stderr)
     return done.returncode
 
 
 def child() -> None:
-    """The process that is killed: trains into ``argv[1]`` and ends itself in call ``argv[3]`` of ``argv[2]``."""
+    """That process: trains into ``argv[1]`` and sends itself signal ``argv[4]`` in call ``argv[3]`` of ``argv[2]``."""
     root, *kill = sys.argv[1:]
     training_step = ClassificationTask.training_step
 
@@ -76,11 +77,11 @@ def child() -> None:
 
     ClassificationTask.training_step = with_dropout  # type: ignore[method-assign]
     if kill:
-        _kill_in(*MOMENTS[kill[0]][:2], int(kill[1]))
+        _signal_in(*MOMENTS[kill[0]][:2], int(kill[1]), int(kill[2]))
     train(compose("train", [*OVERRIDES, f"run.root={root}"]))
 
 
-def _kill_in(owner: type, method: str, call: int) -> None:
+def _signal_in(owner: type, method: str, call: int, number: int) -> None:
     original: Callable[..., Any] = getattr(owner, method)
     calls = 0
 
@@ -92,7 +93,7 @@ def _kill_in(owner: type, method: str, call: int) -> None:
             if method == "save_checkpoint":  # half of the file is there
                 path = Path(args[1])
                 path.with_name(f".{path.name}.tmp").write_bytes(b"PK\3\4 half a checkpoint")
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return original(self, *args, **kwargs)
 
     setattr(owner, method, counted)
@@ -129,7 +130,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    choose = random.Random(arguments.seed)  # noqa: S311
+    choose = random.Random(arguments.seed)
     kills, runs = 0, 0
     with tempfile.TemporaryDirectory() as directory:
         alone = Path(directory) / "alone"

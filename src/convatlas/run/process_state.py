@@ -26,7 +26,8 @@ class ProcessStates(Callback):
         """Gather the states of all ranks into a checkpoint that is about to be written."""
         # At an epoch's end the metrics have been counted and the next epoch starts them anew.
         metrics = {} if trainer.is_last_batch else metric_states(pl_module)
-        own = {"random": random_state(), "metrics": metrics, "loader": trainer.train_dataloader.state_dict()}
+        loader = trainer.train_dataloader.state_dict()  # type: ignore[union-attr]
+        own = {"random": random_state(), "metrics": metrics, "loader": loader}
         states: list[Any] = [own]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -42,7 +43,7 @@ class ProcessStates(Callback):
         if self._loaded:
             # Lightning would do so itself, but counting the steps for the schedule makes it build the loader before it
             # reads the checkpoint. All ranks are at the same place.
-            trainer.train_dataloader.load_state_dict(self._loaded[0]["loader"])
+            trainer.train_dataloader.load_state_dict(self._loaded[0]["loader"])  # type: ignore[union-attr]
         if len(self._loaded) == trainer.world_size:
             state = self._loaded[trainer.global_rank]
             restore_random_state(state["random"])
@@ -57,7 +58,7 @@ class ProcessStates(Callback):
 
 def random_state() -> dict[str, Any]:
     """The states of Python's, NumPy's and PyTorch's generators, in plain containers."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002  the global generator is meant
+    name, keys, position, has_gauss, gauss = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (name, [int(key) for key in keys], position, has_gauss, gauss),
@@ -71,7 +72,7 @@ def random_state() -> dict[str, Any]:
 def restore_random_state(state: dict[str, Any]) -> None:
     """Set the generators to what ``random_state`` returned."""
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
+    np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -8,6 +8,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from convatlas.run.directory import RunDirectory
+from convatlas.run.stopping import StopSignals
 
 
 class RunCheckpoints(Checkpoint):
@@ -23,19 +24,28 @@ class RunCheckpoints(Checkpoint):
         mode: Whether more or less of it is better.
         minutes: Longest time between two checkpoints within an epoch.
         steps: Number of optimizer steps between two, or None.
+        stop: Says when to save and end at once.
     """
 
     def __init__(
-        self, run: RunDirectory, monitor: str, mode: Literal["min", "max"], minutes: float, steps: int | None
+        self,
+        run: RunDirectory,
+        monitor: str,
+        mode: Literal["min", "max"],
+        minutes: float,
+        steps: int | None,
+        stop: StopSignals,
     ) -> None:
         self.run = run
         self.monitor = monitor
         self.mode = mode
         self.seconds = 60 * minutes
         self.steps = steps
+        self.stop = stop
         self.best_value: float | None = None
         self._pending = run.checkpoints / "pending.ckpt"
         self._is_pending = False
+        self._stopping = False
         self._saved_at = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,7 +62,7 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """The step before is recorded."""
-        self._commit(trainer)
+        self._commit_or_stop(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,10 +72,13 @@ class RunCheckpoints(Checkpoint):
         if (
             done % trainer.accumulate_grad_batches  # gradients of half a step are not saved
             or trainer.is_last_batch  # Lightning would go on with the next epoch, without validation
-            or done % trainer.val_check_batch == 0  # and after a validation within the epoch likewise
+            or (
+                trainer.val_check_batch and done % trainer.val_check_batch == 0
+            )  # and after a validation within the epoch likewise
         ):
             return
         due = time.monotonic() - self._saved_at >= self.seconds
+        due |= self.stop.received is not None
         due |= self.steps is not None and trainer.global_step % self.steps == 0
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self._save_last(trainer)
@@ -81,7 +94,7 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The epoch before is recorded."""
-        self._commit(trainer)
+        self._commit_or_stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last epoch is recorded."""
@@ -95,7 +108,13 @@ class RunCheckpoints(Checkpoint):
     def _save_last(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self._pending)
         self._is_pending = True
+        self._stopping = self.stop.agreed(trainer)
         self._saved_at = time.monotonic()
+
+    def _commit_or_stop(self, trainer: Trainer) -> None:
+        self._commit(trainer)
+        if self._stopping:
+            self.stop.stop()
 
     def _commit(self, trainer: Trainer) -> None:
         if self._is_pending and trainer.is_global_zero:
