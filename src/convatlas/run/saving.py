@@ -89,7 +89,7 @@ class RunCheckpoints(Checkpoint):
             value = float(trainer.callback_metrics[self.monitor])
             if self._is_best(value):
                 self.best_value = value
-                trainer.save_checkpoint(self.run.best)
+                trainer.save_checkpoint(self.run.best, weights_only=False)
         self._save_last(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,7 +106,7 @@ class RunCheckpoints(Checkpoint):
         return value > self.best_value if self.mode == "max" else value < self.best_value
 
     def _save_last(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self._pending)
+        trainer.save_checkpoint(self._pending, weights_only=False)
         self._is_pending = True
         self._stopping = self.stop.agreed(trainer)
         self._saved_at = time.monotonic()
