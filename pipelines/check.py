@@ -28,8 +28,8 @@ from convatlas.run.environment import build_trainer, quiet_libraries, world_size
 from convatlas.run.identity import run_id, weights_fingerprint
 from convatlas.tasks.classification import ClassificationTask
 
-KEPT_CHECKPOINTS = 3
-"""best, last, and the one being written."""
+KEPT_CHECKPOINTS = 4
+"""best, last, the previous one, and the one being written."""
 MIB = 2**20
 
 

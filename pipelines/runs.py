@@ -3,10 +3,10 @@
     convatlas runs
     convatlas runs root=/scratch/runs format=json
 
-A run is running, finished, failed, or interrupted: it fell silent without an end.
+A run is running, finished, failed, preempted (told to stop by a signal), or interrupted: its process is gone, or was
+ended from the keyboard. The last three go on by the command that started them.
 """
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,7 @@ from convatlas.cli import execute
 from convatlas.console import metric_text, print_table
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
-
-SILENT_SECONDS = 600
-"""A run without a new line in its record for so long has ended without saying so."""
+from convatlas.run.lock import living_owner
 
 
 def runs(config: DictConfig) -> dict[str, Any]:
@@ -44,8 +42,7 @@ def runs(config: DictConfig) -> dict[str, Any]:
 
 def _state(run: RunDirectory) -> str:
     state = str(run.summary["state"])
-    written = run.metrics if run.metrics.is_file() else run.path / "summary.json"
-    if state == "running" and time.time() - written.stat().st_mtime > SILENT_SECONDS:
+    if state == "running" and living_owner(run.path / "lock.json") is None:
         return "interrupted"
     return state
 

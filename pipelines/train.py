@@ -4,18 +4,19 @@
     convatlas train model=resnet50 data=imagefolder data.root=/data/birds trainer.max_epochs=30
 
 The same command is the same run: unfinished, it resumes; finished, it shows its result; `run.fresh=true` begins a
-new attempt beside it. Everything it writes is in runs/<run_id>/.
+new attempt beside it. Everything it writes is in runs/<run_id>/. On SIGTERM or SIGUSR1 it finishes the step, saves
+last.ckpt and exits with status 75.
 """
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt, PositiveInt
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from pytorch_lightning.loggers.logger import Logger
 
 from convatlas.cli import execute
@@ -27,11 +28,15 @@ from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
 from convatlas.rank import is_rank_zero
 from convatlas.run.callbacks import Throughput, progress
-from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
+from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, newest_checkpoint, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
 from convatlas.run.identity import run_id, weights_fingerprint
+from convatlas.run.lock import RunLock
+from convatlas.run.process_state import ProcessStates
 from convatlas.run.provenance import collect_provenance
+from convatlas.run.saving import RunCheckpoints
+from convatlas.run.stopping import StopSignals
 from convatlas.tasks.classification import ClassificationTask
 from convatlas.tracking.local_record import LocalRecord, cut_back
 from convatlas.tracking.mirrors import close_mirrors
@@ -40,6 +45,8 @@ TYPES = {
     "seed": NonNegativeInt,
     "run.root": str,
     "run.fresh": bool,
+    "run.checkpoint_minutes": PositiveFloat,
+    "run.checkpoint_steps": PositiveInt | None,
     "data.split": Literal["test"],
     "trainer.max_epochs": PositiveInt,
     "trainer.log_every_n_steps": PositiveInt,
@@ -59,7 +66,9 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     Raises:
         UserError: A mistake in the configuration, the data or the run directory, before the first step; an image
-            that cannot be decoded or a loss that is not finite, when it is met.
+            that cannot be decoded, a loss that is not finite or a full disk, when it is met; a run that another
+            process owns.
+        Preempted: SIGTERM or SIGUSR1 came, and ``last`` is saved; the exit status is 75.
     """
     quiet_libraries()
     pl.seed_everything(config.seed, verbose=False)
@@ -86,16 +95,22 @@ def train(config: DictConfig) -> dict[str, Any]:
         config.model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
     )
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
-    resume_from = run.last if run.last.is_file() else None
-    resume_step = 0
-    if resume_from is not None:
-        checkpoint = read_run_checkpoint(resume_from)
-        resume_step = checkpoint["global_step"]
     STARTUP.mark("model")
-
-    loggers: list[Logger] = [LocalRecord(run.metrics, run.run_id)]
     if is_rank_zero():
         run.create()
+    with RunLock(run.path) if is_rank_zero() else nullcontext():
+        _run(config, run, data, task)
+    return _result(run, already_finished=False)
+
+
+def _run(config: DictConfig, run: RunDirectory, data: ClassificationDataModule, task: ClassificationTask) -> None:
+    resume_from, resume_step = None, 0
+    if (newest := newest_checkpoint(run.last, run.previous)) is not None:
+        resume_from, resume_step = newest[0], newest[1]["global_step"]
+        del newest  # memory
+    loggers: list[Logger] = [LocalRecord(run.metrics, run.run_id)]
+    if is_rank_zero():
+        settings = plain(config)
         loggers += [
             instantiate(tracker)(run_id=run.run_id, save_dir=str(run.path), settings=settings)
             for tracker in (config.tracking or {}).values()
@@ -107,26 +122,29 @@ def train(config: DictConfig) -> dict[str, Any]:
     data.skipped.log = run.skipped
     earlier_seconds = run.summary.get("train_seconds", 0.0)
     started = time.monotonic()
+    stop = StopSignals()
+    stop.listen()
     try:
-        trainer = _trainer(config, run, data, task, loggers)
+        trainer = _trainer(config, run, data, task, loggers, stop)
         STARTUP.mark("trainer")
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
         best = read_run_checkpoint(run.best)
         task.load_state_dict(best["state_dict"])
         test = evaluate_split(trainer, task, data, str(run.best), run.path / "evaluation")
+        run.previous.unlink(missing_ok=True)
         summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
         summary["skipped_images"] = run.num_skipped()
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # Lightning turns Ctrl-C into SystemExit
-        state = "interrupted" if interrupted else "failed"
+        state = "preempted" if stop.received and interrupted else "interrupted" if interrupted else "failed"
         summary = {"state": state, "reason": f"{type(error).__name__}: {error}"}
         raise
     finally:
+        stop.restore()
         if is_rank_zero():
             seconds = round(earlier_seconds + time.monotonic() - started, 1)
             run.update(**summary, train_seconds=seconds, ended=now())
         close_mirrors(loggers, exit_code=0 if summary["state"] == "finished" else 1)
-    return _result(run, already_finished=False)
 
 
 def _trainer(
@@ -135,18 +153,20 @@ def _trainer(
     data: ClassificationDataModule,
     task: ClassificationTask,
     loggers: list[Logger],
+    stop: StopSignals,
 ) -> pl.Trainer:
     callbacks = [
         CheckpointMetadata(run.run_id, plain(config), data.class_list),
-        ModelCheckpoint(
-            run.checkpoints,
-            filename="best",
-            monitor=task.monitor,
-            mode=task.mode,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
+        ProcessStates(),
+        stop,
+        RunCheckpoints(
+            run,
+            task.monitor,
+            task.mode,
+            minutes=config.run.checkpoint_minutes,
+            steps=config.run.checkpoint_steps,
+            stop=stop,
         ),
-        ModelCheckpoint(run.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
         Throughput(),
         progress(),
     ]
@@ -183,8 +203,7 @@ def _announce(
 def _summary(
     trainer: pl.Trainer, task: ClassificationTask, data: ClassificationDataModule, best: dict[str, Any]
 ) -> dict[str, Any]:
-    callback = next(item for item in trainer.checkpoint_callbacks if isinstance(item, ModelCheckpoint) and item.monitor)
-    score = callback.best_model_score
+    best_value = next(item.best_value for item in trainer.checkpoint_callbacks if isinstance(item, RunCheckpoints))
     return {
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
@@ -192,7 +211,7 @@ def _summary(
         "num_samples": {split: data.num_samples(split) for split in ("train", "val", "test")},
         "best": {
             "metric": task.monitor,
-            "value": None if score is None else float(score),
+            "value": best_value,
             "step": best["global_step"],
         },
         "startup_seconds": STARTUP.seconds,

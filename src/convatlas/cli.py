@@ -56,8 +56,8 @@ def execute(
 ) -> NoReturn:
     """Compose the configuration, run a pipeline, print its result and exit.
 
-    The exit status is 0, or what ``status`` makes of the result; 2 for a mistake that the user can mend; 1 for anything
-    else.
+    The exit status is 0, or what ``status`` makes of the result; 2 for a mistake that the user can mend; 75 for a run
+    that a signal stopped and the same command goes on with; 1 for anything else.
 
     Args:
         pipeline: A function of the composed configuration; its name is that of ``conf/<name>.yaml``.

@@ -18,7 +18,15 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import SchemaError
 
 from convatlas.errors import UserError
@@ -26,7 +34,12 @@ from convatlas.errors import UserError
 SMALL_IMAGE = 64
 """Images with fewer pixels a side take the small-input stem of a network."""
 
-SPOKEN = {PositiveInt: "a positive integer", NonNegativeInt: "an integer from 0", NoneType: "null"}
+SPOKEN = {
+    PositiveInt: "a positive integer",
+    NonNegativeInt: "an integer from 0",
+    PositiveFloat: "a positive number",
+    NoneType: "null",
+}
 """How messages call the types that have no short name."""
 
 BOUNDS = {Ge: "from", Le: "to", Gt: "above", Lt: "below"}

@@ -1,11 +1,16 @@
+import errno
+import os
 import pickle
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
 
 from convatlas.errors import UserError
-from convatlas.run.checkpoints import AtomicCheckpointIO, read_checkpoint, read_run_checkpoint
+from convatlas.run.checkpoints import AtomicCheckpointIO, newest_checkpoint, read_checkpoint, read_run_checkpoint
 
 
 def test_a_checkpoint_round_trips_and_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -64,3 +69,72 @@ def test_a_checkpoint_constructs_nothing_but_our_own(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=r"it would construct pathlib\.Path\.touch"):
         read_run_checkpoint(tmp_path / "x.ckpt")
+
+
+def write_run_checkpoint(path: Path, step: int) -> Path:
+    content = {"convatlas": {"config": {"model": {}, "data": {}}}, "global_step": step, "w": torch.ones(1000)}
+    AtomicCheckpointIO().save_checkpoint(content, path)
+    return path
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, previous = (write_run_checkpoint(tmp_path / f"{name}.ckpt", step) for name, step in (("l", 2), ("p", 1)))
+    newest = newest_checkpoint(last, previous)
+    assert newest is not None
+    assert (newest[0], newest[1]["global_step"], capsys.readouterr().err) == (last, 2, "")
+    last.write_bytes(last.read_bytes()[:2000])
+    newest = newest_checkpoint(last, previous)
+    assert newest is not None
+    assert newest[1]["global_step"] == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "l.ckpt: truncated" in line
+    assert line.endswith("going on from p.ckpt")
+
+
+def test_a_kill_between_two_names_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    previous = write_run_checkpoint(tmp_path / "p.ckpt", 1)
+    newest = newest_checkpoint(tmp_path / "l.ckpt", previous)
+    assert newest is not None
+    assert newest[1]["global_step"] == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_never_begins_again_over_damaged_checkpoints(tmp_path: Path) -> None:
+    last = tmp_path / "l.ckpt"
+    assert newest_checkpoint(last) is None
+    last.write_bytes(b"")
+    with pytest.raises(UserError, match=r"no other checkpoint is left: run\.fresh=true"):
+        newest_checkpoint(last, tmp_path / "p.ckpt")
+
+
+def test_a_full_disk_is_one_error_and_leaves_the_checkpoint_before(small_disk: Path) -> None:
+    path = write_run_checkpoint(small_disk / "last.ckpt", 1)
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be written \(No space left on device\)"):
+        AtomicCheckpointIO().save_checkpoint({"w": torch.ones(1_000_000)}, path)
+    assert read_checkpoint(path)["global_step"] == 1
+    assert [item.name for item in small_disk.iterdir()] == ["last.ckpt"]
+    write_run_checkpoint(path, 2)
+    assert read_checkpoint(path)["global_step"] == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A disk of one MiB where one may be mounted; elsewhere a folder in which large files do not fit."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True
+    ).returncode
+    if mounted == 0:
+        yield tmp_path
+        subprocess.run(["umount", tmp_path], check=True)
+        return
+    save = torch.save
+
+    def save_if_it_fits(content: dict[str, torch.Tensor], file: BinaryIO) -> None:
+        save(content, file)
+        if file.tell() > 2**20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", save_if_it_fits)
+    yield tmp_path

@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, read without executing anything, complete enough to stand alone."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,29 @@ class AtomicCheckpointIO(CheckpointIO):
     """Writes beside the target, syncs and renames, so that a kill leaves the previous checkpoint whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint of plain containers and tensors."""
+        """Write a checkpoint of plain containers and tensors.
+
+        Raises:
+            UserError: The disk is full or cannot be written; what was there before is whole.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            reason = error if isinstance(error, OSError) else error.__context__  # torch's archive hides a full disk
+            if not isinstance(reason, OSError):
+                raise
+            raise UserError(
+                f"run.root: {path} cannot be written ({reason.strerror}); the checkpoints before it are whole: make "
+                "room there and give the same command again"
+            ) from error
 
     def load_checkpoint(
         self,
@@ -98,6 +113,33 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
                 f"if you trust it, load its weights with model=… model.weights={path}"
             )
     return checkpoint
+
+
+def newest_checkpoint(*candidates: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The first of several checkpoints of a run that can be read; each damaged one is named on standard error.
+
+    Args:
+        candidates: Files, the newest first; they need not exist.
+
+    Returns:
+        Where it is and what it holds, or None where there is none.
+
+    Raises:
+        UserError: There are checkpoints, but none can be read.
+    """
+    damaged = None
+    for path in filter(Path.is_file, candidates):
+        try:
+            checkpoint = read_run_checkpoint(path)
+        except UserError as error:
+            damaged = damaged or error
+            continue
+        if damaged is not None:
+            sys.stderr.write(f"convatlas: warning: {damaged}; going on from {path.name}\n")
+        return path, checkpoint
+    if damaged is not None:
+        raise UserError(f"{damaged}; no other checkpoint is left: run.fresh=true starts a new attempt") from damaged
+    return None
 
 
 def _targets(node: Any) -> Iterator[Any]:

@@ -1,0 +1,122 @@
+"""One process owns a run: a second one is refused, a dead one's place is taken."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from convatlas.errors import UserError
+from convatlas.jsonio import dumps, write_atomic
+from convatlas.run.directory import now
+
+HEARTBEAT_SECONDS = 15.0
+"""How often an owner shows that it is alive."""
+DEAD_SECONDS = 120.0
+"""An owner on another machine that was silent for so long is dead."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that owns a run.
+
+    Args:
+        host: Its machine.
+        pid: Its number there.
+        process_start: When it started, in the kernel's clock ticks: a number may be given to another process later.
+        since: When it took the run, UTC.
+        slurm_job: Its SLURM job.
+    """
+
+    host: str
+    pid: int
+    process_start: int | None
+    since: str
+    slurm_job: str | None
+
+    @classmethod
+    def this_process(cls) -> "Owner":
+        """Who would own a run that this process takes now."""
+        pid = os.getpid()
+        return cls(platform.node(), pid, process_start(pid), now(), os.environ.get("SLURM_JOB_ID"))
+
+    def __str__(self) -> str:
+        job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
+        return f"process {self.pid} on {self.host}{job}, since {self.since}"
+
+
+class RunLock:
+    """Owns a run's directory while it is entered.
+
+    ``lock.json`` names the owner; its time of change is the heartbeat. The file system's own lock would not do: it says
+    neither who holds it nor, on a network, that the holder's machine is gone; it only guards the moment of taking.
+
+    Args:
+        directory: The run's directory, which exists.
+
+    Raises:
+        UserError: On entering, another process owns it and is alive.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "lock.json"
+        self._guard = directory / ".lock-guard"
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "RunLock":
+        with self._guard.open("w") as guard:
+            try:
+                fcntl.flock(guard, fcntl.LOCK_EX)
+            except OSError as error:
+                raise UserError(f"run.root: {self._guard} cannot be locked ({error.strerror})") from error
+            owner = living_owner(self.path)
+            if owner is not None:
+                raise UserError(
+                    f"run {self.path.parent} is owned by {owner}: wait for it, end it, or give run.fresh=true for "
+                    "another attempt"
+                )
+            write_atomic(self.path, dumps(asdict(Owner.this_process())))
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._heart.join()
+        self.path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):  # a file system that stumbles: the next beat tries again
+                os.utime(self.path)
+
+
+def living_owner(path: Path) -> Owner | None:
+    """Who owns a run by its ``lock.json``; None where nobody does, or the owner is dead."""
+    try:
+        owner = Owner(**json.loads(path.read_text()))
+        silent = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    if owner.host == platform.node() and owner.process_start is not None:
+        alive = process_start(owner.pid) == owner.process_start
+    else:
+        alive = silent < DEAD_SECONDS
+    return owner if alive else None
+
+
+def process_start(pid: int) -> int | None:
+    """When a living process of this machine started, in clock ticks since the boot; None where Linux knows none."""
+    try:
+        # After the command in brackets, which may hold anything: state, …, and the start as field 22 (man 5 proc).
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])

@@ -1,0 +1,95 @@
+"""What a checkpoint needs beside weights and optimizer, so that training goes on in mid-epoch as if never stopped."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
+from torchmetrics import Metric
+
+KEY = "process_states"
+"""Where a checkpoint holds them, one for each rank."""
+
+
+class ProcessStates(Callback):
+    """Saves and restores every rank's random numbers, its place in the data, and what its metrics have counted.
+
+    Dropout draws from the process's own generator; the data do not, see ``data/loader.py``.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: list[dict[str, Any]] = []
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Gather the states of all ranks into a checkpoint that is about to be written."""
+        # At an epoch's end the metrics have been counted and the next epoch starts them anew.
+        metrics = {} if trainer.is_last_batch else metric_states(pl_module)
+        loader = trainer.train_dataloader.state_dict()  # type: ignore[union-attr]
+        own = {"random": random_state(), "metrics": metrics, "loader": loader}
+        states: list[Any] = [own]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, own)
+        checkpoint[KEY] = states
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the states until training starts: what is built before may draw random numbers."""
+        self._loaded = checkpoint[KEY]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore this rank's state."""
+        if self._loaded:
+            # Lightning would do so itself, but counting the steps for the schedule makes it build the loader before it
+            # reads the checkpoint. All ranks are at the same place.
+            trainer.train_dataloader.load_state_dict(self._loaded[0]["loader"])  # type: ignore[union-attr]
+        if len(self._loaded) == trainer.world_size:
+            state = self._loaded[trainer.global_rank]
+            restore_random_state(state["random"])
+            restore_metrics(pl_module, state["metrics"])
+        elif self._loaded:
+            rank_zero_warn(
+                f"the run was stopped with {len(self._loaded)} ranks and goes on with {trainer.world_size}: dropout "
+                "draws other numbers, and this epoch's training metrics cover the rest of it alone"
+            )
+        self._loaded = []
+
+
+def random_state() -> dict[str, Any]:
+    """The states of Python's, NumPy's and PyTorch's generators, in plain containers."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (name, [int(key) for key in keys], position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Set the generators to what ``random_state`` returned."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def metric_states(module: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """What each metric of a module has accumulated, by the metric's name."""
+    return {
+        name: {key: value.clone() for key, value in metric.metric_state.items() if isinstance(value, torch.Tensor)}
+        for name, metric in module.named_modules()
+        if isinstance(metric, Metric)
+    }
+
+
+def restore_metrics(module: torch.nn.Module, states: dict[str, dict[str, Any]]) -> None:
+    """Let metrics go on from what ``metric_states`` returned."""
+    for name, state in states.items():
+        metric = module.get_submodule(name)
+        for key, value in state.items():
+            setattr(metric, key, value.to(getattr(metric, key).device))

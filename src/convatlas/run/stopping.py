@@ -1,0 +1,84 @@
+"""How a run ends when it is told to: SLURM sends USR1 ahead of the time limit and TERM on preemption."""
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+
+from convatlas.rank import is_rank_zero
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+EXIT_STATUS = 75
+"""What a run exits with that was told to stop and goes on by the same command: sysexits' "temporary failure"."""
+
+
+class Preempted(SystemExit):
+    """The run was told to stop, and did."""
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(EXIT_STATUS)
+        self.signal_name = signal_name
+
+    def __str__(self) -> str:
+        return self.signal_name
+
+
+class StopSignals(Callback):
+    """Remembers SIGTERM and SIGUSR1, and ends the run where it can go on from.
+
+    While training, the step is finished and ``RunCheckpoints`` writes ``last`` before. In validation and in the test
+    there is nothing new to save: the run ends after the batch.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def listen(self) -> None:
+        """Handle the signals; Lightning's own handlers, which requeue and raise elsewhere, are replaced."""
+        for number in SIGNALS:
+            signal.signal(number, self._receive)
+
+    def restore(self) -> None:
+        """Give the signals back to whom they belonged before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agreed(self, trainer: Trainer) -> bool:
+        """Whether any rank was told to stop; every rank must ask."""
+        return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+
+    def stop(self) -> None:
+        """End the run.
+
+        Raises:
+            Preempted: Always.
+        """
+        name = "another rank" if self.received is None else self.received.name
+        if is_rank_zero():
+            sys.stderr.write(f"convatlas: stopped by {name}; the same command goes on with the run\n")
+        raise Preempted(name)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has set its handlers by now."""
+        self.listen()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has set its handlers by now."""
+        self.listen()
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Stop if told to."""
+        if self.received is not None:
+            self.stop()
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Stop if told to."""
+        if self.received is not None:
+            self.stop()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)

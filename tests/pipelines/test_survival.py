@@ -1,0 +1,76 @@
+"""A run that is killed, stopped or finds its checkpoint damaged ends as the run that was left alone."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.kill_and_resume import OVERRIDES, difference, run_once
+from convatlas.config import compose
+from convatlas.errors import UserError
+from convatlas.run.checkpoints import read_checkpoint
+from convatlas.run.lock import RunLock
+from convatlas.run.stopping import EXIT_STATUS
+from pipelines.runs import runs
+from pipelines.train import train
+from tests.conftest import read_json
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("alone") / "runs"
+    assert run_once(root) == 0
+    return root
+
+
+def state(root: Path) -> Any:
+    (summary,) = runs(compose("runs", [f"root={root}"]))["runs"]
+    return summary["state"]
+
+
+def test_a_run_killed_four_times_ends_bit_identical_with_every_line_once(alone: Path, tmp_path: Path) -> None:
+    for moment, call in (("step", 6), ("validation", 2), ("writing", 3), ("test", 2)):
+        assert run_once(tmp_path, moment, call) == -signal.SIGKILL
+        assert state(tmp_path) == "interrupted"
+    assert run_once(tmp_path) == 0
+    assert difference(tmp_path, alone) is None
+    (run,) = tmp_path.iterdir()
+    assert sorted(path.name for path in (run / "checkpoints").glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+    first, second = (read_json(next(root.iterdir()) / "summary.json") for root in (tmp_path, alone))
+    assert (first["test"], first["best"]) == (second["test"], second["best"])
+
+
+@pytest.mark.parametrize(
+    ("number", "moment", "saved"),
+    [(signal.SIGTERM, ("step", 3), 3), (signal.SIGUSR1, ("validation", 2), 4), (signal.SIGTERM, ("test", 1), 18)],
+)
+def test_a_signal_saves_the_run_and_the_same_command_goes_on(
+    number: signal.Signals, moment: tuple[str, int], saved: int, alone: Path, tmp_path: Path
+) -> None:
+    assert run_once(tmp_path, *moment, number) == EXIT_STATUS
+    assert state(tmp_path) == "preempted"
+    (run,) = tmp_path.iterdir()
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == saved
+    assert run_once(tmp_path) == 0
+    assert difference(tmp_path, alone) is None
+
+
+def test_a_truncated_checkpoint_costs_the_steps_since_the_one_before(alone: Path, tmp_path: Path) -> None:
+    run_once(tmp_path, "step", 6)
+    (run,) = tmp_path.iterdir()
+    last = run / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:10_000])
+    assert run_once(tmp_path) == 0
+    assert difference(tmp_path, alone) is None
+
+
+def test_two_processes_on_one_run_are_one_too_many(alone: Path, tmp_path: Path) -> None:
+    run_once(tmp_path, "step", 4)
+    (run,) = tmp_path.iterdir()
+    with RunLock(run):
+        before = (run / "metrics.jsonl").read_bytes()
+        assert state(tmp_path) == "running"
+        with pytest.raises(UserError, match="is owned by process"):
+            train(compose("train", [*OVERRIDES, f"run.root={tmp_path}"]))
+        assert (run / "metrics.jsonl").read_bytes() == before
