@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill_and_resume import difference
+from benchmarks.kill_and_resume import difference, only_run
 from convatlas.tracking.local_record import read_metrics
 from tests.conftest import SMALL, read_json
 
@@ -56,4 +56,4 @@ def test_two_ranks_told_to_stop_go_on_bit_identical(tmp_path: Path) -> None:
     (run,) = root.iterdir()
     assert read_json(run / "summary.json")["state"] == "preempted"
     torchrun(tmp_path, *overrides, f"run.root={root}")
-    assert difference(root, tmp_path / "alone") is None
+    assert difference(run, only_run(tmp_path / "alone")) is None
