@@ -27,6 +27,7 @@ from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
 from convatlas.planning import TYPES, plan_run
 from convatlas.rank import is_rank_zero
+from convatlas.run.buckets import SettledBuckets
 from convatlas.run.callbacks import Throughput, progress
 from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, newest_checkpoint, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
@@ -144,6 +145,7 @@ def _trainer(
     callbacks = [
         CheckpointMetadata(run.run_id, plain(config), data.class_list),
         ProcessStates(),
+        SettledBuckets(),
         stop,
         RunCheckpoints(
             run,

@@ -1,4 +1,4 @@
-"""A real SLURM: two nodes with two ranks each, and everything that can end a job. Each one ends as the run left alone."""
+"""A real SLURM: two nodes with two ranks each, and all that can end a job. Each run ends as the one left alone."""
 
 import contextlib
 import json
@@ -255,7 +255,7 @@ def test_an_array_trains_a_run_a_line_and_submits_only_what_is_missing(cluster: 
 
 @pytest.mark.slow
 def test_a_queued_job_does_not_see_later_edits(cluster: SlurmCluster, tmp_path: Path) -> None:
-    job = submit(cluster, tmp_path, "cluster.sbatch.hold=true")
+    job = submit(cluster, tmp_path, "+cluster.sbatch.hold=true")
     (snapshot,) = (tmp_path / "runs" / "slurm" / "source").iterdir()
     assert (snapshot / "src/convatlas/cli.py").read_bytes() == (ROOT / "src/convatlas/cli.py").read_bytes()
     (snapshot / "src/convatlas/__init__.py").write_text("raise SystemExit('the snapshot')\n")

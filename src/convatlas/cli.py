@@ -6,6 +6,7 @@ Results go to standard output; progress, logs and errors go to standard error.
 import ast
 import os
 import runpy
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +77,10 @@ def execute(
         check_config(config, {"format": Literal["text", "json"], **types})
         STARTUP.mark("composition")
         result = pipeline(config)
-    except Exception as error:
+    except BaseException as error:
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            # A launcher now ends the other ranks: the status of each is to be its own, to the last moment.
+            signal.signal(number, signal.SIG_IGN)
         reported = _reported(error)
         if reported is None:
             raise
