@@ -65,7 +65,7 @@ def main() -> None:
         record, checkpoint = shares(arguments.epochs)
         measured.append(record + checkpoint)
         print(
-            f"training {number + 1}: record {100 * record:.3f} %, a checkpoint every 5 minutes {100 * checkpoint:.3f} %",
+            f"training {number + 1}: record {100 * record:.3f} %, a checkpoint in 5 minutes {100 * checkpoint:.3f} %",
             flush=True,
         )
     print(f"median of both together: {100 * statistics.median(measured):.3f} % of the training time")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shlex
 import shutil
 import socket
@@ -262,6 +263,20 @@ def test_a_queued_job_does_not_see_later_edits(cluster: SlurmCluster, tmp_path: 
     cluster.command("scontrol", "release", job)
     wait_for_end(cluster, tmp_path, job, "FAILED")
     assert "the snapshot" in log(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_cluster_page_run(cluster: SlurmCluster, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    (block,) = re.findall(r"<!-- slurm -->\n```console\n(.*?)```", page, flags=re.DOTALL)
+    commands = [shlex.split(line.removeprefix("$ convatlas ")) for line in block.splitlines()]
+    small = [item for item in SMALL if item not in commands[0]] + ["resources.cpus_per_task=1"]
+    results = [convatlas(cluster, tmp_path, *words, *(small if words[0] == "submit" else [])) for words in commands]
+    assert [run["state"] for result in results[:2] for run in result["runs"]] == ["to be submitted", "submitted"]
+    (job,) = results[2]["jobs"]
+    wait_for_end(cluster, tmp_path, job["job"])
+    (job,) = convatlas(cluster, tmp_path, "jobs")["jobs"]
+    assert (job["slurm"], job["state"]) == ("COMPLETED", "finished")
 
 
 def _ranks(job: str) -> dict[int, psutil.Process]:
