@@ -94,6 +94,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     # Metrics are reduced over the ranks once, where they are computed.
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True\)`")
+    # A process that srun did not start is one rank: that is meant, too.
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available on your system but is not used")
     # A resumed run writes into its own directory: that is meant.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     # Our loader runs threads, not processes: advice about worker processes does not apply to it.

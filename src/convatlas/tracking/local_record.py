@@ -56,7 +56,8 @@ class LocalRecord(Logger):
                 file.write(dumps(line) + "\n")
         except OSError as error:
             raise UserError(
-                f"run.root: {self.path} cannot be written ({error.strerror}); make room there and give the same command again"
+                f"run.root: {self.path} cannot be written ({error.strerror}); make room there and give the same "
+                "command again"
             ) from error
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
