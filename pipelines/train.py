@@ -27,6 +27,7 @@ from convatlas.data.datamodule import ClassificationDataModule
 from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
 from convatlas.rank import is_rank_zero
+from convatlas.report.expectations import Expectation
 from convatlas.run.callbacks import Throughput, progress
 from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, newest_checkpoint, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
@@ -48,6 +49,7 @@ TYPES = {
     "run.checkpoint_minutes": PositiveFloat,
     "run.checkpoint_steps": PositiveInt | None,
     "data.split": Literal["test"],
+    "expected": list[Expectation],
     "trainer.max_epochs": PositiveInt,
     "trainer.log_every_n_steps": PositiveInt,
     "trainer.devices": PositiveInt | Literal["auto"],

@@ -112,6 +112,11 @@ def living_owner(path: Path) -> Owner | None:
     return owner if alive else None
 
 
+def present_state(run: Path, recorded: str) -> str:
+    """The state of a run from the one it wrote down: ``interrupted`` where it says running and nobody owns it."""
+    return "interrupted" if recorded == "running" and living_owner(run / "lock.json") is None else recorded
+
+
 def process_start(pid: int) -> int | None:
     """When a living process of this machine started, in clock ticks since the boot; None where Linux knows none."""
     try:
