@@ -61,17 +61,18 @@ def _write_run(run: Path, seed: int, steps: int, every: int, setting: dict[str, 
     done = np.arange(1, steps + 1) / steps
     losses = 2.3 * np.exp(-4 * skill * done) + 0.05 + np.abs(rng.normal(0, 0.15 - 0.1 * done))
     losses[rng.integers(steps)] += 5  # a spike among a hundred thousand steps
-    rates = setting["rate"] * 0.5 * (1 + np.cos(np.pi * done))
-    speeds = rng.normal(1450 - 12 * setting["depth"], 40, steps)
-    waits = np.abs(rng.normal(0.03, 0.01, steps))
+    logged = {
+        "train/loss": losses,
+        "train/learning_rate": setting["rate"] * 0.5 * (1 + np.cos(np.pi * done)),
+        "train/images_per_second": rng.normal(1450 - 12 * setting["depth"], 40, steps),
+        "train/data_wait": np.abs(rng.normal(0.03, 0.01, steps)),
+    }
     epoch_steps = steps // EPOCHS
     with (run / "metrics.jsonl").open("w") as file:
         for step in range(1, steps + 1):
             line = {"step": step, "epoch": (step - 1) // epoch_steps, "time": 1.7e9 + 0.1 * step}
             if step % every == 0:
-                values = (losses[step - 1], rates[step - 1], speeds[step - 1], waits[step - 1])
-                names = ("train/loss", "train/learning_rate", "train/images_per_second", "train/data_wait")
-                file.write(json.dumps(line | dict(zip(names, map(float, values), strict=True))) + "\n")
+                file.write(json.dumps(line | {name: float(column[step - 1]) for name, column in logged.items()}) + "\n")
             if step % epoch_steps == 0:
                 top1 = float(0.95 - 0.85 * np.exp(-3 * skill * step / steps) + rng.normal(0, 0.004))
                 values = {"val/loss": 2.3 * (1 - top1), "val/top1": top1, "val/top5": 1 - (1 - top1) / 5}
@@ -137,13 +138,10 @@ def main() -> None:
         times = measure_browser(page, arguments.screenshot)
         print(f"runs          {len(paths)}, {size / 1e9:.2f} GB of metrics.jsonl")
         print(f"read          {read:.1f} s, {size / read / 1e6:.0f} MB/s")
-        print(
-            f"page          {written:.1f} s, {page.stat().st_size / 1e6:.1f} MB, {tables.stat().st_size / 1e3:.0f} kB of Markdown"
-        )
+        sizes = [file.stat().st_size / 1e6 for file in (page, tables)]
+        print(f"page          {written:.1f} s, {sizes[0]:.1f} MB; Markdown {sizes[1]:.2f} MB")
         print(f"memory        {memory / 2**20:.0f} MiB")
-        print(
-            f"first paint   {times['first_paint']:.2f} s; loaded {times['loaded']:.2f} s; filter {times['filter']:.2f} s"
-        )
+        print("browser       " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items()))
 
 
 if __name__ == "__main__":

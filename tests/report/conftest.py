@@ -1,6 +1,8 @@
 import io
 import json
-from collections.abc import Callable
+import shutil
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,17 @@ import pytest
 import yaml
 from hydra.utils import instantiate
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 from convatlas.config import compose
+from convatlas.report.live import LiveReport
 from convatlas.report.panels import Dashboard
+from convatlas.report.server import ReportServer
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 HOSTILE = "<script>alert(1)</script>\"'</script><img src=x onerror=alert(2)>%{x}"
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 MakeRun = Callable[..., Path]
 
 
@@ -91,6 +97,16 @@ def _evaluation(folder: Path, names: list[str], rng: np.random.Generator) -> dic
 
 
 @pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("neither chromium nor google-chrome is on PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
 def dashboard() -> Dashboard:
     """The panels that reports have unless one says otherwise."""
     panels: Dashboard = instantiate(compose("report").dashboard)
@@ -158,6 +174,23 @@ def make_run(tmp_path: Path) -> MakeRun:
         return run
 
     return make
+
+
+@pytest.fixture
+def serve(tmp_path: Path, dashboard: Dashboard) -> Iterator[Callable[[], ReportServer]]:
+    """Starts the dashboard of the runs that the test made."""
+    servers: list[ReportServer] = []
+
+    def start() -> ReportServer:
+        server = ReportServer(LiveReport(tmp_path / "runs", None, dashboard, lambda path, state: state), 0, 0.2)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture

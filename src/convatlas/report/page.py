@@ -1,7 +1,7 @@
 """The report: sections and figures about one or many runs, and the page that holds them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,13 @@ class Report:
     markdown: str
 
 
-def build_report(records: Sequence[RunRecord], dashboard: Dashboard) -> Report:
+def build_report(records: Sequence[RunRecord], dashboard: Dashboard, damages: Sequence[str] = ()) -> Report:
     """Make the parts of a page about runs. A run may be in progress: what it has not written yet is left out.
 
     Args:
         records: The runs; there may be none.
         dashboard: The panels of curves.
+        damages: What is wrong with other runs, which cannot be read.
 
     Raises:
         UserError: An evaluation is damaged.
@@ -85,7 +86,10 @@ def build_report(records: Sequence[RunRecord], dashboard: Dashboard) -> Report:
         "runs": [{"label": run.run_id, "state": run.state, "about": about(run)} for run in runs],
         "states": Counter(run.state for run in runs),
         "headline": headline(runs[0]) if len(runs) == 1 else [],
-        "notes": [(run.run_id, note) for run in runs for note in notes(run)],
+        "notes": [
+            *damages,
+            *(f"{run.run_id}: {note}" if len(runs) > 1 else note for run in runs for note in notes(run)),
+        ],
         "results": results_table(groups),
         "expectations": expectations_table(groups),
         "panels": [{"id": f"curve-{key}", "title": panel.title} for key, panel in panels.items()],
@@ -103,17 +107,19 @@ def build_report(records: Sequence[RunRecord], dashboard: Dashboard) -> Report:
     return Report(title, sections, figures, texts, markdown(title, groups))
 
 
-def render_page(report: Report, refresh: float | None = None) -> str:
+def render_page(report: Report, refresh: float | None = None, state: Mapping[str, Any] | None = None) -> str:
     """Put the parts into one HTML page that needs no network, no other file and no server.
 
     Args:
         report: The parts.
         refresh: Seconds between two questions to the server that this page comes from; None: there is none.
+        state: Digests of the parts, by which a live page knows what changed.
     """
     data = {
         "figures": report.figures if refresh is None else {},
         "runs": report.runs,
         "refresh": refresh,
+        "state": state,
     }
     return TEMPLATES.get_template("report.html.j2").render(
         title=report.title,

@@ -143,35 +143,35 @@
   });
 
   // A live page asks its server what changed, and fetches that: sections as they are, figures when they are seen.
-  const digests = new Map();
+  const ask = async (path) => {
+    const answer = await fetch(path);
+    if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+    return answer;
+  };
   const load = async (id) => {
-    if (data.refresh === null || figures.has(id)) return figures.get(id);
-    const answer = await fetch(`/figure/${encodeURIComponent(id)}`);
-    if (!answer.ok) return undefined;
-    figures.set(id, await answer.json());
+    if (data.refresh !== null && !figures.has(id)) {
+      figures.set(id, await (await ask(`/figure/${encodeURIComponent(id)}`)).json());
+    }
     return figures.get(id);
   };
 
-  const changed = (found) => Object.entries(found).filter(([name, digest]) => digests.get(name) !== digest);
+  const changed = (found, known) => Object.keys(found).filter((name) => found[name] !== known[name]);
   const update = async () => {
-    const answer = await fetch("/state");
-    if (!answer.ok) throw new Error(answer.statusText);
-    const state = await answer.json();
-    runs = state.runs;
-    for (const [name, digest] of changed(state.sections)) {
+    const state = await (await ask("/state")).json();
+    if (state.runs !== data.state.runs) runs = await (await ask("/runs")).json();
+    const drawnAnew = changed(state.figures, data.state.figures);
+    drawnAnew.forEach((id) => figures.delete(id));
+    for (const name of changed(state.sections, data.state.sections)) {
       const section = document.querySelector(`[data-section="${name}"]`);
-      if (digests.has(name)) {
-        plots(section).forEach((plot) => { watcher.unobserve(plot); visible.delete(plot.id); Plotly.purge(plot); });
-        section.innerHTML = await (await fetch(`/section/${name}`)).text();
-        watch(section);
-      }
-      digests.set(name, digest);
+      const content = await (await ask(`/section/${name}`)).text();
+      plots(section).forEach((plot) => { watcher.unobserve(plot); visible.delete(plot.id); Plotly.purge(plot); });
+      section.innerHTML = content;
+      watch(section);
     }
-    for (const [id, digest] of changed(state.figures)) {
-      if (digests.has(id)) { figures.delete(id); drawAgain([id]); }
-      digests.set(id, digest);
-    }
-    document.title = state.title;
+    filter();
+    drawAgain(drawnAnew);
+    data.state = state;
+    document.title = `${state.title} · ConvAtlas`;
   };
   const poll = async () => {
     const [light, text] = ["i", "span"].map((name) => document.querySelector(`.live ${name}`));
