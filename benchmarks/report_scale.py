@@ -104,7 +104,7 @@ def measure_browser(page_file: Path, screenshot: Path | None) -> dict[str, float
         page.locator(".plot").first.scroll_into_view_if_needed()
         page.locator(".plot .trace").first.wait_for(state="attached")
         began = time.perf_counter()
-        page.locator(".filter input").fill("learning_rate=0.1 depth=56")
+        page.locator(".filter input").fill("learning_rate:0.1 depth:56")
         page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         filtered = time.perf_counter() - began
         if screenshot is not None:

@@ -2,7 +2,7 @@
 
     convatlas report run=runs/RUN
     convatlas report run='runs/*resnet*' output=resnets.html
-    convatlas report root=runs filter='resnet20_cifar state=finished'
+    convatlas report root=runs filter='resnet20_cifar state:finished'
 
 Runs that differ in nothing but the seed are one curve, their mean ± standard deviation. The page needs neither a
 network nor a server; 200 runs of 100,000 steps are fine. A run in progress can be reported too.

@@ -108,7 +108,7 @@ def test_a_report_is_made_anew_only_when_a_run_changed(
     monkeypatch.setattr(live, "build_report", lambda records, *rest: made.append(len(records)) or build(records, *rest))  # type: ignore[func-returns-value]
     runs = tmp_path / "runs"
     runs.mkdir()
-    report = LiveReport(runs, "seed=0", dashboard, recorded)
+    report = LiveReport(runs, "seed:0", dashboard, recorded)
     assert "No run here yet" in report.snapshot().report.sections["header"]
     first = make_run(seed=0, evaluation=False)
     make_run(seed=1, evaluation=False)  # the filter leaves it out

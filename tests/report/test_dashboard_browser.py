@@ -46,7 +46,7 @@ def test_a_new_run_and_its_first_metric_appear_and_the_filter_stays(
     (tmp_path / "runs").mkdir()
     visit = Visit(browser, serve().url)
     expect(visit.page.locator(".empty")).to_contain_text("No run here yet")
-    visit.page.locator(".filter input").fill("seed=1")
+    visit.page.locator(".filter input").fill("seed:1")
     first = make_run(seed=0, evaluation=False)
     expect(visit.page.locator(".filter output")).to_have_text("0 of 1 runs")
     make_run(seed=1, evaluation=False)

@@ -86,7 +86,7 @@ def test_the_filter_narrows_tables_and_figures(browser: Browser, make_run: Any, 
     rows = visit.page.locator("table.runs tbody tr:visible")
     groups = visit.page.locator("table.results tbody tr:visible")
     assert (rows.count(), groups.count(), visit.drawn()["curve-top1"]) == (6, 3, 12)
-    visit.page.locator(".filter input").fill("lr=0.1 SEED=1")
+    visit.page.locator(".filter input").fill("lr:0.1 SEED:1")
     assert visit.page.locator(".filter output").inner_text() == "1 of 6 runs"
     assert rows.locator("th").all_inner_texts() == ["resnet20_cifar10-0f3a9c21-s1"]
     assert (groups.count(), visit.drawn()["curve-top1"], visit.drawn()["hyperparameters"]) == (1, 4, 1)

@@ -9,9 +9,8 @@ from pipelines.report import TYPES, report
 
 
 def config(**keys: Any) -> Any:
-    found = compose("report")
-    for key, value in keys.items():
-        found[key] = value
+    texts = {key: str(value).replace("'", "") for key, value in keys.items()}
+    found = compose("report", [f"{key}={text}" for key, text in texts.items()])
     check_config(found, TYPES)
     return found
 
@@ -41,9 +40,9 @@ def test_all_runs_of_a_folder_pass_a_filter_by_their_words(make_run: Any, tmp_pa
     runs = [make_run(seed=seed, skill=skill, evaluation=False) for seed in (0, 1) for skill in (0.5, 1)]
     chosen = {"root": str(tmp_path / "runs"), "output": str(tmp_path / "report.html")}
     assert len(report(config(**chosen))["runs"]) == 4
-    assert report(config(**chosen, filter="optimizer.lr=0.1 state=finished SEED=1"))["runs"] == [str(runs[3])]
-    with pytest.raises(UserError, match=r"^filter=state=failed: none of 4 runs"):
-        report(config(**chosen, filter="state=failed"))
+    assert report(config(**chosen, filter="optimizer.lr:0.1 state:finished SEED:1"))["runs"] == [str(runs[3])]
+    with pytest.raises(UserError, match=r"^filter=state:failed: none of 4 runs"):
+        report(config(**chosen, filter="state:failed"))
 
 
 @pytest.mark.parametrize("run", ["runs/nothing*", "absent", []])

@@ -10,12 +10,12 @@ from convatlas.report.quantities import metric_label, metric_text, spread_text
 
 AXES = 8
 """Hyper-parameters that are drawn at most, in the order of the configuration; the table has all."""
-TICKS = 6
-"""Values that are written beside an axis."""
+TICK_DISTANCE = 0.1
+"""Share of an axis between two values that are written beside it."""
 LOGARITHMIC_FROM = 20.0
 """Ratio of the largest to the smallest positive number from which on an axis is logarithmic."""
-SHADES = 5
-"""Colours from the worst to the best group, ``--heat-1`` and on."""
+SHADES = 4
+"""Colours from the worst to the best group, ``--heat-2`` and on."""
 
 
 def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
@@ -38,7 +38,7 @@ def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
     traces: list[Figure] = []
     for rank, row in enumerate(order):  # the best is drawn last, on top
         position, group, found = results[row]
-        shade = 1 + rank * SHADES // len(order)
+        shade = 2 + rank * SHADES // len(order)
         told = "<br>".join(f"{html.escape(short_key(key))}: {_text(group.settings[key])}" for key in keys)
         result = spread_text(names[0], found.mean, found.deviation)
         traces.append(
@@ -116,13 +116,10 @@ class _Axis:
             self.places = [distinct.index(value_text(v)) / max(len(distinct) - 1, 1) for v in values]
 
     def ticks(self) -> list[tuple[float, object]]:
-        """Some values with their places: all if they are few, else the ends and what lies evenly between."""
+        """The values with their places: the ends, and of those between, the ones that leave room to be read."""
         found = sorted(dict(zip(self.places, self.values, strict=True)).items())
-        if len(found) <= TICKS:
-            return found
-        chosen: list[tuple[float, object]] = []
-        for target in (i / (TICKS - 1) for i in range(TICKS)):
-            nearest = min(found, key=lambda item: abs(item[0] - target))
-            if all(abs(nearest[0] - place) > 0.5 / TICKS for place, _ in chosen):
-                chosen.append(nearest)
+        chosen = [found[0], found[-1]] if len(found) > 1 else found
+        for tick in found:
+            if all(abs(tick[0] - place) >= TICK_DISTANCE for place, _ in chosen):
+                chosen.append(tick)
         return chosen

@@ -154,9 +154,9 @@ def write_report(records: Sequence[RunRecord], output: Path, dashboard: Dashboar
 
 
 def filter_text(run: RunRecord) -> str:
-    """What a filter looks at: identity, name, state and every ``key=value`` of the configuration, in small letters."""
-    settings = " ".join(f"{key}={value_text(value)}" for key, value in flatten(run.config).items())
-    return f"{run.run_id} {run.name} state={run.state} {settings}".lower()
+    """What a filter looks at: identity, name, state and every ``key:value`` of the configuration, in small letters."""
+    settings = " ".join(f"{key}:{value_text(value)}" for key, value in flatten(run.config).items())
+    return f"{run.run_id} {run.name} state:{run.state} {settings}".lower()
 
 
 def _detailed(runs: Sequence[RunRecord]) -> list[int]:
