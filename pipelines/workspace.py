@@ -3,9 +3,9 @@
     convatlas workspace project=my-team/convatlas
     convatlas workspace project=my-team/convatlas dashboard=default dashboard.title=Sweeps
 
-The panels are those of `convatlas report` and `convatlas dashboard`, from the same conf/dashboard/*.yaml. The same title
-is the same view: called again, the command brings it up to date. Needs WANDB_API_KEY or `wandb login`, and the extra
-package: pip install 'convatlas[workspace]'.
+The panels are those of `convatlas report` and `convatlas dashboard`, from the same conf/dashboard/*.yaml. The same
+title is the same view: called again, the command brings it up to date. Needs WANDB_API_KEY or `wandb login`, and
+the extra package: pip install 'convatlas[workspace]'.
 """
 
 from collections.abc import Mapping

@@ -12,7 +12,9 @@ from convatlas.config import check_config, compose
 from convatlas.errors import UserError
 from convatlas.report import live
 from convatlas.report.live import LiveReport
+from convatlas.report.page import Report, build_report
 from convatlas.report.panels import Dashboard
+from convatlas.report.run_record import RunRecord
 from convatlas.report.server import ReportServer
 from pipelines.dashboard import TYPES
 from pipelines.dashboard import dashboard as run_dashboard
@@ -104,8 +106,12 @@ def test_a_report_is_made_anew_only_when_a_run_changed(
     make_run: Any, tmp_path: Path, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    build = live.build_report
-    monkeypatch.setattr(live, "build_report", lambda records, *rest: made.append(len(records)) or build(records, *rest))  # type: ignore[func-returns-value]
+
+    def count(records: list[RunRecord], panels: Dashboard, damages: list[str]) -> Report:
+        made.append(len(records))
+        return build_report(records, panels, damages)
+
+    monkeypatch.setattr(live, "build_report", count)
     runs = tmp_path / "runs"
     runs.mkdir()
     report = LiveReport(runs, "seed:0", dashboard, recorded)

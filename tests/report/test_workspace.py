@@ -36,7 +36,8 @@ class ViewServer(WandbServer):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ViewServer]:
     pytest.importorskip("wandb_workspaces")
-    with ViewServer() as running:
+    running = ViewServer()
+    with running:
         monkeypatch.setenv("WANDB_BASE_URL", running.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         yield running
