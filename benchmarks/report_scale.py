@@ -128,16 +128,16 @@ def main() -> None:
             write_runs(root, arguments.runs, arguments.steps, arguments.every)
         paths = runs_in(root)
         size = sum((path / "metrics.jsonl").stat().st_size for path in paths)
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         records = [read_run(path) for path in paths]
-        read = time.perf_counter() - began
+        read, busy = time.perf_counter() - began, time.process_time() - busy
         began = time.perf_counter()
         page, tables = write_report(records, Path(temporary) / "report.html", instantiate(compose("report").dashboard))
         written = time.perf_counter() - began
         memory = psutil.Process().memory_info().rss
         times = measure_browser(page, arguments.screenshot)
         print(f"runs          {len(paths)}, {size / 1e9:.2f} GB of metrics.jsonl")
-        print(f"read          {read:.1f} s, {size / read / 1e6:.0f} MB/s")
+        print(f"read          {read:.1f} s, of these {busy:.1f} s on the CPU: {size / busy / 1e6:.0f} MB/s")
         sizes = [file.stat().st_size / 1e6 for file in (page, tables)]
         print(f"page          {written:.1f} s, {sizes[0]:.1f} MB; Markdown {sizes[1]:.2f} MB")
         print(f"memory        {memory / 2**20:.0f} MiB")

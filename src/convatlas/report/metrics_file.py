@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convatlas.errors import UserError
 from convatlas.report.series import Series, bounded, join, series_of
+
+Columns = tuple[NDArray[Any], ...]
+"""Position in the block, step, epoch, time and value of the points of one metric, (N,) each."""
 
 BLOCK = 4 * 2**20
 """Bytes read at a time."""
@@ -80,23 +84,26 @@ class MetricsFile:
         kinds: dict[tuple[str, ...], list[int]] = {}
         for position, row in enumerate(rows):
             kinds.setdefault(tuple(row), []).append(position)
-        found: dict[str, list[list[int]]] = {}
+        found: dict[str, list[Columns]] = {}
         for names, positions in kinds.items():
-            for name in names:
-                if "/" in name:
-                    found.setdefault(name, []).append(positions)
-        for name, parts in found.items():
-            positions = parts[0] if len(parts) == 1 else sorted(position for part in parts for position in part)
             chosen = [rows[position] for position in positions]
             try:
-                series = series_of(
+                shared = (
+                    np.array(positions, dtype=np.int64),
                     np.array([row["step"] for row in chosen], dtype=np.int64),
                     np.array([row.get("epoch") or 0 for row in chosen], dtype=np.int64),
                     np.array([row.get("time") or np.nan for row in chosen], dtype=np.float64),
-                    np.array([row[name] for row in chosen], dtype=np.float64),
                 )
+                for name in names:
+                    if "/" in name:
+                        values = np.array([row[name] for row in chosen], dtype=np.float64)
+                        found.setdefault(name, []).append((*shared, values))
             except (ValueError, TypeError) as error:
                 raise self._damage([json.dumps(row).encode() for row in rows]) from error
+        for name, parts in found.items():
+            place, *columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+            order = np.argsort(place)
+            series = series_of(*(column[order] for column in columns))
             self.series[name] = bounded(join(self.series[name], series) if name in self.series else series)
 
     def _damage(self, lines: Sequence[bytes]) -> UserError:
