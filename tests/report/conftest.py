@@ -96,7 +96,7 @@ def _evaluation(folder: Path, names: list[str], rng: np.random.Generator) -> dic
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # and not longer: a process can have one Playwright at a time
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("neither chromium nor google-chrome is on PATH")

@@ -160,6 +160,7 @@ def test_no_secret_of_the_environment_is_in_a_report(
 def test_numbers_read_well() -> None:
     assert metric_label("test/top1") == "Test top-1"
     assert metric_text("test/top1", 0.9231) == "92.31 %"
+    assert metric_text("test/mean_iou", 0.5) == "50.00 %"
     assert metric_text("val/loss", 0.412345) == "0.4123"
     assert metric_text("val/loss", "NaN") == "NaN"
     assert metric_text("val/loss", None) == "–"

@@ -1,3 +1,5 @@
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,23 @@ def test_all_runs_of_a_folder_pass_a_filter_by_their_words(make_run: Any, tmp_pa
     assert report(config(**chosen, filter="optimizer.lr:0.1 state:finished SEED:1"))["runs"] == [str(runs[3])]
     with pytest.raises(UserError, match=r"^filter=state:failed: none of 4 runs"):
         report(config(**chosen, filter="state:failed"))
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "dashboards.md"
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\$ convatlas report (.+)$", PAGE.read_text(), flags=re.MULTILINE))
+def test_the_documented_commands_run(
+    command: str, make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(("first", "second")):
+        run = make_run(seed=seed, evaluation=False).rename(tmp_path / "runs" / name)
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.replace("  lr:", "  learning_rate:"))
+    monkeypatch.chdir(tmp_path)
+    found = compose("report", shlex.split(command))
+    check_config(found, TYPES)
+    assert len(report(found)["runs"]) == 2
 
 
 @pytest.mark.parametrize("run", ["runs/nothing*", "absent", []])

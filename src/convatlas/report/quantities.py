@@ -1,16 +1,18 @@
 """How metrics are written for a person: ``val/top1`` is the top-1 accuracy of validation, in per cent."""
 
+import re
+
 from convatlas.report.run_record import number
 
-SHARES = frozenset({"top1", "top5", "data_wait"})
-"""Quantities from 0 to 1 that are shown in per cent."""
+SHARES = re.compile(r"top[15]|data_wait|.*_iou|.*_accuracy|(box|mask)_map.*")
+"""Quantities from 0 to 1, which are shown in per cent."""
 
 SPLITS = {"train": "Train", "val": "Validation"}
 
 
 def is_share(metric: str) -> bool:
     """Whether a metric is shown in per cent."""
-    return metric.rpartition("/")[2] in SHARES
+    return SHARES.fullmatch(metric.rpartition("/")[2]) is not None
 
 
 def split_name(metric: str) -> str:

@@ -10,6 +10,9 @@ from convatlas.report.quantities import duration_text, metric_label, metric_text
 from convatlas.report.run_record import RunRecord, number
 from convatlas.report.tables import parameters, training_seconds
 
+LATEST = 4
+"""Metrics at the top of a run without a result: the training loss and those of validation."""
+
 Tile = tuple[str, str, str]
 """A figure at the top of a page: label, value, remark."""
 
@@ -55,11 +58,11 @@ def _latest(run: RunRecord) -> list[Tile]:
         return []
     newest = max(run.series.values(), key=lambda series: series.steps[-1])
     tiles = [("Step", f"{newest.steps[-1]:,}", f"epoch {newest.epochs[-1]}")]
-    for name in ("train/loss", "val/loss", "val/top1"):
-        if name in run.series:
-            series = run.series[name]
-            label = f"Latest {metric_label(name, capital=False)}"
-            tiles.append((label, metric_text(name, series.last), f"at step {series.steps[-1]:,}"))
+    names = [name for name in sorted(run.series) if name == "train/loss" or name.startswith("val/")]
+    for name in names[:LATEST]:
+        series = run.series[name]
+        label = f"Latest {metric_label(name, capital=False)}"
+        tiles.append((label, metric_text(name, series.last), f"at step {series.steps[-1]:,}"))
     return tiles
 
 
