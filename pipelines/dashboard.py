@@ -23,7 +23,8 @@ from convatlas.errors import UserError
 from convatlas.report.live import LiveReport
 from convatlas.report.selection import runs_in
 from convatlas.report.server import ReportServer
-from convatlas.run.lock import present_state
+from convatlas.run.directory import RunDirectory
+from convatlas.run.lock import run_state
 
 TYPES = {
     "root": str,
@@ -48,7 +49,7 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
     """
     root = Path(config.root)
     count = len(runs_in(root))
-    live = LiveReport(root, config.filter, instantiate(config.dashboard), present_state)
+    live = LiveReport(root, config.filter, instantiate(config.dashboard), lambda path: run_state(RunDirectory(path)))
     try:
         server = ReportServer(live, config.port, config.refresh)
     except OSError as error:

@@ -21,7 +21,8 @@ from convatlas.errors import UserError
 from convatlas.report.page import write_report
 from convatlas.report.run_record import RunReader
 from convatlas.report.selection import by_start, named_runs, runs_in, selected
-from convatlas.run.lock import present_state
+from convatlas.run.directory import RunDirectory
+from convatlas.run.lock import run_state
 
 TYPES = {"run": str | list[str] | None, "root": str | None, "filter": str | None, "output": str | None}
 """What a report asks of its own keys."""
@@ -45,7 +46,7 @@ def report(config: DictConfig) -> dict[str, Any]:
         paths = runs_in(Path(config.root))
     else:
         paths = named_runs([config.run] if isinstance(config.run, str) else list(config.run))
-    found = [RunReader(path, present_state).read() for path in paths]
+    found = [RunReader(path, lambda path: run_state(RunDirectory(path))).read() for path in paths]
     if not found:
         raise UserError(f"root={config.root}: no run directory there")
     if config.root is not None:

@@ -17,7 +17,7 @@ from convatlas.cli import execute
 from convatlas.console import metric_text, print_table
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import present_state
+from convatlas.run.lock import run_state
 
 
 def runs(config: DictConfig) -> dict[str, Any]:
@@ -36,9 +36,7 @@ def runs(config: DictConfig) -> dict[str, Any]:
     if not root.is_dir():
         raise UserError(f"root={root}: no such directory; expected the folder that holds the runs")
     found = [RunDirectory(path.parent) for path in sorted(root.glob("*/summary.json"))]
-    summaries = [
-        {"run": str(run.path), **run.summary, "state": present_state(run.path, run.summary["state"])} for run in found
-    ]
+    summaries = [{"run": str(run.path), **run.summary, "state": run_state(run)} for run in found]
     return {"runs": sorted(summaries, key=lambda summary: summary["started"], reverse=True)}
 
 

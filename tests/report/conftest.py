@@ -182,7 +182,7 @@ def serve(tmp_path: Path, dashboard: Dashboard) -> Iterator[Callable[[], ReportS
     servers: list[ReportServer] = []
 
     def start() -> ReportServer:
-        server = ReportServer(LiveReport(tmp_path / "runs", None, dashboard, lambda path, state: state), 0, 0.2)
+        server = ReportServer(LiveReport(tmp_path / "runs", None, dashboard), 0, 0.2)
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server

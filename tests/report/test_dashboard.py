@@ -20,10 +20,6 @@ from pipelines.dashboard import TYPES
 from pipelines.dashboard import dashboard as run_dashboard
 
 
-def recorded(path: Path, state: str) -> str:
-    return state
-
-
 @pytest.fixture
 def server(make_run: Any, tmp_path: Path, serve: Callable[[], ReportServer]) -> ReportServer:
     make_run(seed=0)
@@ -114,7 +110,7 @@ def test_a_report_is_made_anew_only_when_a_run_changed(
     monkeypatch.setattr(live, "build_report", count)
     runs = tmp_path / "runs"
     runs.mkdir()
-    report = LiveReport(runs, "seed:0", dashboard, recorded)
+    report = LiveReport(runs, "seed:0", dashboard)
     assert "No run here yet" in report.snapshot().report.sections["header"]
     first = make_run(seed=0, evaluation=False)
     make_run(seed=1, evaluation=False)  # the filter leaves it out
@@ -128,7 +124,7 @@ def test_a_report_is_made_anew_only_when_a_run_changed(
 def test_a_damaged_run_is_named_and_the_others_are_shown(make_run: Any, tmp_path: Path, dashboard: Dashboard) -> None:
     make_run(seed=0, evaluation=False)
     (make_run(seed=1, evaluation=False) / "summary.json").write_text("{")
-    report = LiveReport(tmp_path / "runs", None, dashboard, recorded).snapshot().report
+    report = LiveReport(tmp_path / "runs", None, dashboard).snapshot().report
     assert len(report.runs) == 1
     assert "summary.json: expected JSON" in report.sections["header"]
 

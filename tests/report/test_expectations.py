@@ -5,10 +5,10 @@ import pytest
 
 from convatlas.config import check_config, compose, project_path
 from convatlas.errors import UserError
+from convatlas.planning import TYPES
 from convatlas.report.expectations import compare
 from convatlas.report.groups import group_runs
 from convatlas.report.run_record import RunRecord
-from pipelines.train import TYPES
 
 RECIPES = sorted(path.stem for path in (project_path("conf") / "experiment").glob("*.yaml"))
 

@@ -34,7 +34,7 @@ class LiveReport:
         state_of: Tells the present state of a run, as in ``RunReader``.
     """
 
-    def __init__(self, root: Path, words: str | None, dashboard: Dashboard, state_of: StateOf) -> None:
+    def __init__(self, root: Path, words: str | None, dashboard: Dashboard, state_of: StateOf | None = None) -> None:
         self.root = root
         self._words = words
         self._dashboard = dashboard

@@ -13,7 +13,7 @@ from convatlas.errors import UserError
 from convatlas.report.metrics_file import MetricsFile
 from convatlas.report.series import Series
 
-StateOf = Callable[[Path, str], str]
+StateOf = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class RunReader:
 
     Args:
         path: A directory such as ``runs/<run_id>``; of its files only ``config.yaml`` must be there.
-        state_of: Tells the state of a run from its directory and the state that it wrote down: a run whose process
+        state_of: Tells the present state of a run from its directory; None: what it wrote down, and a run whose process
             is gone still calls itself running.
     """
 
-    def __init__(self, path: Path, state_of: StateOf = lambda path, recorded: recorded) -> None:
+    def __init__(self, path: Path, state_of: StateOf | None = None) -> None:
         self.path = path
         self._state_of = state_of
         self._metrics = MetricsFile(path / "metrics.jsonl")
@@ -105,7 +105,8 @@ class RunReader:
                 evaluation_files=tuple(evaluations),
             )
             self._stamps = stamps
-        state = self._state_of(self.path, str(self._record.summary.get("state", "started")))
+        recorded = str(self._record.summary.get("state", "started"))
+        state = recorded if self._state_of is None else self._state_of(self.path)
         if state != self._record.state:
             self._record = replace(self._record, state=state)
         return self._record

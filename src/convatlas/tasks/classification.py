@@ -99,14 +99,14 @@ class ClassificationTask(LightningModule):
         loss = self.loss(output, batch)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check_finite(loss)
+            self.log("train/loss", loss, sync_dist=True)  # only here: the ranks wait for each other
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.last_loss = loss.detach()
         logits = output.logits if isinstance(output, ClassifierOutput) else output
         labels = batch.labels
         if batch.mixed_labels is not None and batch.label_weights is not None:  # the label with the larger share
             labels = torch.where(batch.label_weights < 0.5, batch.mixed_labels, labels)
         self.train_top1.update(logits.detach(), labels)
-        self.log("train/loss", loss)
-        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -1,0 +1,47 @@
+"""What a run will be, before anything of it exists: its images, its name, its place."""
+
+from typing import Any, Literal
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from convatlas.config import fill_num_classes, plain
+from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.report.expectations import Expectation
+from convatlas.run.directory import RunDirectory
+from convatlas.run.identity import run_id, weights_fingerprint
+
+TYPES: dict[str, Any] = {
+    "seed": NonNegativeInt,
+    "run.root": str,
+    "run.attempt": PositiveInt,
+    "run.fresh": bool,
+    "run.checkpoint_minutes": PositiveFloat,
+    "run.checkpoint_steps": PositiveInt | None,
+    "data.split": Literal["test"],
+    "expected": list[Expectation],
+    "trainer.max_epochs": PositiveInt,
+    "trainer.log_every_n_steps": PositiveInt,
+    "trainer.devices": PositiveInt | Literal["auto"],
+    "trainer.num_nodes": PositiveInt,
+}
+"""What a run asks of keys beyond their constructors."""
+
+
+def plan_run(config: DictConfig) -> tuple[RunDirectory, ClassificationDataModule]:
+    """Find the images of a run and the directory that belongs to it.
+
+    Args:
+        config: Composed from ``conf/train.yaml``; ``data.num_classes`` is filled in from the class list.
+
+    Returns:
+        The directory, which need not exist, and the data module.
+
+    Raises:
+        UserError: A mistake in the data's configuration or in the images.
+    """
+    data: ClassificationDataModule = instantiate(config.data)
+    fill_num_classes(config, len(data.class_list.names))
+    identity = run_id(plain(config), data.fingerprint, weights_fingerprint(config.model.weights))
+    return RunDirectory.choose(config.run.root, identity, config.run.attempt, config.run.fresh), data
