@@ -118,6 +118,14 @@ def test_pictures_run_from_the_best_to_the_worst(make_run: Any, tmp_path: Path) 
     assert {"right", "wrong"} == set(verdicts)
 
 
+def test_a_damaged_evaluation_is_named(make_run: Any, tmp_path: Path) -> None:
+    run = make_run()
+    (run / "evaluation" / "test.json").write_text("{")
+    page = page_of([run], tmp_path)
+    assert "evaluation/test.json: expected JSON" in page
+    assert "Confusion matrix" not in page
+
+
 def test_no_run_at_all_is_a_page_too(dashboard: Any) -> None:
     report = build_report([], dashboard)
     assert "No run here yet." in report.sections["header"]

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from plotly.offline.offline import get_plotlyjs
 
+from convatlas.errors import UserError
 from convatlas.jsonio import dumps, write_atomic
 from convatlas.report.evaluation_figures import NAMED_CLASSES
 from convatlas.report.evaluation_view import evaluation_view
@@ -63,8 +64,8 @@ def build_report(records: Sequence[RunRecord], dashboard: Dashboard, damages: Se
         dashboard: The panels of curves.
         damages: What is wrong with other runs, which cannot be read.
 
-    Raises:
-        UserError: An evaluation is damaged.
+    Returns:
+        The parts; an evaluation that is damaged is named in the header.
     """
     groups = group_runs(records)
     runs = [run for group in groups for run in group.runs]
@@ -75,7 +76,8 @@ def build_report(records: Sequence[RunRecord], dashboard: Dashboard, damages: Se
         figures[f"curve-{key}"] = panel_figure(panel, groups, limit)
     if (hyperparameters := parallel_coordinates(groups)) is not None:
         figures["hyperparameters"] = hyperparameters
-    detailed = _detailed(runs)
+    damages = list(damages)
+    details = [_details(i, runs[i], _group_of(i, groups), figures, damages) for i in _detailed(runs)]
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs" if runs else dashboard.title
     context = {
         "title": title,
@@ -96,7 +98,7 @@ def build_report(records: Sequence[RunRecord], dashboard: Dashboard, damages: Se
         "hyperparameters": hyperparameters is not None,
         "run_table": runs_table(groups),
         "hidden_settings": max(0, len(differing_keys(groups)) - SETTINGS),
-        "details": [_details(index, runs[index], _group_of(index, groups), figures) for index in detailed],
+        "details": details,
         "named_classes": NAMED_CLASSES,
     }
     sections = {
@@ -141,9 +143,6 @@ def write_report(records: Sequence[RunRecord], output: Path, dashboard: Dashboar
 
     Returns:
         The page and the Markdown file.
-
-    Raises:
-        UserError: One of the files of a run is damaged.
     """
     report = build_report(records, dashboard)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -171,14 +170,19 @@ def _detailed(runs: Sequence[RunRecord]) -> list[int]:
     return [i for _, i in ranked[:DETAILED]]
 
 
-def _details(index: int, run: RunRecord, group: int, figures: dict[str, Figure]) -> dict[str, Any]:
+def _details(index: int, run: RunRecord, group: int, figures: dict[str, Figure], damages: list[str]) -> dict[str, Any]:
+    try:
+        evaluations = run.evaluations()
+    except UserError as error:
+        evaluations = {}
+        damages.append(str(error))
     return {
         "label": run.run_id,
         "about": about(run),
         "colour": _colour(group),
         "evaluations": [
             evaluation_view(f"run-{index}-{name}", run.path / "evaluation", evaluation, figures)
-            for name, evaluation in run.evaluations().items()
+            for name, evaluation in evaluations.items()
         ],
         **origin(run),
     }
