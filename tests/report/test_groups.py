@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from convatlas.report.groups import group_key, group_runs, metric_names
+from convatlas.report.groups import group_key, group_runs, metric_names, short_key
 from convatlas.report.run_record import RunRecord, read_run
 
 
@@ -65,3 +65,10 @@ def test_settings_are_what_differs_between_groups_and_not_within_one() -> None:
 def test_groups_that_nothing_tells_apart_have_their_hash() -> None:
     groups = group_runs([record("net-data-11111111-s0"), record("net-data-22222222-s0")])
     assert [group.label for group in groups] == ["net · 11111111", "net · 22222222"]
+
+
+@pytest.mark.parametrize(
+    ("key", "label"), [("optimizer.algorithm.weight_decay", "weight_decay"), ("model.name", "model"), ("name", "name")]
+)
+def test_keys_are_short_in_tables(key: str, label: str) -> None:
+    assert short_key(key) == label

@@ -140,8 +140,8 @@ def _labels(members: Mapping[str, Sequence[RunRecord]], settings: Sequence[Mappi
 
 
 def short_key(key: str) -> str:
-    """A configuration key as a label: its last part."""
-    return key.rpartition(".")[2]
+    """A configuration key as a label: its last part; of ``model.name``, the model."""
+    return key.removesuffix(".name").rpartition(".")[2]
 
 
 def value_text(value: object) -> str:
