@@ -19,7 +19,7 @@ SHADES = 4
 
 
 def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
-    """Draw each group as a line through its hyper-parameters to its first final metric, the best in the strongest colour.
+    """Draw each group as a line through its hyper-parameters to its first final metric, the best most strongly.
 
     Args:
         groups: The groups of a page.
