@@ -7,6 +7,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
@@ -138,7 +139,7 @@ def check_config(config: DictConfig, types: Mapping[str, Any]) -> None:
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
     for key, expected in types.items():
-        _check_value(key, OmegaConf.select(config, key), expected, "")
+        _check_value(key, _content(OmegaConf.select(config, key)), expected, "")
     for path, node in _nodes(config):
         if "_target_" in node:
             _check_call(path, node)
@@ -192,12 +193,17 @@ def _check_call(path: str, node: DictConfig) -> None:
                 continue
             hint = _did_you_mean(key, list(parameters))
             raise UserError(f"{path}.{key}: {node['_target_']} takes no such argument{hint}")
-        value = OmegaConf.to_container(node[key], resolve=True) if OmegaConf.is_config(node[key]) else node[key]
+        value = _content(node[key])
         if value is None and OmegaConf.is_interpolation(node, key):
             continue  # num_classes, which the class list fills in
         annotation = _annotation(function, key)
         if annotation is not inspect.Parameter.empty and not _holds_target(value):
             _check_value(f"{path}.{key}", value, annotation, f" ({node['_target_']})")
+
+
+def _content(value: Any) -> Any:
+    """A value of the configuration as built-in containers."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _holds_target(value: object) -> bool:
@@ -243,6 +249,8 @@ def _spoken(expected: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (Union, UnionType):
         return " or ".join(map(_spoken, arguments))
+    if origin is list and is_dataclass(arguments[0]):
+        return f"a list of mappings with {', '.join(field.name for field in fields(arguments[0]))}"
     if origin is Annotated:
         bounds = [bound for item in arguments[1:] for bound in getattr(item, "metadata", [item])]
         words = [f"{BOUNDS[type(bound)]} {getattr(bound, type(bound).__name__.lower())}" for bound in bounds]

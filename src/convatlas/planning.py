@@ -8,6 +8,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from convatlas.config import fill_num_classes, plain
 from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.report.expectations import Expectation
 from convatlas.run.directory import RunDirectory
 from convatlas.run.identity import run_id, weights_fingerprint
 
@@ -19,6 +20,7 @@ TYPES: dict[str, Any] = {
     "run.checkpoint_minutes": PositiveFloat,
     "run.checkpoint_steps": PositiveInt | None,
     "data.split": Literal["test"],
+    "expected": list[Expectation],
     "trainer.max_epochs": PositiveInt,
     "trainer.log_every_n_steps": PositiveInt,
     "trainer.devices": PositiveInt | Literal["auto"],

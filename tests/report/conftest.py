@@ -1,17 +1,27 @@
 import io
 import json
-from collections.abc import Callable
+import shutil
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from hydra.utils import instantiate
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from convatlas.config import compose
+from convatlas.report.live import LiveReport
+from convatlas.report.panels import Dashboard
+from convatlas.report.server import ReportServer
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 HOSTILE = "<script>alert(1)</script>\"'</script><img src=x onerror=alert(2)>%{x}"
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 MakeRun = Callable[..., Path]
 
 
@@ -86,6 +96,23 @@ def _evaluation(folder: Path, names: list[str], rng: np.random.Generator) -> dic
     }
 
 
+@pytest.fixture(scope="module")  # and not longer: a process can have one Playwright at a time
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("neither chromium nor google-chrome is on PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def dashboard() -> Dashboard:
+    """The panels that reports have unless one says otherwise."""
+    panels: Dashboard = instantiate(compose("report").dashboard)
+    return panels
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """Writes a finished run of a few hundred steps, as training leaves it."""
@@ -98,15 +125,18 @@ def make_run(tmp_path: Path) -> MakeRun:
         skill: float = 1.0,
         classes: list[str] | None = None,
         evaluation: bool = True,
+        expected: list[dict[str, Any]] | None = None,
     ) -> Path:
         rng = np.random.default_rng(seed)
-        run = tmp_path / "runs" / f"run-{seed}"
+        digest = "0f3a9c21" if skill == 1 else f"{round(1000 * skill):08x}"
+        run = tmp_path / "runs" / f"run-{digest}-{seed}"
         (run / "evaluation").mkdir(parents=True)
         config = {
             "data": {"_target_": "data.CIFAR10", "name": "cifar10", "image_size": 32, "global_batch_size": 128},
             "model": {"name": "resnet20_cifar", "net": {"depth": 20, "num_classes": 10}},
             "optimizer": {"lr": round(0.1 * skill, 3), "momentum": 0.9, "weight_decay": 1e-4},
             "seed": seed,
+            "expected": expected or [],
         }
         (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         provenance = {
@@ -123,7 +153,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         best = rows[-1]["val/top1"]
         summary = {
-            "run_id": f"{name}-0f3a9c21-s{seed}",
+            "run_id": f"{name}-{digest}-s{seed}",
             "name": name,
             "state": "finished",
             "started": "2025-11-22T20:00:00+00:00",
@@ -144,6 +174,23 @@ def make_run(tmp_path: Path) -> MakeRun:
         return run
 
     return make
+
+
+@pytest.fixture
+def serve(tmp_path: Path, dashboard: Dashboard) -> Iterator[Callable[[], ReportServer]]:
+    """Starts the dashboard of the runs that the test made."""
+    servers: list[ReportServer] = []
+
+    def start() -> ReportServer:
+        server = ReportServer(LiveReport(tmp_path / "runs", None, dashboard), 0, 0.2)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture

@@ -4,19 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
 
-from convatlas.errors import UserError
-from convatlas.report.figures import class_accuracies, confusion_matrix, curves
-from convatlas.report.markup import image_file, metric_label, metric_text
-from convatlas.report.page import duration_text, write_report
+from convatlas.config import compose
+from convatlas.report.markup import image_file
+from convatlas.report.page import DETAILED, build_report, write_report
+from convatlas.report.quantities import duration_text, metric_label, metric_text, spread_text
 from convatlas.report.run_record import read_run
-from convatlas.report.series import MAX_POINTS
 
 
 def page_of(runs: list[Path], tmp_path: Path) -> str:
     """The page without Plotly's own script."""
-    text = write_report(runs, tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    return re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    dashboard = instantiate(compose("report").dashboard)
+    page, _ = write_report([read_run(run) for run in runs], tmp_path / "out" / "report.html", dashboard)
+    return re.sub(r"<script>.*?</script>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def test_one_run_shows_headline_evaluation_and_origin(make_run: Any, tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_one_run_shows_headline_evaluation_and_origin(make_run: Any, tmp_path: P
         "1 h 10 min",
         "269,722",
         "Most confident mistakes",
-        "A sample of predictions",
+        "From best to worst",
         "Confusion matrix",
         "Accuracy of each class",
         "commit 0123456789, with uncommitted changes",
@@ -56,7 +57,7 @@ def test_sections_of_what_is_not_written_yet_are_left_out(hostile_run: Path, tmp
     for text in ("Confusion matrix", "Provenance", "Start-up", "Most confident", "Test top-1"):
         assert text not in page
     assert "Latest train loss" in page
-    assert "train/loss has 2 non-finite values (first at step 31), shown as gaps." in page
+    assert "train/loss has 2 non-finite values (first at step 31), left out." in page
     assert "The last line of metrics.jsonl is incomplete" in page
 
 
@@ -73,13 +74,62 @@ def test_names_cannot_become_markup(make_run: Any, hostile_run: Path, tmp_path: 
         assert markup not in page
 
 
-def test_several_runs_are_compared(make_run: Any, tmp_path: Path) -> None:
-    page = page_of([make_run(seed=0), make_run(seed=1, skill=0.5)], tmp_path)
-    assert "2 runs compared" in page
-    assert "optimizer.lr" in page
-    assert "weight_decay</code>" not in page  # the same in both
-    assert "resnet20_cifar10-0f3a9c21-s1" in page  # two runs of one name are told apart
-    assert page.count("aria-pressed") - page.count('[aria-pressed="false"]') == 2
+def test_several_configurations_are_compared(make_run: Any, tmp_path: Path) -> None:
+    runs = [make_run(seed=0), make_run(seed=1), make_run(seed=0, skill=0.5)]
+    page = page_of(runs, tmp_path)
+    assert "3 runs compared" in page
+    assert "2 configurations" in page
+    assert "resnet20_cifar10 · lr 0.1</th>" in page
+    assert re.search(r"\d\d\.\d\d ± \d\.\d\d %</td>", page)
+    assert "resnet20_cifar10-0f3a9c21-s1</th>" in page
+    assert page.count("data-toggle=") == 2
+    assert 'id="hyperparameters"' in page
+
+
+def test_the_best_configuration_comes_first(make_run: Any, tmp_path: Path) -> None:
+    page = page_of([make_run(seed=0, skill=skill) for skill in (0.5, 2, 1)], tmp_path)
+    results = page.split("<h2>Results</h2>")[1].split("</table>")[0]
+    assert re.findall(r"lr (\S+)</th>", results) == ["0.2", "0.1", "0.05"]
+
+
+def test_of_many_runs_the_best_are_shown_in_detail(make_run: Any, tmp_path: Path) -> None:
+    runs = [make_run(seed=seed, skill=skill) for seed in range(3) for skill in (0.5, 1)]
+    page = page_of(runs, tmp_path)
+    assert f"In detail: the {DETAILED} runs with the best result." in page
+    shown = re.findall(r"(resnet\S+): evaluation", page)
+    assert len(shown) == DETAILED
+    assert sorted(run for run in shown if "0f3a9c21" in run) == [f"resnet20_cifar10-0f3a9c21-s{s}" for s in range(3)]
+
+
+def test_what_the_recipe_expects_stands_beside_the_result(make_run: Any, tmp_path: Path) -> None:
+    expected = [{"metric": "test/top1", "value": 0.99, "tolerance": 0.001, "source": "ResNet, table 6 <b>"}]
+    page = page_of([make_run(expected=expected)], tmp_path)
+    table = page.split("<h2>Beside what was expected</h2>")[1].split("</table>")[0]
+    assert "99.00 ± 0.10 %" in table
+    assert 'class="state worse"' in table
+    assert "ResNet, table 6 &lt;b&gt;" in table
+
+
+def test_pictures_run_from_the_best_to_the_worst(make_run: Any, tmp_path: Path) -> None:
+    page = page_of([make_run()], tmp_path)
+    gallery = page.split("From best to worst")[1].split("</ul>")[0]
+    verdicts = re.findall(r'class="verdict (right|wrong)"', gallery)
+    assert verdicts == sorted(verdicts)
+    assert {"right", "wrong"} == set(verdicts)
+
+
+def test_a_damaged_evaluation_is_named(make_run: Any, tmp_path: Path) -> None:
+    run = make_run()
+    (run / "evaluation" / "test.json").write_text("{")
+    page = page_of([run], tmp_path)
+    assert "evaluation/test.json: expected JSON" in page
+    assert "Confusion matrix" not in page
+
+
+def test_no_run_at_all_is_a_page_too(dashboard: Any) -> None:
+    report = build_report([], dashboard)
+    assert "No run here yet." in report.sections["header"]
+    assert not report.figures
 
 
 def test_the_page_refers_to_nothing_outside(make_run: Any, tmp_path: Path) -> None:
@@ -89,49 +139,9 @@ def test_the_page_refers_to_nothing_outside(make_run: Any, tmp_path: Path) -> No
     assert "url(" not in page
 
 
-def test_curves_are_bounded_and_gaps_are_null(make_run: Any, hostile_run: Path) -> None:
-    long = read_run(make_run(steps=6000))
-    panels = curves([long, read_run(hostile_run)], ["a", "b"])
-    assert [panel.quantity for panel in panels][:3] == ["loss", "top1", "top5"]
-    for panel in panels:
-        for trace in panel.figure["data"]:
-            assert 0 < len(trace["x"]) == len(trace["y"]) <= MAX_POINTS
-    hostile = panels[0].figure["data"][-1]
-    assert hostile["y"][30] is None
-    assert hostile["y"][31] is None
-    json.dumps([panel.figure for panel in panels], allow_nan=False)
-
-
-def test_one_run_shows_what_was_logged_behind_the_smoothed_line(make_run: Any) -> None:
-    loss = curves([read_run(make_run())], ["a"])[0]
-    logged, train, validation = loss.figure["data"]
-    assert logged["hoverinfo"] == "skip"
-    assert train["customdata"][100][0] == logged["y"][100] != train["y"][100]
-    assert validation["mode"] == "lines+markers"
-
-
-def test_only_a_small_confusion_matrix_has_text_in_its_cells(make_run: Any) -> None:
-    small = confusion_matrix(read_run(make_run()).evaluations["test"])
-    names = [f"class {index}" for index in range(30)]
-    large = confusion_matrix(read_run(make_run(seed=1, classes=names)).evaluations["test"])
-    assert "texttemplate" in small["data"][0]
-    assert "texttemplate" not in large["data"][0]
-    assert len(large["layout"]["xaxis"]["tickvals"]) <= 20
-    for row in small["data"][0]["z"]:
-        assert sum(row) == pytest.approx(1, abs=1e-3)
-
-
 def test_a_large_matrix_lists_its_confusions(make_run: Any, tmp_path: Path) -> None:
     page = page_of([make_run(classes=[f"class {index}" for index in range(30)])], tmp_path)
     assert "Most frequent confusions" in page
-
-
-def test_class_bars_are_sorted_and_leave_out_classes_without_images() -> None:
-    rows = [("a", 0.5, 4), ("b", None, 0), ("c", 0.75, 4)]
-    evaluation = {"per_class": [{"class": name, "accuracy": value, "count": count} for name, value, count in rows]}
-    bars = class_accuracies(evaluation)["data"][0]
-    assert bars["y"] == ["c", "a"]
-    assert bars["x"] == [0.75, 0.5]
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "absent.png", "text.png"])
@@ -146,15 +156,22 @@ def test_only_images_of_the_evaluation_are_shown(tmp_path: Path, make_run: Any, 
     assert image_file(run / "evaluation", "test/000000.png") is not None
 
 
-def test_a_path_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
-        write_report([tmp_path], tmp_path / "report.html")
+def test_no_secret_of_the_environment_is_in_a_report(
+    make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "5ec2e7" * 7)
+    page_of([make_run()], tmp_path)
+    for file in (tmp_path / "out").iterdir():
+        assert "5ec2e7" not in file.read_text()
 
 
 def test_numbers_read_well() -> None:
     assert metric_label("test/top1") == "Test top-1"
     assert metric_text("test/top1", 0.9231) == "92.31 %"
+    assert metric_text("test/mean_iou", 0.5) == "50.00 %"
     assert metric_text("val/loss", 0.412345) == "0.4123"
     assert metric_text("val/loss", "NaN") == "NaN"
     assert metric_text("val/loss", None) == "–"
+    assert spread_text("test/top1", 0.9231, 0.0031) == "92.31 ± 0.31 %"
+    assert spread_text("test/loss", 0.4123, None) == "0.4123"
     assert [duration_text(seconds) for seconds in (1.23, 65, 7384)] == ["1.2 s", "1 min 5 s", "2 h 3 min"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convatlas.errors import UserError
-from convatlas.report.run_record import read_metrics, read_run
+from convatlas.report.run_record import RunReader, read_run
 
 
 def test_reads_a_finished_run(make_run: Any) -> None:
@@ -14,7 +14,8 @@ def test_reads_a_finished_run(make_run: Any) -> None:
     assert (run.name, run.state, run.torn) == ("resnet20_cifar10", "finished", False)
     assert run.config["model"]["name"] == "resnet20_cifar"
     assert run.provenance["python"] == "3.11.7"
-    assert list(run.evaluations) == ["test"]
+    assert list(run.results) == ["test/top1", "test/top5", "test/loss"]
+    assert list(run.evaluations()) == ["test"]
     loss = run.series["train/loss"]
     assert loss.steps.tolist() == list(range(1, 481))
     assert loss.epochs[[0, -1]].tolist() == [0, 11]
@@ -26,7 +27,7 @@ def test_a_run_that_only_just_started_has_a_config_and_nothing_else(tmp_path: Pa
     assert run.state == "started"
     assert run.name == tmp_path.name
     assert not run.series
-    assert not run.evaluations
+    assert not run.evaluations()
     assert not run.provenance
 
 
@@ -35,32 +36,30 @@ def test_a_torn_last_line_is_left_out_and_said(hostile_run: Path) -> None:
     assert run.torn
     loss = run.series["train/loss"]
     assert loss.steps[-1] == 199
-    assert np.isnan(loss.values[30])
-    assert np.isinf(loss.values[31])
+    assert np.isnan(loss.means[[30, 31]]).all()
+    assert (loss.gaps.sum(), loss.first_gap) == (2, 31)
 
 
-def test_a_line_torn_inside_a_character_is_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 1, "train/loss": 2}\n{"step": 2, "n": "\xc3')
-    series, torn = read_metrics(path)
-    assert torn
-    assert series["train/loss"].values.tolist() == [2.0]
+def test_a_run_that_did_not_change_is_not_read_again(make_run: Any) -> None:
+    run = make_run()
+    reader = RunReader(run)
+    first = reader.read()
+    assert reader.read() is first
+    (run / "summary.json").write_text(json.dumps({**first.summary, "state": "failed"}))
+    assert reader.read().state == "failed"
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 481, "epoch": 12, "time": 1.0, "train/loss": 0.5}) + "\n")
+    assert reader.read().series["train/loss"].last == 0.5
+    assert first.series["train/loss"].steps[-1] == 480
 
 
-def test_a_damaged_line_in_the_middle_names_file_and_line(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "train/loss": 2}\noops\n{"step": 3, "train/loss": 1}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl:2: expected a JSON object"):
-        read_metrics(path)
-
-
-def test_the_later_value_of_a_step_counts(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    rows = [{"step": step, "epoch": 0, "train/loss": loss} for step, loss in ((1, 5.0), (2, 4.0), (1, 3.0))]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    series, _ = read_metrics(path)
-    assert series["train/loss"].steps.tolist() == [1, 2]
-    assert series["train/loss"].values.tolist() == [3.0, 4.0]
+def test_a_run_that_calls_itself_running_may_not_be(make_run: Any) -> None:
+    alive = True
+    reader = RunReader(make_run(), lambda path: f"{path.name} {alive}")
+    first = reader.read()
+    alive = False
+    assert (first.state, reader.read().state) == ("run-0f3a9c21-0 True", "run-0f3a9c21-0 False")
+    assert reader.read() is reader.read()
 
 
 @pytest.mark.parametrize("path", ["absent", "."])

@@ -19,7 +19,15 @@ def test_the_name_reads_as_model_data_hash_seed() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["data.threads=7", "data.prefetch=9", "run.root=/elsewhere", "tracking=none", "format=json", "trainer.devices=2"],
+    [
+        "data.threads=7",
+        "data.prefetch=9",
+        "run.root=/elsewhere",
+        "tracking=none",
+        "format=json",
+        "trainer.devices=2",
+        "expected=[{metric: test/top1, value: 0.9, source: a guess}]",
+    ],
 )
 def test_what_does_not_change_the_result_does_not_change_the_run(override: str) -> None:
     assert identity(override) == identity()

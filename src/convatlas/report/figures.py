@@ -1,4 +1,4 @@
-"""Plotly figures of a run, as plain dictionaries.
+"""Plotly figures of curves, as plain dictionaries.
 
 A colour is the name of a variable of the page's style sheet, ``var(--ink)``: the page's script puts the value in,
 so that a figure follows the light or dark scheme of the reader. Names from the user are escaped, as Plotly
@@ -6,15 +6,18 @@ reads a little HTML in text.
 """
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convatlas.report.run_record import RunRecord, Series, number
-from convatlas.report.series import SMOOTHED_FROM, smooth, thin
+from convatlas.report.groups import Group
+from convatlas.report.panels import Axis, Panel
+from convatlas.report.quantities import is_share, split_name
+from convatlas.report.run_record import RunRecord
+from convatlas.report.series import MAX_BUCKETS, Series, bounded, coarsen, smooth
 
 Figure = dict[str, Any]
 
@@ -24,234 +27,235 @@ COLOURS = 8
 DASHES = ("solid", "dash", "dot")
 """Told apart when the colours are used up."""
 
-NAMED_CLASSES = 20
-"""Up to this many classes, all are named and each cell of the confusion matrix carries its count."""
+POINTS = 200_000
+"""Points of all curves of a page together: what a browser draws without a wait."""
+FEWEST_BUCKETS = 64
+"""Buckets that a curve keeps, however many curves there are."""
 
 MARKED = {"train": 40, "val": 200}
 """A curve of up to so many points shows each as a marker."""
 
-
-@dataclass(frozen=True)
-class Panel:
-    """How one quantity is drawn: its title, and d3 formats for the axis and for a value."""
-
-    title: str
-    axis_format: str
-    value_format: str
-
-
-PANELS = {
-    "loss": Panel("Loss", "~g", ".4f"),
-    "top1": Panel("Top-1 accuracy", ".0%", ".2%"),
-    "top5": Panel("Top-5 accuracy", ".0%", ".2%"),
-    "learning_rate": Panel("Learning rate", "~g", ".4g"),
-    "images_per_second": Panel("Throughput (images per second)", "~s", ",.0f"),
-    "data_wait": Panel("Time spent waiting for data", ".0%", ".1%"),
-}
-"""The quantities in the order of the page; others that a run logs follow, by name."""
-
-SPLITS = {"train": "Train", "val": "Validation"}
-EXACT = ("learning_rate",)
-"""Quantities without noise: drawn as they are."""
-
-FROM_ZERO = ("images_per_second", "data_wait")
-"""Quantities whose axis starts at zero, so that small jitter looks small."""
+TITLES: dict[Axis, str] = {"step": "optimizer step", "epoch": "epoch", "hours": "hours since the start"}
 
 
 @dataclass(frozen=True)
-class Curves:
-    """One panel of curves: what it shows, its title and its figure."""
+class Curve:
+    """One line of a panel: a metric of a run, or of the runs of a group.
 
-    quantity: str
-    title: str
-    figure: Figure
+    Attributes:
+        label: What the run or group is called.
+        runs: The runs, one or more, with the metric.
+        meta: The position of the group or the run in the page, for the filter.
+        position: Its position among the curves, which is its colour.
+    """
+
+    label: str
+    runs: Sequence[RunRecord]
+    meta: dict[str, int]
+    position: int
 
 
-def curves(runs: Sequence[RunRecord], labels: Sequence[str]) -> list[Curves]:
-    """Draw every quantity that the runs logged while training, all runs in one figure.
+def panel_figure(panel: Panel, groups: Sequence[Group], limit: int = MAX_BUCKETS) -> Figure:
+    """Draw a panel over the groups of a page.
 
-    One run: a colour for each split, the logged values thin behind their smoothed line. Several runs: a colour
-    for each run, training smoothed and thin, validation with markers. A curve keeps at most
-    ``series.MAX_POINTS`` points.
+    One curve: a colour for each metric. Several: a colour for each, training thin and validation thick. Behind
+    a smoothed curve lies what was logged, unless there are more curves than colours. A curve of a single run has
+    the smallest and the largest value of each bucket; a curve of several has their mean, with a band of one
+    standard deviation.
 
     Args:
-        runs: The runs.
-        labels: What each is called in the figures.
+        panel: What is drawn; every metric was logged by some run.
+        groups: The groups of the page, in its order.
+        limit: Buckets of a curve at most.
     """
-    logged = {name.partition("/")[2] for run in runs for name in run.series if name.partition("/")[0] in SPLITS}
-    quantities = [*(q for q in PANELS if q in logged), *sorted(logged - PANELS.keys())]
-    last = max((int(series.steps[-1]) for run in runs for series in run.series.values()), default=0)
-    return [_panel(quantity, runs, labels, last) for quantity in quantities]
-
-
-def _panel(quantity: str, runs: Sequence[RunRecord], labels: Sequence[str], last: int) -> Curves:
-    panel = PANELS.get(quantity, Panel(quantity.replace("_", " ").capitalize(), "~g", ".4g"))
-    several = len(runs) > 1
+    curves = _curves(panel, groups)
     traces: list[Figure] = []
-    for index, run in enumerate(runs):
-        for split in SPLITS:
-            if f"{split}/{quantity}" not in run.series:
-                continue
-            series = run.series[f"{split}/{quantity}"]
-            noisy = split == "train" and quantity not in EXACT and len(series.values) >= SMOOTHED_FROM
-            colour = index % COLOURS if several else int(split == "train")
-            name = f"{labels[index]}, {split}" if several else SPLITS[split]
-            shared = {
-                "type": "scatter",
-                "name": html.escape(name),
-                "meta": {"run": index},
-                "line": {
-                    "color": f"var(--series-{colour})",
-                    "width": 1.5 if split == "train" else 2.2,
-                    "dash": DASHES[index // COLOURS % len(DASHES)],
-                },
-            }
-            if noisy and not several:
-                traces.append(shared | _logged_points(series))
-            traces.append(shared | _line(series, noisy, split, panel.value_format))
+    for curve in curves:
+        for order, metric in enumerate(panel.metrics):
+            runs = [run for run in curve.runs if metric in run.series]
+            if runs:
+                traces += _traces(panel, curve, metric, order, runs, len(curves), limit)
+    several = len(curves) > 1
+    share = all(is_share(metric) for metric in panel.metrics)
+    number_format = "~s" if panel.from_zero else "~g"
     layout = {
         "height": 300,
         "margin": {"l": 58, "r": 16, "t": 12 if several else 34, "b": 44},
         "showlegend": not several,
         "hovermode": "closest" if several else "x",
         "xaxis": {
-            "title": {"text": "optimizer step"},
-            "range": [0, 1.02 * max(last, 1)],
-            "hoverformat": ",d",
-            "tickformat": "~s",
+            "title": {"text": TITLES[panel.axis]},
+            "rangemode": "tozero",
+            "hoverformat": ",d" if panel.axis != "hours" else ".2f",
+            "tickformat": "~s" if panel.axis == "step" else "~g",
         },
-        "yaxis": {"tickformat": panel.axis_format, "rangemode": "tozero" if quantity in FROM_ZERO else "normal"},
+        "yaxis": {
+            "tickformat": ".0%" if share else number_format,
+            "rangemode": "tozero" if panel.from_zero else "normal",
+            "type": "log" if panel.logarithmic else "linear",
+        },
     }
-    return Curves(quantity, panel.title, {"data": traces, "layout": layout})
+    return {"data": traces, "layout": layout}
 
 
-def _logged_points(series: Series) -> Figure:
-    kept = thin(series.values)
-    return {
+def buckets_per_curve(panels: Sequence[Panel], groups: Sequence[Group]) -> int:
+    """How many buckets each curve of a page may have, so that all together stay within ``POINTS``."""
+    curves = sum(len(_curves(panel, groups)) * len(panel.metrics) for panel in panels)
+    return max(FEWEST_BUCKETS, min(MAX_BUCKETS, POINTS // max(curves, 1)))
+
+
+def _curves(panel: Panel, groups: Sequence[Group]) -> list[Curve]:
+    if panel.group:
+        return [Curve(group.label, group.runs, {"group": i}, i) for i, group in enumerate(groups)]
+    runs = [(group, run) for group in groups for run in group.runs]
+    return [
+        Curve(group.label if len(group.runs) == 1 else run.run_id, [run], {"run": i}, i)
+        for i, (group, run) in enumerate(runs)
+    ]
+
+
+def _traces(
+    panel: Panel, curve: Curve, metric: str, order: int, runs: Sequence[RunRecord], curves: int, limit: int
+) -> list[Figure]:
+    split = split_name(metric)
+    colour = order if curves == 1 else curve.position % COLOURS
+    name = f"{curve.label}, {split.lower()}" if curves > 1 else split
+    series = [bounded(run.series[metric], limit) for run in runs]
+    width = max(found.width for found in series)
+    series = [coarsen(found, width) for found in series]
+    x = [_axis(found, run, panel.axis) for found, run in zip(series, runs, strict=True)]
+    weight = panel.smoothing if metric.startswith("train/") else 0.0
+    smoothed = [smooth(at, found.means, weight) for at, found in zip(x, series, strict=True)]
+    shared: Figure = {
+        "type": "scatter",
+        "name": html.escape(name),
+        "meta": curve.meta,
+        "line": {
+            "color": f"var(--series-{colour})",
+            "width": 1.5 if metric.startswith("train/") else 2.2,
+            "dash": "solid" if curves == 1 else DASHES[curve.position // COLOURS % len(DASHES)],
+        },
+    }
+    value_format = ".2%" if is_share(metric) else ".4g"
+    if len(runs) > 1:
+        return _mean_and_band(shared, series, x, smoothed, value_format, panel.axis)
+    shared |= _markers(metric, len(series[0].steps))
+    if weight and curves <= COLOURS:
+        line = _smoothed_line(shared, series[0], x[0], smoothed[0], value_format, panel.axis)
+        return [_logged(shared, series[0], x[0]), line]
+    if weight:
+        return [_plain_line(shared, x[0], smoothed[0], value_format, panel.axis)]
+    return [_plain_line(shared, *_extremes(series[0], x[0]), value_format, panel.axis)]
+
+
+def _axis(series: Series, run: RunRecord, axis: Axis) -> NDArray[np.float64]:
+    if axis == "step":
+        return series.steps.astype(np.float64)
+    if axis == "epoch":
+        return series.epochs.astype(np.float64)
+    start = min(float(other.times[0]) for other in run.series.values())
+    return (series.times - start) / 3600
+
+
+def _extremes(series: Series, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The smallest and the largest value of each bucket, one point where they are the same."""
+    kept = np.stack([np.ones(len(x), dtype=bool), series.highs > series.lows], axis=1).ravel()
+    return np.repeat(x, 2)[kept], np.stack([series.lows, series.highs], axis=1).ravel()[kept]
+
+
+def _logged(shared: Figure, series: Series, x: NDArray[np.float64]) -> Figure:
+    at, values = _extremes(series, x)
+    return shared | {
         "mode": "lines",
         "opacity": 0.3,
         "showlegend": False,
         "hoverinfo": "skip",
-        "x": series.steps[kept].tolist(),
-        "y": _gaps(series.values[kept]),
+        "x": positions(at),
+        "y": numbers(values),
     }
 
 
-def _line(series: Series, noisy: bool, split: str, value_format: str) -> Figure:
-    values = smooth(series.values) if noisy else series.values
-    kept = thin(values)
-    value = f"<b>%{{customdata[0]:{value_format}}}</b>" + (f", smoothed %{{y:{value_format}}}" if noisy else "")
-    logged = zip(_gaps(series.values[kept]), series.epochs[kept].tolist(), strict=True)
-    return {
-        "mode": "lines+markers" if len(values) <= MARKED[split] else "lines",
-        "marker": {"size": 6, "symbol": "circle-open" if split == "train" else "circle"},
-        "x": series.steps[kept].tolist(),
-        "y": _gaps(values[kept]),
-        "customdata": [list(pair) for pair in logged],
-        "hovertemplate": f"%{{fullData.name}}<br>step %{{x:,d}}, epoch %{{customdata[1]}}: {value}<extra></extra>",
+def _plain_line(
+    shared: Figure, x: NDArray[np.float64], y: NDArray[np.float64], value_format: str, axis: Axis
+) -> Figure:
+    return shared | {
+        "x": positions(x),
+        "y": numbers(y),
+        "hovertemplate": f"%{{fullData.name}}<br>{axis} %{{x}}: <b>%{{y:{value_format}}}</b><extra></extra>",
     }
 
 
-def _gaps(values: NDArray[np.float64]) -> list[float | None]:
-    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
+def _smoothed_line(
+    shared: Figure, series: Series, x: NDArray[np.float64], y: NDArray[np.float64], value_format: str, axis: Axis
+) -> Figure:
+    return shared | {
+        "x": positions(x),
+        "y": numbers(y),
+        "customdata": [list(pair) for pair in zip(numbers(series.means), series.epochs.tolist(), strict=True)],
+        "hovertemplate": f"%{{fullData.name}}<br>{axis} %{{x}}, epoch %{{customdata[1]}}: "
+        f"<b>%{{customdata[0]:{value_format}}}</b>, smoothed %{{y:{value_format}}}<extra></extra>",
+    }
 
 
-def shorten(name: str, limit: int = 18) -> str:
-    """Cut a long name for an axis; the tooltip has the whole."""
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+def _mean_and_band(
+    shared: Figure,
+    series: Sequence[Series],
+    x: Sequence[NDArray[np.float64]],
+    values: Sequence[NDArray[np.float64]],
+    value_format: str,
+    axis: Axis,
+) -> list[Figure]:
+    """The mean over the runs that have a value there, and a band of one standard deviation (N - 1) around it.
 
-
-def confusion_matrix(evaluation: Mapping[str, Any]) -> Figure:
-    """Heat-map of an evaluation: true classes in rows, predicted ones in columns.
-
-    The colour is the share of the true class; the tooltip carries the count, and so does the cell as long as
-    there are at most ``NAMED_CLASSES`` classes.
+    The buckets of all series have the same width.
     """
-    counts = np.array(evaluation["confusion_matrix"], dtype=np.int64)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    classes = [str(name) for name in evaluation["classes"]]
-    names = [html.escape(name) for name in classes]
-    named = len(names) <= NAMED_CLASSES
-    ticks = range(0, len(names), -(-len(names) // NAMED_CLASSES))
-    trace: Figure = {
-        "type": "heatmap",
-        "x": names,
-        "y": names,
-        "z": np.round(shares, 4).tolist(),
-        "customdata": counts.tolist(),
-        "zmin": 0,
-        "zmax": 1,
-        # Most of a good matrix lies near 0: the colours there are spread, so that single confusions show.
-        "colorscale": [[at, f"var(--heat-{step})"] for step, at in enumerate((0, 0.02, 0.1, 0.3, 0.6, 1))],
-        "colorbar": {"tickformat": ".0%", "thickness": 10, "outlinewidth": 0, "ypad": 0},
-        "hovertemplate": "true: <b>%{y}</b><br>predicted: <b>%{x}</b><br>"
-        "%{customdata:,d} images, %{z:.1%} of the true class<extra></extra>",
+    buckets = np.unique(np.concatenate([found.buckets for found in series]))
+    where, table = (np.full((len(series), len(buckets)), np.nan) for _ in range(2))
+    for row, found in enumerate(series):
+        column = np.searchsorted(buckets, found.buckets)
+        where[row, column], table[row, column] = x[row], values[row]
+    counts = np.isfinite(table).sum(axis=0)
+    filled = np.where(np.isfinite(table), table, 0.0)
+    means = np.divide(filled.sum(axis=0), counts, out=np.full(len(buckets), np.nan), where=counts > 0)
+    squares = np.where(np.isfinite(table), (table - means) ** 2, 0.0).sum(axis=0)
+    deviations = np.sqrt(squares / np.maximum(counts - 1, 1))
+    at = np.nanmean(where, axis=0)
+    banded = counts > 1
+    band = shared | {
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": shared["line"]["color"],
+        "line": {"width": 0, "color": shared["line"]["color"]},
+        "opacity": 0.18,
+        "showlegend": False,
+        "hoverinfo": "skip",
+        "x": positions(np.concatenate([at[banded], at[banded][::-1]])),
+        "y": numbers(np.concatenate([(means + deviations)[banded], (means - deviations)[banded][::-1]])),
     }
-    if named:
-        trace["text"] = [[str(count) if count else "" for count in row] for row in counts.tolist()]
-        trace |= {"texttemplate": "%{text}", "textfont": {"size": 12 if len(names) <= 12 else 9}, "xgap": 1, "ygap": 1}
-    axis = {
-        "type": "category",
-        "tickvals": [names[tick] for tick in ticks],
-        "ticktext": [html.escape(shorten(classes[tick])) for tick in ticks],
-        "showgrid": False,
-        "showline": False,
-        "automargin": True,
+    line = shared | {
+        "mode": "lines",
+        "x": positions(at),
+        "y": numbers(means),
+        "customdata": [list(pair) for pair in zip(numbers(deviations), counts.tolist(), strict=True)],
+        "hovertemplate": f"%{{fullData.name}}<br>{axis} %{{x}}: <b>%{{y:{value_format}}}</b> "
+        f"± %{{customdata[0]:{value_format}}}, %{{customdata[1]}} of {len(series)} runs<extra></extra>",
     }
-    layout = {
-        "height": 540,
-        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-        "xaxis": axis | {"title": {"text": "predicted"}, "tickangle": -45},
-        "yaxis": axis | {"title": {"text": "true"}, "autorange": "reversed"},
-    }
-    return {"data": [trace], "layout": layout}
+    return [band, line]
 
 
-def class_accuracies(evaluation: Mapping[str, Any]) -> Figure:
-    """Bars of the accuracy of each class that has samples, the best first."""
-    rows = [
-        (accuracy, row["count"], str(row["class"]))
-        for row in evaluation["per_class"]
-        if (accuracy := number(row["accuracy"])) is not None
-    ]
-    rows.sort(key=lambda row: row[0], reverse=True)
-    accuracies = [round(row[0], 5) for row in rows]
-    names = [html.escape(row[2]) for row in rows]
-    mean = sum(accuracies) / max(len(accuracies), 1)
-    upright = len(rows) > 2 * NAMED_CLASSES
-    value, category = ("y", "x") if upright else ("x", "y")
-    trace: Figure = {
-        "type": "bar",
-        "orientation": "v" if upright else "h",
-        value: accuracies,
-        category: names,
-        "customdata": [row[1] for row in rows],
-        "marker": {"color": "var(--bar)"},
-        "hovertemplate": f"<b>%{{{category}}}</b><br>%{{{value}:.1%}} of %{{customdata:,d}} images<extra></extra>",
+def _markers(metric: str, count: int) -> Figure:
+    train = metric.startswith("train/")
+    return {
+        "mode": "lines+markers" if count <= MARKED["train" if train else "val"] else "lines",
+        "marker": {"size": 6, "symbol": "circle-open" if train else "circle"},
     }
-    if not upright:
-        trace |= {"texttemplate": "%{x:.1%}", "textposition": "auto", "insidetextanchor": "end", "cliponaxis": False}
-    line = {f"{value}0": mean, f"{value}1": mean, f"{category}0": 0, f"{category}1": 1, f"{category}ref": "paper"}
-    layout = {
-        "height": 540 if upright else max(220, min(540, 90 + 46 * len(rows)), 60 + 20 * len(rows)),
-        "bargap": 0.25 if len(rows) <= 100 else 0,
-        "margin": {
-            "l": 58 if upright else 34 + 6 * max((len(shorten(row[2])) for row in rows), default=0),
-            "r": 24,
-            "t": 8,
-            "b": 44,
-        },
-        f"{value}axis": {"tickformat": ".0%", "range": [0, 1], "title": {"text": "accuracy"}, "automargin": True},
-        f"{category}axis": {
-            "type": "category",
-            "showgrid": False,
-            "title": {"text": f"{len(rows):,} classes, sorted" if upright else None},
-            "showticklabels": not upright,
-            "tickvals": None if upright else names,
-            "ticktext": None if upright else [html.escape(shorten(row[2])) for row in rows],
-            "autorange": True if upright else "reversed",
-            "automargin": True,
-        },
-        "shapes": [line | {"type": "line", "line": {"color": "var(--muted)", "width": 1.5, "dash": "dot"}}],
-    }
-    return {"data": [trace], "layout": layout}
+
+
+def numbers(values: NDArray[np.float64]) -> list[float | None]:
+    """Values for JSON with six digits; None, which Plotly draws as a gap, where there is no finite one."""
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values.tolist()]
+
+
+def positions(x: NDArray[np.float64]) -> list[float]:
+    """Places on the axis for JSON: steps and epochs whole, hours with four decimals."""
+    return [int(value) if value.is_integer() else round(value, 4) for value in x.tolist()]

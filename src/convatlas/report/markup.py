@@ -1,4 +1,4 @@
-"""Pieces that every page shares: templates, images as data, numbers as text."""
+"""Pieces that every page shares: templates, images as data, JSON inside a page."""
 
 import base64
 import io
@@ -7,9 +7,6 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
-
-from convatlas.report.figures import PANELS
-from convatlas.report.run_record import number
 
 TEMPLATES = Environment(
     loader=PackageLoader("convatlas.report"),
@@ -49,21 +46,3 @@ def image_file(folder: Path, name: str) -> Picture | None:
 def script_json(text: str) -> Markup:
     """Make JSON safe inside a ``<script>`` element: no character that could end it is left."""
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704
-
-
-def metric_label(name: str, capital: bool = True) -> str:
-    """A metric as a person writes it: ``test/top1`` becomes ``Test top-1``."""
-    text = name.replace("/", " ").replace("top1", "top-1").replace("top5", "top-5")
-    text = text.replace("_", " ")
-    return text[:1].upper() + text[1:] if capital else text
-
-
-def metric_text(name: str, value: object, digits: int = 2) -> str:
-    """A metric's value: accuracies in per cent, other numbers with four significant digits; else as it stands."""
-    finite = number(value)
-    if finite is None:
-        return "–" if value is None else str(value)
-    panel = PANELS.get(name.rpartition("/")[2])
-    if panel is not None and panel.axis_format.endswith("%"):
-        return f"{100 * finite:.{digits}f} %"
-    return f"{finite:.4g}"

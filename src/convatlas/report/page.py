@@ -1,319 +1,197 @@
-"""The report: one self-contained HTML page about one or several runs."""
+"""The report: sections and figures about one or many runs, and the page that holds them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
+from markupsafe import Markup
 from plotly.offline.offline import get_plotlyjs
 
+from convatlas.errors import UserError
 from convatlas.jsonio import dumps, write_atomic
-from convatlas.report.figures import (
-    COLOURS,
-    NAMED_CLASSES,
-    Figure,
-    class_accuracies,
-    confusion_matrix,
-    curves,
+from convatlas.report.evaluation_figures import NAMED_CLASSES
+from convatlas.report.evaluation_view import evaluation_view
+from convatlas.report.figures import COLOURS, Figure, buckets_per_curve, panel_figure
+from convatlas.report.groups import (
+    Group,
+    differing_keys,
+    flatten,
+    group_runs,
+    lower_is_better,
+    metric_names,
+    value_text,
 )
-from convatlas.report.markup import TEMPLATES, image_file, metric_label, metric_text, script_json
-from convatlas.report.run_record import RunRecord, number, read_run
+from convatlas.report.hyperparameters import parallel_coordinates
+from convatlas.report.markdown import markdown
+from convatlas.report.markup import TEMPLATES, script_json
+from convatlas.report.panels import Dashboard
+from convatlas.report.run_record import RunRecord
+from convatlas.report.run_view import about, headline, notes, origin
+from convatlas.report.tables import SETTINGS, expectations_table, results_table, runs_table
 
-CONFUSIONS = 15
-"""Rows of the list of frequent confusions, which replaces the cell counts of a large matrix."""
+DETAILED = 4
+"""Runs whose evaluation and origin a page shows; of more runs, the best."""
+SECTIONS = ("header", "results", "training", "hyperparameters", "runs", "evaluations", "origin")
+"""The parts of a page, top to bottom: a template of this name each."""
 
 
-def write_report(runs: Sequence[Path], output: Path) -> Path:
-    """Write one HTML page about runs; it needs no network, no other file and no server.
+@dataclass(frozen=True)
+class Report:
+    """What a page about runs shows.
 
-    A run may be in progress: what it has not written yet is left out.
+    Attributes:
+        title: The title of the page.
+        sections: The parts of the page by the names of ``SECTIONS``; empty ones hold nothing.
+        figures: The figures by the ids of the elements that they are drawn in.
+        runs: For each run of the page its group and the text that the filter looks at.
+        markdown: The same tables for a wiki or a pull request.
+    """
+
+    title: str
+    sections: dict[str, Markup]
+    figures: dict[str, Figure]
+    runs: list[dict[str, Any]]
+    markdown: str
+
+
+def build_report(records: Sequence[RunRecord], dashboard: Dashboard, damages: Sequence[str] = ()) -> Report:
+    """Make the parts of a page about runs. A run may be in progress: what it has not written yet is left out.
 
     Args:
-        runs: Run directories, at least one.
-        output: The file to write; its folder is made.
+        records: The runs; there may be none.
+        dashboard: The panels of curves.
+        damages: What is wrong with other runs, which cannot be read.
 
     Returns:
-        ``output``.
-
-    Raises:
-        UserError: A path is not a run directory, or one of its files is damaged.
+        The parts; an evaluation that is damaged is named in the header.
     """
-    records = [read_run(path) for path in runs]
-    labels = _labels(records)
+    groups = group_runs(records)
+    runs = [run for group in groups for run in group.runs]
     figures: dict[str, Figure] = {}
-    panels = []
-    for panel in curves(records, labels):
-        figures[f"curve-{panel.quantity}"] = panel.figure
-        panels.append({"id": f"curve-{panel.quantity}", "title": panel.title})
-    views = [_view(index, run, labels[index], figures) for index, run in enumerate(records)]
-    page = TEMPLATES.get_template("report.html.j2").render(
-        runs=views,
-        panels=panels,
-        differences=_differences(records),
-        comparison=_comparison(records),
-        plotly=get_plotlyjs() if figures else "",
-        figures=script_json(dumps(figures)),
-        named_classes=NAMED_CLASSES,
+    panels = dashboard.panels_for(name for run in runs for name in run.series)
+    limit = buckets_per_curve(list(panels.values()), groups)
+    for key, panel in panels.items():
+        figures[f"curve-{key}"] = panel_figure(panel, groups, limit)
+    if (hyperparameters := parallel_coordinates(groups)) is not None:
+        figures["hyperparameters"] = hyperparameters
+    damages = list(damages)
+    details = [_details(i, runs[i], _group_of(i, groups), figures, damages) for i in _detailed(runs)]
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs" if runs else dashboard.title
+    context = {
+        "title": title,
+        "groups": [
+            {"label": group.label, "colour": _colour(position), "count": len(group.runs)}
+            for position, group in enumerate(groups)
+        ],
+        "runs": [{"label": run.run_id, "state": run.state, "about": about(run)} for run in runs],
+        "states": Counter(run.state for run in runs),
+        "headline": headline(runs[0]) if len(runs) == 1 else [],
+        "notes": [
+            *damages,
+            *(f"{run.run_id}: {note}" if len(runs) > 1 else note for run in runs for note in notes(run)),
+        ],
+        "results": results_table(groups),
+        "expectations": expectations_table(groups),
+        "panels": [{"id": f"curve-{key}", "title": panel.title} for key, panel in panels.items()],
+        "hyperparameters": hyperparameters is not None,
+        "run_table": runs_table(groups),
+        "hidden_settings": max(0, len(differing_keys(groups)) - SETTINGS),
+        "details": details,
+        "named_classes": NAMED_CLASSES,
+    }
+    sections = {
+        name: Markup(TEMPLATES.get_template(f"sections/{name}.html.j2").render(context))  # noqa: S704  a template's
+        for name in SECTIONS
+    }
+    texts = [{"group": _group_of(index, groups), "text": filter_text(run)} for index, run in enumerate(runs)]
+    return Report(title, sections, figures, texts, markdown(title, groups))
+
+
+def render_page(report: Report, refresh: float | None = None, state: Mapping[str, Any] | None = None) -> str:
+    """Put the parts into one HTML page that needs no network, no other file and no server.
+
+    Args:
+        report: The parts.
+        refresh: Seconds between two questions to the server that this page comes from; None: there is none.
+        state: Digests of the parts, by which a live page knows what changed.
+    """
+    data = {
+        "figures": report.figures if refresh is None else {},
+        "runs": report.runs,
+        "refresh": refresh,
+        "state": state,
+    }
+    return TEMPLATES.get_template("report.html.j2").render(
+        title=report.title,
+        sections=report.sections,
+        live=refresh is not None,
+        many=len(report.runs) > 1,
+        plotly=get_plotlyjs(),
+        data=script_json(dumps(data)),
     )
+
+
+def write_report(records: Sequence[RunRecord], output: Path, dashboard: Dashboard) -> list[Path]:
+    """Write a page about runs, and beside it the same tables as Markdown.
+
+    Args:
+        records: The runs, at least one.
+        output: The page to write; its folder is made.
+        dashboard: The panels of curves.
+
+    Returns:
+        The page and the Markdown file.
+    """
+    report = build_report(records, dashboard)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(output, page)
-    return output
+    write_atomic(output, render_page(report))
+    tables = output.with_suffix(".md")
+    write_atomic(tables, report.markdown)
+    return [output, tables]
 
 
-def _labels(runs: Sequence[RunRecord]) -> list[str]:
-    """The names, or the identities where two runs share a name."""
-    count = Counter(run.name for run in runs)
-    return [run.name if count[run.name] == 1 else run.run_id for run in runs]
+def filter_text(run: RunRecord) -> str:
+    """What a filter looks at: identity, name, state and every ``key:value`` of the configuration, in small letters."""
+    settings = " ".join(f"{key}:{value_text(value)}" for key, value in flatten(run.config).items())
+    return f"{run.run_id} {run.name} state:{run.state} {settings}".lower()
 
 
-def _view(index: int, run: RunRecord, label: str, figures: dict[str, Figure]) -> dict[str, Any]:
-    provenance = dict(run.provenance)
-    git = dict(provenance.get("git") or {})
-    diff = git.pop("diff", "")
-    if git:
-        provenance["git"] = git
-    startup = {name: seconds for name, seconds in run.summary.get("startup_seconds", {}).items() if number(seconds)}
+def _detailed(runs: Sequence[RunRecord]) -> list[int]:
+    """The positions of the runs to show in detail: all, or those with the best first result."""
+    if len(runs) <= DETAILED:
+        return list(range(len(runs)))
+    names = metric_names(runs)
+    ranked = [
+        (value, i) for i, run in enumerate(runs) if names and isinstance(value := run.results.get(names[0]), float)
+    ]
+    ranked.sort(reverse=bool(names) and not lower_is_better(names[0]))
+    return [i for _, i in ranked[:DETAILED]]
+
+
+def _details(index: int, run: RunRecord, group: int, figures: dict[str, Figure], damages: list[str]) -> dict[str, Any]:
+    try:
+        evaluations = run.evaluations()
+    except UserError as error:
+        evaluations = {}
+        damages.append(str(error))
     return {
-        "label": label,
-        "run_id": run.run_id,
-        "state": run.state,
-        "colour": f"var(--series-{index % COLOURS})",
-        "about": [str(part) for part in _about(run) if part],
-        "headline": _headline(run),
-        "notes": _notes(run),
+        "label": run.run_id,
+        "about": about(run),
+        "colour": _colour(group),
         "evaluations": [
-            _evaluation(f"run-{index}-{name}", run.path / "evaluation", evaluation, figures)
-            for name, evaluation in run.evaluations.items()
+            evaluation_view(f"run-{index}-{name}", run.path / "evaluation", evaluation, figures)
+            for name, evaluation in evaluations.items()
         ],
-        "config": _yaml(run.config),
-        "provenance": _yaml(provenance) if provenance else "",
-        "commit": f"{git['commit'][:10]}{', with uncommitted changes' if git.get('dirty') else ''}" if git else "",
-        "diff": diff,
-        "startup": startup,
-        "startup_longest": max(startup.values(), default=0),
+        **origin(run),
     }
 
 
-def _about(run: RunRecord) -> list[object]:
-    data, model, summary = (run.config.get("data") or {}, run.config.get("model") or {}, run.summary)
-    seed = run.config.get("seed")
-    return [
-        model.get("name"),
-        data.get("name"),
-        None if seed is None else f"seed {seed}",
-        f"started {_moment(summary['started'])}" if summary.get("started") else None,
-        f"ended {_moment(summary['ended'])}" if summary.get("ended") else None,
-    ]
+def _group_of(index: int, groups: Sequence[Group]) -> int:
+    positions = [position for position, group in enumerate(groups) for _ in group.runs]
+    return positions[index]
 
 
-def _headline(run: RunRecord) -> list[tuple[str, str, str]]:
-    """The figures at the top: label, value, remark."""
-    summary = run.summary
-    rows = [(metric_label(name), metric_text(name, value), "") for name, value in _test_metrics(run).items()]
-    best = summary.get("best")
-    if best:
-        remark = f"at step {best['step']:,}" if best.get("step") is not None else ""
-        rows.append(
-            (f"Best {metric_label(best['metric'], capital=False)}", metric_text(best["metric"], best["value"]), remark)
-        )
-    else:
-        rows += _latest(run)
-    if summary.get("epochs") is not None:
-        remark = f"{summary['steps']:,} steps" if summary.get("steps") is not None else ""
-        rows.append(("Epochs", f"{summary['epochs']:,}", remark))
-    if (seconds := _duration(run)) is not None:
-        rows.append(("Training time", duration_text(seconds), ""))
-    if (parameters := _parameters(run)) is not None:
-        rows.append(("Parameters", _short(parameters), f"{parameters:,}"))
-    return rows
-
-
-def _latest(run: RunRecord) -> list[tuple[str, str, str]]:
-    """How far a run without a result has come."""
-    if not run.series:
-        return []
-    newest = max(run.series.values(), key=lambda series: series.steps[-1])
-    rows = [("Step", f"{newest.steps[-1]:,}", f"epoch {newest.epochs[-1]}")]
-    for name in ("train/loss", "val/loss", "val/top1"):
-        if name in run.series:
-            series = run.series[name]
-            value = metric_text(name, float(series.values[-1]))
-            rows.append((f"Latest {metric_label(name, capital=False)}", value, f"at step {series.steps[-1]:,}"))
-    return rows
-
-
-def _test_metrics(run: RunRecord) -> dict[str, Any]:
-    metrics = dict(run.summary.get("test") or run.evaluations.get("test", {}).get("metrics", {}))
-    return {name: metrics[name] for name in sorted(metrics, key=lambda name: (name.endswith("loss"), name))}
-
-
-def _parameters(run: RunRecord) -> int | None:
-    parameters = run.summary.get("parameters", run.provenance.get("parameters"))
-    return parameters if isinstance(parameters, int) else None
-
-
-def _duration(run: RunRecord) -> float | None:
-    seconds = number(run.summary.get("train_seconds"))
-    if seconds is None and run.summary.get("started") and run.summary.get("ended"):
-        began, ended = (datetime.fromisoformat(run.summary[key]) for key in ("started", "ended"))
-        return (ended - began).total_seconds()
-    return seconds
-
-
-def _notes(run: RunRecord) -> list[str]:
-    """What a reader must know about the record itself."""
-    notes = []
-    for name, series in sorted(run.series.items()):
-        wrong = ~np.isfinite(series.values)
-        if wrong.any():
-            count, first = int(wrong.sum()), int(series.steps[wrong][0])
-            values = "value" if count == 1 else "values"
-            notes.append(f"{name} has {count:,} non-finite {values} (first at step {first:,}), shown as gaps.")
-    if run.torn:
-        notes.append(
-            "The last line of metrics.jsonl is incomplete and was left out: the run was writing, or was killed."
-        )
-    return notes
-
-
-def _evaluation(key: str, folder: Path, evaluation: Mapping[str, Any], figures: dict[str, Figure]) -> dict[str, Any]:
-    view: dict[str, Any] = {
-        "key": key,
-        "split": evaluation.get("split", "test"),
-        "protocol": (evaluation.get("protocol") or {}).get("name", "center_crop"),
-        "num_samples": evaluation.get("num_samples"),
-        "checkpoint": evaluation.get("checkpoint"),
-        "metrics": [
-            (metric_label(name), metric_text(name, value)) for name, value in evaluation.get("metrics", {}).items()
-        ],
-        "num_classes": len(evaluation.get("classes", ())),
-        "confusions": [],
-        "without_samples": 0,
-    }
-    for kind in ("mistakes", "samples"):
-        view[kind] = [_picture(folder, shown, evaluation["classes"]) for shown in evaluation.get(kind, ())]
-    if evaluation.get("confusion_matrix"):
-        figures[f"{key}-confusion"] = confusion_matrix(evaluation)
-        view["confusions"] = _confusions(evaluation)
-    if evaluation.get("per_class"):
-        figures[f"{key}-classes"] = class_accuracies(evaluation)
-        view["without_samples"] = sum(number(row["accuracy"]) is None for row in evaluation["per_class"])
-    view["figures"] = [name for name in ("confusion", "classes") if f"{key}-{name}" in figures]
-    return view
-
-
-def _picture(folder: Path, shown: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    return {
-        "image": image_file(folder, shown["image"]),
-        "path": shown["path"],
-        "label": str(classes[shown["label"]]),
-        "prediction": str(classes[shown["prediction"]]),
-        "right": shown["label"] == shown["prediction"],
-        "confidence": metric_text("top1", shown["confidence"], digits=1),
-        "label_confidence": metric_text("top1", shown["label_confidence"], digits=1),
-    }
-
-
-def _confusions(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The most frequent confusions, for a matrix too large to read."""
-    classes = evaluation["classes"]
-    if len(classes) <= NAMED_CLASSES:
-        return []
-    counts = np.array(evaluation["confusion_matrix"], dtype=np.int64)
-    totals = counts.sum(axis=1)
-    np.fill_diagonal(counts, 0)
-    rows = []
-    for position in np.argsort(-counts, axis=None, kind="stable")[:CONFUSIONS].tolist():
-        true, predicted = divmod(position, len(classes))
-        count = int(counts[true, predicted])
-        if count:
-            share = metric_text("top1", count / int(totals[true]), digits=1)
-            rows.append({"true": classes[true], "predicted": classes[predicted], "count": count, "share": share})
-    return rows
-
-
-def _comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """The table of several runs: columns, cells, and the best finite value of each metric."""
-    names = list(dict.fromkeys(name for run in runs for name in _test_metrics(run)))
-    bests = list(dict.fromkeys(run.summary["best"]["metric"] for run in runs if run.summary.get("best")))
-    columns = [metric_label(name) for name in names] + [f"Best {metric_label(name, capital=False)}" for name in bests]
-    values: list[list[Any]] = []
-    for run in runs:
-        best = run.summary.get("best") or {}
-        values.append(
-            [_test_metrics(run).get(name) for name in names]
-            + [best["value"] if best.get("metric") == name else None for name in bests]
-        )
-    winners = []
-    for position, name in enumerate([*names, *bests]):
-        finite = [value for row in values if (value := number(row[position])) is not None]
-        winners.append((min if name.endswith("loss") else max)(finite, default=None))
-    rows = []
-    for run, row in zip(runs, values, strict=True):
-        cells = [
-            {
-                "text": metric_text(name, value) if value is not None else "",
-                "best": value is not None and value == winner,
-            }
-            for name, value, winner in zip([*names, *bests], row, winners, strict=True)
-        ]
-        seconds, parameters = _duration(run), _parameters(run)
-        cells += [
-            {"text": text, "best": False}
-            for text in (
-                f"{run.summary['epochs']:,}" if run.summary.get("epochs") is not None else "",
-                "" if seconds is None else duration_text(seconds),
-                "" if parameters is None else _short(parameters),
-            )
-        ]
-        rows.append(cells)
-    return {"columns": [*columns, "Epochs", "Training time", "Parameters"], "rows": rows}
-
-
-def _differences(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    """The configuration keys whose values differ between the runs."""
-    flat = [dict(_flatten(run.config)) for run in runs]
-    keys = dict.fromkeys(key for config in flat for key in config)
-    return [
-        (key, [config.get(key, "–") for config in flat])
-        for key in keys
-        if len({config.get(key) for config in flat}) > 1
-    ]
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            rows += _flatten(item, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", "null" if item is None else str(item)))
-    return rows
-
-
-def _yaml(value: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=100)
-
-
-def _moment(text: str) -> str:
-    return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M")
-
-
-def _short(count: int) -> str:
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return str(count)
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as a person says them: ``3 h 25 min``, ``4 min 5 s``, ``12.3 s``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60:,} h {minutes % 60} min"
+def _colour(position: int) -> str:
+    return f"var(--series-{position % COLOURS})"

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from convatlas.jsonio import write_atomic
-from convatlas.report.markup import TEMPLATES, metric_text, picture
+from convatlas.report.markup import TEMPLATES, picture
+from convatlas.report.quantities import metric_text
 
 MAX_IMAGES = 500
 """Images on a page: more would make a file that no browser opens with pleasure."""

@@ -2,31 +2,18 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from convatlas.errors import UserError
+from convatlas.report.metrics_file import MetricsFile
+from convatlas.report.series import Series
 
-
-@dataclass(frozen=True)
-class Series:
-    """One metric over the optimizer steps of a run, ascending, one value a step.
-
-    Attributes:
-        steps: Optimizer steps, (N,) int64.
-        epochs: Epoch of each step, (N,) int64.
-        values: Values as logged, (N,) float64; NaN and infinities are kept.
-    """
-
-    steps: NDArray[np.int64]
-    epochs: NDArray[np.int64]
-    values: NDArray[np.float64]
+StateOf = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -37,19 +24,21 @@ class RunRecord:
         path: The run directory.
         config: The resolved configuration.
         provenance: What produced the run.
-        summary: State, durations and last metrics.
+        summary: Durations and last metrics.
+        state: ``running``, ``finished``, ``failed``, …; ``started`` before the first summary is written.
         series: Every logged metric, by name (``train/loss``).
         torn: Whether the last line of ``metrics.jsonl`` is incomplete and was left out.
-        evaluations: The files of ``evaluation/``, by name of the split.
+        evaluation_files: The files of ``evaluation/``, which may be large: ``evaluations`` reads them.
     """
 
     path: Path
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     summary: Mapping[str, Any]
+    state: str
     series: Mapping[str, Series]
     torn: bool
-    evaluations: Mapping[str, Mapping[str, Any]]
+    evaluation_files: tuple[Path, ...]
 
     @property
     def run_id(self) -> str:
@@ -62,79 +51,86 @@ class RunRecord:
         return str(self.summary.get("name", self.run_id))
 
     @property
-    def state(self) -> str:
-        """``running``, ``finished`` or ``failed``; ``started`` before the first summary is written."""
-        return str(self.summary.get("state", "started"))
+    def results(self) -> dict[str, Any]:
+        """The metrics of the reported split, losses last."""
+        metrics = self.summary.get("test") or {}
+        return {name: metrics[name] for name in sorted(metrics, key=lambda name: (name.endswith("loss"), name))}
+
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """Read the evaluations, by name of the file, which is that of the split and of the test protocol.
+
+        Raises:
+            UserError: One is damaged.
+        """
+        return {file.stem: _read_json(file) for file in self.evaluation_files}
 
 
-def read_run(path: Path) -> RunRecord:
-    """Read a run directory.
+class RunReader:
+    """Reads a run directory, and again only if a file of it changed, and of its metrics only what is new.
 
     Args:
         path: A directory such as ``runs/<run_id>``; of its files only ``config.yaml`` must be there.
+        state_of: Tells the present state of a run from its directory; None: what it wrote down, and a run whose process
+            is gone still calls itself running.
+    """
 
-    Returns:
-        The record.
+    def __init__(self, path: Path, state_of: StateOf | None = None) -> None:
+        self.path = path
+        self._state_of = state_of
+        self._metrics = MetricsFile(path / "metrics.jsonl")
+        self._stamps: dict[Path, tuple[int, int]] = {}
+        self._record: RunRecord | None = None
+
+    def read(self) -> RunRecord:
+        """Read the record; the same object as before if nothing changed.
+
+        Raises:
+            UserError: The path is not a run directory, or one of its files is damaged.
+        """
+        if not (self.path / "config.yaml").is_file():
+            raise UserError(f"{self.path}: expected a run directory, but it has no config.yaml")
+        files = [self.path / name for name in ("config.yaml", "provenance.json", "summary.json", "metrics.jsonl")]
+        evaluations = sorted((self.path / "evaluation").glob("*.json"))
+        stamps = {file: _stamp(file) for file in [*files, *evaluations]}
+        if self._record is None or stamps != self._stamps:
+            self._metrics.read()
+            self._record = RunRecord(
+                path=self.path,
+                config=_read_yaml(files[0]),
+                provenance=_read_json(files[1]),
+                summary=_read_json(files[2]),
+                state="started",
+                series=dict(self._metrics.series),
+                torn=self._metrics.torn,
+                evaluation_files=tuple(evaluations),
+            )
+            self._stamps = stamps
+        recorded = str(self._record.summary.get("state", "started"))
+        state = recorded if self._state_of is None else self._state_of(self.path)
+        if state != self._record.state:
+            self._record = replace(self._record, state=state)
+        return self._record
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read a run directory once, with the state that it wrote down.
 
     Raises:
         UserError: The path is not a run directory, or one of its files is damaged.
     """
-    if not (path / "config.yaml").is_file():
-        raise UserError(f"{path}: expected a run directory, but it has no config.yaml")
-    series, torn = read_metrics(path / "metrics.jsonl")
-    return RunRecord(
-        path=path,
-        config=_read_config(path / "config.yaml"),
-        provenance=_read_json(path / "provenance.json"),
-        summary=_read_json(path / "summary.json"),
-        series=series,
-        torn=torn,
-        evaluations={file.stem: _read_json(file) for file in sorted((path / "evaluation").glob("*.json"))},
-    )
+    return RunReader(path).read()
 
 
-def read_metrics(path: Path) -> tuple[dict[str, Series], bool]:
-    """Read ``metrics.jsonl``.
-
-    A resumed run logs the steps after its checkpoint again: of two values for one step the later counts.
-
-    Args:
-        path: The file; it need not exist.
-
-    Returns:
-        The series by metric name, and whether the last line was incomplete and is left out.
-
-    Raises:
-        UserError: A line other than the last is not a JSON object with a ``step``.
-    """
-    points: dict[str, dict[int, tuple[int, float]]] = {}
-    torn = False
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            step, epoch = row["step"], row.get("epoch") or 0
-            metrics = {name: float(value) for name, value in row.items() if "/" in name}
-        except (ValueError, TypeError, LookupError) as error:
-            if number == len(lines):
-                torn = True
-                break
-            raise UserError(f"{path}:{number}: expected a JSON object with a step and numbers") from error
-        for name, value in metrics.items():
-            points.setdefault(name, {})[step] = (epoch, value)
-    return {name: _series(by_step) for name, by_step in points.items()}, torn
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file does: time in nanoseconds and size; zeros where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
-def _series(by_step: Mapping[int, tuple[int, float]]) -> Series:
-    steps = sorted(by_step)
-    return Series(
-        steps=np.array(steps, dtype=np.int64),
-        epochs=np.array([by_step[step][0] for step in steps], dtype=np.int64),
-        values=np.array([by_step[step][1] for step in steps], dtype=np.float64),
-    )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

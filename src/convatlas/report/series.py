@@ -1,58 +1,179 @@
-"""Thin and smooth long curves without hiding what happened in them."""
+"""One metric of a run in bounded memory: neighbouring steps share a bucket, which keeps their mean and extremes."""
+
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_POINTS = 2000
-"""Points that a curve keeps: more than a screen has pixels across."""
-SMOOTHED_FROM = 100
-"""Points from which on a curve is smoothed."""
+MAX_BUCKETS = 1024
+"""Buckets that a series keeps at most: about as many as a screen has pixels across a figure."""
+VIEWPORT = 1000
+"""The width of the range of x for ``smooth``, in units of one step of decay."""
 
 
-def thin(values: NDArray[np.float64], limit: int = MAX_POINTS) -> NDArray[np.int64]:
-    """Choose at most ``limit`` points of a curve so that its extremes stay.
+@dataclass(frozen=True)
+class Series:
+    """One metric over the optimizer steps of a run, in buckets of ``width`` steps, ascending; empty ones are left out.
 
-    The curve is cut into equal stretches; each keeps its smallest and its largest finite value, and one
-    non-finite value if it has any, so that a single spike or gap among a million steps is still seen. The
-    first and the last point always stay. A curve of up to ``limit`` points is kept whole.
+    Bucket k spans the steps from ``k * width`` to ``(k + 1) * width - 1``. As long as there are few enough points,
+    the width is 1 and every value stands for itself.
+
+    Attributes:
+        width: Steps a bucket spans, a power of two.
+        steps: The last step logged in each bucket, (K,) int64.
+        epochs: Its epoch, (K,) int64.
+        times: When it was logged, (K,) float64, seconds since 1970.
+        counts: Finite values in each bucket, (K,) int64.
+        sums: Their sum, (K,) float64.
+        lows: Their smallest, (K,) float64; NaN where there is none.
+        highs: Their largest, (K,) float64; NaN where there is none.
+        gaps: Values that are NaN or infinite, (K,) int64.
+        last: The value logged last.
+        first_gap: The first step whose value is not finite, or None.
+    """
+
+    width: int
+    steps: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+    times: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    lows: NDArray[np.float64]
+    highs: NDArray[np.float64]
+    gaps: NDArray[np.int64]
+    last: float
+    first_gap: int | None
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Mean of the finite values of each bucket, (K,) float64; NaN where there is none."""
+        means = np.full(len(self.sums), np.nan)
+        np.divide(self.sums, self.counts, out=means, where=self.counts > 0)
+        return means
+
+    @property
+    def buckets(self) -> NDArray[np.int64]:
+        """The number k of each bucket, (K,) int64."""
+        return self.steps // self.width
+
+
+def series_of(
+    steps: NDArray[np.int64], epochs: NDArray[np.int64], times: NDArray[np.float64], values: NDArray[np.float64]
+) -> Series:
+    """The series of logged values, each in a bucket of its own.
+
+    A step that is logged again replaces what was logged from there on: a resumed run trains it again.
 
     Args:
-        values: The curve, (N,) float64.
-        limit: Upper bound of the points kept, at least 5.
-
-    Returns:
-        Positions to keep, (K,) int64, ascending, K ≤ ``limit``.
+        steps: Optimizer steps in the order logged, (N,) int64, N ≥ 1.
+        epochs: Their epochs, (N,) int64.
+        times: When they were logged, (N,) float64.
+        values: The values, (N,) float64; NaN and infinities are gaps.
     """
-    count = len(values)
-    if count <= limit:
-        return np.arange(count)
-    kept = {0, count - 1}
-    for stretch in np.array_split(np.arange(count), (limit - 2) // 3):
-        finite = np.isfinite(values[stretch])
-        inside = stretch[finite]
-        if len(inside):
-            kept.add(int(inside[values[inside].argmin()]))
-            kept.add(int(inside[values[inside].argmax()]))
-        if not finite.all():
-            kept.add(int(stretch[~finite][0]))
-    return np.array(sorted(kept), dtype=np.int64)
-
-
-def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred moving mean over about a fiftieth of the curve; non-finite values stay and count for nothing.
-
-    Args:
-        values: The curve, (N,) float64.
-
-    Returns:
-        The smoothed curve, (N,) float64; the same values if the curve has fewer than ``SMOOTHED_FROM`` points.
-    """
-    count = len(values)
-    radius = count // SMOOTHED_FROM
+    later = np.append(np.minimum.accumulate(steps[::-1])[::-1][1:], np.iinfo(np.int64).max)
+    kept = steps < later
+    steps, epochs, times, values = steps[kept], epochs[kept], times[kept], values[kept]
     finite = np.isfinite(values)
-    sums = np.concatenate(([0.0], np.where(finite, values, 0.0).cumsum()))
-    counts = np.concatenate(([0], finite.cumsum()))
-    first = np.maximum(np.arange(count) - radius, 0)
-    last = np.minimum(np.arange(count) + radius + 1, count)
-    means = (sums[last] - sums[first]) / np.maximum(counts[last] - counts[first], 1)
-    return np.where(finite, means, values)
+    shown = np.where(finite, values, np.nan)
+    return Series(
+        width=1,
+        steps=steps,
+        epochs=epochs,
+        times=times,
+        counts=finite.astype(np.int64),
+        sums=np.where(finite, values, 0.0),
+        lows=shown,
+        highs=shown,
+        gaps=(~finite).astype(np.int64),
+        last=float(values[-1]),
+        first_gap=None if finite.all() else int(steps[~finite][0]),
+    )
+
+
+def join(earlier: Series, later: Series) -> Series:
+    """Put a series behind another, whose buckets are as wide or wider.
+
+    Buckets of the earlier that begin where the later one does, or after, are replaced.
+    """
+    begins = earlier.buckets * earlier.width
+    kept = _select(earlier, begins < later.steps[0])
+    parts = [kept, coarsen(later, earlier.width)]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+    gap = kept.first_gap if kept.first_gap is not None else later.first_gap
+    return _merge(Series(width=earlier.width, **columns, last=later.last, first_gap=gap))
+
+
+def bounded(series: Series, limit: int = MAX_BUCKETS) -> Series:
+    """Double the width of the buckets until there are at most ``limit``."""
+    width = series.width
+    while np.count_nonzero(np.diff(series.steps // width)) >= limit:
+        width *= 2
+    return coarsen(series, width)
+
+
+def coarsen(series: Series, width: int) -> Series:
+    """Merge the buckets of a series into ones of ``width`` steps, a multiple of its own width."""
+    if width == series.width:
+        return series
+    columns = {name: getattr(series, name) for name in _COLUMNS}
+    return _merge(Series(width=width, **columns, last=series.last, first_gap=series.first_gap))
+
+
+def smooth(x: NDArray[np.float64], values: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+    """Exponential moving mean whose decay follows x, W&B's "time weighted EMA": the same for dense and sparse curves.
+
+    Source: "Smooth line plots" in W&B's documentation. Non-finite values stay and count for nothing.
+
+    Args:
+        x: Where the values are, (K,) float64, ascending.
+        values: The curve, (K,) float64.
+        weight: From 0, which changes nothing, up to below 1.
+
+    Returns:
+        The smoothed curve, (K,) float64.
+    """
+    if weight == 0 or len(x) < 2 or x[-1] == x[0]:
+        return values
+    decays = np.sqrt(weight) ** (np.diff(x, prepend=x[0]) / (x[-1] - x[0]) * VIEWPORT)
+    smoothed = values.copy()
+    total = count = 0.0
+    for position, (decay, value) in enumerate(zip(decays.tolist(), values.tolist(), strict=True)):
+        total, count = total * decay, count * decay
+        if np.isfinite(value):
+            total, count = total + value, count + 1
+            smoothed[position] = total / count
+    return smoothed
+
+
+_COLUMNS = [field.name for field in fields(Series) if field.name not in ("width", "last", "first_gap")]
+
+
+def _select(series: Series, kept: NDArray[np.bool_]) -> Series:
+    if kept.all():
+        return series
+    columns = {name: getattr(series, name)[kept] for name in _COLUMNS}
+    dropped = series.steps[~kept][0]
+    gap = series.first_gap if series.first_gap is not None and series.first_gap < dropped else None
+    return Series(width=series.width, **columns, last=series.last, first_gap=gap)
+
+
+def _merge(series: Series) -> Series:
+    """Join the rows that lie in one bucket."""
+    buckets = series.buckets
+    starts = np.flatnonzero(np.diff(buckets, prepend=-1))
+    ends = np.append(starts[1:], len(buckets)) - 1
+    if len(starts) == len(buckets):
+        return series
+    return Series(
+        width=series.width,
+        steps=series.steps[ends],
+        epochs=series.epochs[ends],
+        times=series.times[ends],
+        counts=np.add.reduceat(series.counts, starts),
+        sums=np.add.reduceat(series.sums, starts),
+        lows=np.fmin.reduceat(series.lows, starts),
+        highs=np.fmax.reduceat(series.highs, starts),
+        gaps=np.add.reduceat(series.gaps, starts),
+        last=series.last,
+        first_gap=series.first_gap,
+    )

@@ -10,6 +10,7 @@ WITHOUT_EFFECT = (
     "run",
     "model.weights",
     "format",
+    "expected",
     "tracking",
     "data.threads",
     "data.prefetch",

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+
+from benchmarks.report_scale import EPOCHS, SEEDS, measure_browser, write_runs
+from convatlas.config import compose
+from convatlas.report.groups import group_runs
+from convatlas.report.page import write_report
+from convatlas.report.run_record import read_run
+from convatlas.report.selection import runs_in
+
+
+def test_the_written_runs_are_a_sweep_of_several_seeds(tmp_path: Path) -> None:
+    write_runs(tmp_path / "runs", count=SEEDS + 2, steps=10 * EPOCHS, every=5)
+    groups = group_runs([read_run(path) for path in runs_in(tmp_path / "runs")])
+    assert [len(group.runs) for group in groups] == [SEEDS, 2]
+    loss = groups[0].runs[0].series["train/loss"]
+    assert len(loss.steps) == 2 * EPOCHS
+    assert [group.settings["model.net.depth"] for group in groups] == [20, 56]
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_two_hundred_runs_are_painted_in_two_seconds(tmp_path: Path) -> None:
+    write_runs(tmp_path / "runs", count=200, steps=20 * EPOCHS, every=1)
+    records = [read_run(path) for path in runs_in(tmp_path / "runs")]
+    page, _ = write_report(records, tmp_path / "report.html", instantiate(compose("report").dashboard))
+    assert page.stat().st_size < 20e6
+    assert measure_browser(page, None)["first_paint"] < 2

@@ -1,0 +1,58 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convatlas.config import check_config, compose, project_path
+from convatlas.errors import UserError
+from convatlas.planning import TYPES
+from convatlas.report.expectations import compare
+from convatlas.report.groups import group_runs
+from convatlas.report.run_record import RunRecord
+
+RECIPES = sorted(path.stem for path in (project_path("conf") / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "tolerance", "verdict"),
+    [
+        ("test/top1", 0.84, 0.02, "as expected"),
+        ("test/top1", 0.80, 0.02, "better"),
+        ("test/top1", 0.90, 0.02, "worse"),
+        ("test/loss", 0.60, 0.05, "better"),
+        ("test/loss", 0.40, 0.05, "worse"),
+        ("test/top1", 0.90, None, ""),
+        ("test/top5", 0.90, 0.02, "no result yet"),
+    ],
+)
+def test_the_mean_over_seeds_is_judged_by_the_recipe(
+    metric: str, value: float, tolerance: float | None, verdict: str
+) -> None:
+    expected = [{"metric": metric, "value": value, "source": "table 6", "tolerance": tolerance}]
+    groups = group_runs([record(seed, top1, expected) for seed, top1 in enumerate((0.83, 0.87))])
+    (row,) = compare(groups)
+    assert row.verdict == verdict
+
+
+def record(seed: int, top1: float, expected: list[dict[str, Any]]) -> RunRecord:
+    return RunRecord(
+        path=Path(f"a-s{seed}"),
+        config={"seed": seed, "expected": expected},
+        provenance={},
+        summary={"test": {"test/loss": 0.5, "test/top1": top1}},
+        state="finished",
+        series={},
+        torn=False,
+        evaluation_files=(),
+    )
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_a_recipe_expects_is_well_formed(recipe: str) -> None:
+    check_config(compose("train", [f"experiment={recipe}"]), TYPES)
+
+
+@pytest.mark.parametrize("entry", ["{metric: test/top1}", "{metric: test/top1, value: high, source: a}"])
+def test_a_malformed_expectation_is_refused_before_training(entry: str) -> None:
+    with pytest.raises(UserError, match=r"^expected=.*: expected a list of mappings with metric, value, source, tol"):
+        check_config(compose("train", [f"expected=[{entry}]"]), TYPES)
