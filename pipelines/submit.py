@@ -13,6 +13,7 @@ queued or owned by a process is not submitted.
 import hashlib
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
+from pydantic import PositiveInt
 
 from convatlas.cli import execute
 from convatlas.config import check_config, overridden_keys, parse_overrides, project_path
@@ -36,7 +38,7 @@ from convatlas.run.slurm import Cluster, Resources, is_queued, job_states, sbatc
 from convatlas.run.slurm import submit as submit_job
 from convatlas.run.snapshot import snapshot
 
-OWN_KEYS = ("cluster", "resources", "runs", "dry_run", "format")
+OWN_KEYS = ("cluster", "resources", "runs", "array_limit", "dry_run", "format")
 OPEN = "to be submitted"
 
 
@@ -58,7 +60,7 @@ def submit(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         ``runs``: for each, ``run`` (the directory), ``state`` (``submitted``, or why it was not) and ``job``;
-        ``command``: that of sbatch; ``ranks``; ``log``.
+        ``command``: that of sbatch; ``ranks``; ``log``; ``source``: the snapshot that the job runs.
 
     Raises:
         UserError: A mistake in the configuration, the data or the resources; no SLURM here, or it refuses.
@@ -71,10 +73,12 @@ def submit(config: DictConfig) -> dict[str, Any]:
         if f"trainer.{key}" in overridden_keys([*common, *(item for line in lines for item in line)]):
             raise UserError(f"trainer.{key}: leave it out; resources=… says what the job gets")
     common += [f"trainer.{key}={value}" for key, value in resources.trainer.items()]
+    if "data.threads" not in overridden_keys(common):
+        common.append(f"data.threads={resources.cpus_per_task}")
     runs = [_plan([*common, *line]) for line in lines]
     if len({run.path for run in runs}) < len(runs):
         raise UserError(f"runs={config.runs}: two lines are the same run; expected different ones")
-    states = [_state(run, config.dry_run) for run in runs]
+    states = _states(runs, config.dry_run)
     open_runs = [number for number, state in enumerate(states) if state == OPEN]
     # The attempt that run.fresh=true chose: a job that is queued again must not choose another.
     lines = [[*line, f"run.attempt={run.attempt}", "run.fresh=false"] for run, line in zip(runs, lines, strict=True)]
@@ -86,8 +90,13 @@ def submit(config: DictConfig) -> dict[str, Any]:
         list_file = folder / f"runs-{hashlib.sha256(text.encode()).hexdigest()[:12]}.txt"
         arguments = [str(list_file), *common]
         numbers = ",".join(str(number + 1) for number in open_runs)
+        numbers += "" if config.array_limit is None else f"%{config.array_limit}"
         flags = {"array": numbers, "output": f"{folder}/%A_%a.log", "job_name": Path(config.runs).stem}
-    source = SOURCE if config.dry_run or not (SOURCE / ".git").exists() else snapshot(SOURCE, folder / "source")
+    if not config.dry_run:
+        for number in open_runs:
+            runs[number].create()  # a place that cannot be written is told before anything is queued
+    checkout = (SOURCE / ".git").exists()
+    source = snapshot(SOURCE, folder / "source") if checkout and open_runs and not config.dry_run else SOURCE
     scripts = source / "slurm" if (source / "slurm").is_dir() else project_path("slurm")
     script = scripts / ("train.sbatch" if config.runs is None else "array.sbatch")
     command = sbatch_command(cluster, resources, script, arguments, **flags)
@@ -96,11 +105,10 @@ def submit(config: DictConfig) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         if config.runs is not None:
             write_atomic(list_file, text)
-        job = submit_job(command, _environment(source, scripts) | {k: str(v) for k, v in cluster.environment.items()})
+        job = submit_job(command, _environment(source, scripts, resources) | _texts(cluster.environment))
         for number in open_runs:
             jobs[number] = job if config.runs is None else f"{job}_{number + 1}"
             states[number] = "submitted"
-            runs[number].create()
             runs[number].add_job(job=jobs[number], submitted=now(), command=shlex.join(command), source=str(source))
     return {
         "runs": [
@@ -110,6 +118,7 @@ def submit(config: DictConfig) -> dict[str, Any]:
         "command": shlex.join(command),
         "ranks": f"{resources.nodes} × {resources.tasks_per_node}",
         "log": flags["output"],
+        "source": str(source) if checkout else "as it is when the job starts: this is no git checkout",
     }
 
 
@@ -118,7 +127,10 @@ def _lines(path: str | None) -> list[list[str]]:
         return [[]]
     if not Path(path).is_file():
         raise UserError(f"runs={path}: no such file; expected one with the overrides of a run on each line")
-    lines = [shlex.split(line) for line in Path(path).read_text().splitlines()]
+    try:
+        lines = [shlex.split(line) for line in Path(path).read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"runs={path}: {error}; expected overrides quoted as a shell reads them") from error
     if not lines or not all(lines):
         line = lines.index([]) + 1 if lines else 1
         raise UserError(f"runs={path}: line {line} is empty; expected the overrides of a run on each line")
@@ -133,22 +145,32 @@ def _plan(overrides: Sequence[str]) -> RunDirectory:
     return run
 
 
-def _state(run: RunDirectory, dry_run: bool) -> str:
-    """``OPEN``, or why the run is not to be submitted."""
+def _states(runs: Sequence[RunDirectory], dry_run: bool) -> list[str]:
+    """For each run ``OPEN``, or why it is not to be submitted."""
+    ask = not dry_run or shutil.which("squeue") is not None
+    slurm = job_states([entry["job"] for run in runs for entry in run.jobs]) if ask else {}
+    return [_state(run, slurm) for run in runs]
+
+
+def _state(run: RunDirectory, slurm: Mapping[str, str]) -> str:
     if run.finished:
         return "finished already"
     if (owner := living_owner(run.path / "lock.json")) is not None:
         return f"owned by {owner}"
-    jobs = [] if dry_run else [entry["job"] for entry in run.jobs]
-    queued = [job for job, state in job_states(jobs).items() if is_queued(state)]
+    queued = [entry["job"] for entry in run.jobs if is_queued(slurm.get(entry["job"]))]
     return f"queued already as job {queued[0]}" if queued else OPEN
 
 
-def _environment(source: Path, scripts: Path) -> dict[str, str]:
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
+
+
+def _environment(source: Path, scripts: Path, resources: Resources) -> dict[str, str]:
     path = [str(source / "src"), os.environ.get("PYTHONPATH", "")] if (source / "src").is_dir() else []
     return {
         "CONVATLAS_PYTHON": sys.executable,
         "CONVATLAS_SLURM": str(scripts),
+        "OMP_NUM_THREADS": str(resources.cpus_per_task),
         **({"PYTHONPATH": os.pathsep.join(filter(None, path))} if path else {}),
     }
 
@@ -158,10 +180,11 @@ def show(result: Mapping[str, Any]) -> None:
     for entry in result["runs"]:
         job = f"  job {entry['job']}" if entry["job"] else ""
         print_fields({"run": entry["run"], "state": entry["state"] + job})
-    print_fields({"ranks": result["ranks"], "command": result["command"]})
+    print_fields({"ranks": result["ranks"], "source": result["source"], "command": result["command"]})
+    root = shlex.quote(str(Path(result["runs"][0]["run"]).parent))
     if any(entry["job"] for entry in result["runs"]):
-        print_fields({"log": result["log"], "jobs": f"convatlas jobs root={Path(result['runs'][0]['run']).parent}"})
+        print_fields({"log": result["log"], "jobs": f"convatlas jobs root={root}"})
 
 
 if __name__ == "__main__":
-    execute(submit, show, {"runs": str | None, "dry_run": bool}, compose)
+    execute(submit, show, {"runs": str | None, "array_limit": PositiveInt | None, "dry_run": bool}, compose)

@@ -107,7 +107,6 @@ def _run(config: DictConfig, run: RunDirectory, data: ClassificationDataModule, 
     earlier_seconds = run.summary.get("train_seconds", 0.0)
     started = time.monotonic()
     stop = StopSignals()
-    stop.listen()
     try:
         trainer = _trainer(config, run, data, task, loggers, stop)
         STARTUP.mark("trainer")
@@ -131,6 +130,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ClassificationDataModule, 
             seconds = round(earlier_seconds + time.monotonic() - started, 1)
             run.update(**summary, train_seconds=seconds, ended=now())
         close_mirrors(loggers, exit_code=0 if summary["state"] == "finished" else 1)
+        stop.leave_together()
     stop.restore()  # not after a failure: the launcher then ends this rank too, whose status is to be its own
 
 

@@ -255,6 +255,23 @@ def test_an_array_trains_a_run_a_line_and_submits_only_what_is_missing(cluster: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])  # the last task of an array has the array's own number
+def test_one_task_of_an_array_is_told_to_stop_and_goes_on_alone(
+    cluster: SlurmCluster, tmp_path: Path, told: int
+) -> None:
+    (tmp_path / "seeds.txt").write_text("seed=1\nseed=2\n")
+    arguments = ["submit", *TRAIN, "cluster=cpu", "resources=one_cpu", "resources.cpus_per_task=1", "runs=seeds.txt"]
+    runs = convatlas(cluster, tmp_path, *arguments)["runs"]
+    record = tmp_path / runs[told]["run"] / "metrics.jsonl"
+    cluster.wait(lambda: len(read_metrics(record)) > 20, START, "a training step")
+    cluster.command("scancel", "--signal=USR1", runs[told]["job"])
+    for run in runs:
+        wait_for_end(cluster, tmp_path, run["job"])
+    restarts = [cluster.field(run["job"], "Restarts") for run in runs]
+    assert restarts == ["1" if number == told else "0" for number in range(2)]
+
+
+@pytest.mark.slow
 def test_a_queued_job_does_not_see_later_edits(cluster: SlurmCluster, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path, "+cluster.sbatch.hold=true")
     (snapshot,) = (tmp_path / "runs" / "slurm" / "source").iterdir()

@@ -4,13 +4,14 @@ import os
 
 from convatlas.errors import UserError
 
-VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-"""Set by torchrun, by Lightning for the processes it starts, and by srun; the first that is set counts."""
-
 
 def is_rank_zero() -> bool:
     """Whether this process writes files and prints results."""
-    return int(next((os.environ[name] for name in VARIABLES if name in os.environ), "0")) == 0
+    if by_torchrun():
+        return os.environ["RANK"] == "0"
+    if by_srun():
+        return os.environ["SLURM_PROCID"] == "0"
+    return os.environ.get("LOCAL_RANK", "0") == "0"  # which Lightning gives to the processes it starts
 
 
 def by_torchrun() -> bool:

@@ -72,7 +72,12 @@ def check_and_submit(config: DictConfig) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("seed=0\n\nseed=1\n", "line 2 is empty"), ("", "line 1 is empty"), ("seed=1\nseed=1\n", "the same run")],
+    [
+        ("seed=0\n\nseed=1\n", "line 2 is empty"),
+        ("it's=1\n", "No closing quotation"),
+        ("", "line 1 is empty"),
+        ("seed=1\nseed=1\n", "the same run"),
+    ],
 )
 def test_a_file_of_runs_is_checked(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "runs.txt").write_text(text)

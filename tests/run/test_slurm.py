@@ -23,11 +23,20 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_one_description_gives_the_flags_and_the_trainer() -> None:
-    cluster = Cluster(sbatch={"partition": "a100", "account": None, "exclusive": True}, signal_seconds=300)
+    cluster = Cluster(sbatch={"partition": "a100", "account": None, "exclusive": True, "nice": 0}, signal_seconds=300)
     command = sbatch_command(cluster, GPUS, Path("train.sbatch"), ["seed=1"], job_name="x")
     assert command == [
         *("sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=8", "--gpus-per-node=4"),
-        *("--mem=64G", "--time=12:00:00", "--signal=USR1@300", "--job-name=x", "--partition=a100", "--exclusive"),
+        *(
+            "--mem=64G",
+            "--time=12:00:00",
+            "--signal=USR1@300",
+            "--export=ALL",
+            "--job-name=x",
+            "--partition=a100",
+            "--exclusive",
+            "--nice=0",
+        ),
         *("train.sbatch", "seed=1"),
     ]
     assert GPUS.trainer == {"accelerator": "gpu", "devices": 4, "num_nodes": 2}

@@ -27,10 +27,9 @@ class SettledBuckets(Callback):
         self._settled = True
         random, metrics = random_state(), metric_states(pl_module)
         buffers = {name: buffer.clone() for name, buffer in pl_module.named_buffers()}
-        log = pl_module.log
         pl_module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
         trainer.strategy.training_step(batch).backward()  # type: ignore[union-attr]
-        pl_module.log = log  # type: ignore[method-assign]
+        del pl_module.log  # the class's own again
         pl_module.zero_grad()
         with torch.no_grad():
             for name, buffer in pl_module.named_buffers():

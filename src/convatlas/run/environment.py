@@ -53,7 +53,8 @@ def build_trainer(config: DictConfig, plugins: Sequence[Any] = (), **arguments: 
     if environment.creates_processes_externally and ranks != num_nodes() * ranks_per_node():
         raise UserError(
             f"trainer.devices={config.devices} trainer.num_nodes={config.num_nodes}: "
-            f"{ranks_per_node()} ranks on each of {num_nodes()} nodes were started; leave both keys out"
+            f"{ranks_per_node()} ranks on each of {num_nodes()} nodes were started; leave both keys out, or start as "
+            "many with srun or torchrun"
         )
     if ranks == 1:
         arguments["strategy"] = "auto"
@@ -69,6 +70,9 @@ def build_trainer(config: DictConfig, plugins: Sequence[Any] = (), **arguments: 
         if isinstance(error.__cause__, MisconfigurationException | ValueError):
             raise UserError(f"trainer: {' '.join(str(error.__cause__).split())}") from error
         raise
+    # Lightning's handlers wait for other ranks within the handler, and its own question to them comes at every step.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     if config.sync_batchnorm and ranks > 1 and trainer.strategy.root_device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: PyTorch has it for GPUs only; leave it out on CPUs")
     return trainer

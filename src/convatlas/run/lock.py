@@ -75,6 +75,7 @@ class RunLock:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "lock.json"
         self._guard = directory / ".lock-guard"
+        self._content = ""
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -90,7 +91,8 @@ class RunLock:
                     f"run {self.path.parent} is owned by {owner}: wait for it, end it, or give run.fresh=true for "
                     "another attempt"
                 )
-            write_atomic(self.path, dumps(asdict(Owner.this_process())))
+            self._content = dumps(asdict(Owner.this_process()))
+            write_atomic(self.path, self._content)
         self._heart.start()
         return self
 
@@ -99,7 +101,8 @@ class RunLock:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        self.path.unlink(missing_ok=True)
+        if self._is_mine():
+            self.path.unlink()
 
     def _has_died(self, owner: Owner) -> bool:
         me = Owner.this_process()
@@ -119,7 +122,15 @@ class RunLock:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):  # a file system that stumbles: the next beat tries again
+                if not self._is_mine():
+                    sys.stderr.write(
+                        f"convatlas: error: run {self.path.parent} was taken over while this process slept\n"
+                    )
+                    os._exit(1)  # at once: two must not write
                 os.utime(self.path)
+
+    def _is_mine(self) -> bool:
+        return self.path.is_file() and self.path.read_text() == self._content
 
 
 def living_owner(path: Path) -> Owner | None:

@@ -117,7 +117,6 @@ class RunCheckpoints(Checkpoint):
     def _commit_or_stop(self, trainer: Trainer) -> None:
         self._commit(trainer)
         if self._stopping:
-            trainer.strategy.barrier()  # a launcher ends the other ranks soon after the first: rank zero comes first
             self.stop.stop()
 
     def _commit(self, trainer: Trainer) -> None:

@@ -25,8 +25,8 @@ class Resources:
         gpus_per_node: GPUs on each of them; 0 trains on CPUs.
         tasks_per_node: Ranks on each of them.
         cpus_per_task: CPU cores of each rank: the loader's threads.
-        memory: Memory of each node as SLURM writes it, such as ``64G``; None takes the cluster's default.
-        time: Time limit as SLURM writes it, such as ``24:00:00``; a longer run is queued again and goes on.
+        memory: Memory of each node as SLURM writes it: ``64G``, or MiB; None takes the cluster's default.
+        time: Time limit as SLURM writes it: ``24:00:00``, or minutes; a longer run is queued again and goes on.
 
     Raises:
         UserError: The ranks of a GPU job are not as many as its GPUs.
@@ -36,8 +36,8 @@ class Resources:
     gpus_per_node: NonNegativeInt
     tasks_per_node: PositiveInt
     cpus_per_task: PositiveInt
-    memory: str | None
-    time: str
+    memory: str | int | None
+    time: str | int
 
     def __post_init__(self) -> None:
         if self.gpus_per_node not in (0, self.tasks_per_node):
@@ -96,13 +96,14 @@ def sbatch_command(
     all_flags = {
         **resources.flags,
         "signal": f"USR1@{cluster.signal_seconds}",
+        "export": "ALL",  # whatever the site's default is
         **{name.replace("_", "-"): value for name, value in flags.items()},
         **cluster.sbatch,
     }
     given = [
         f"--{name}" if value is True else f"--{name}={value}"
         for name, value in all_flags.items()
-        if value not in (None, False)
+        if value is not None and value is not False
     ]
     return ["sbatch", "--parsable", *given, str(script), *arguments]
 
@@ -112,7 +113,8 @@ def submit(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
     Args:
         command: From ``sbatch_command``.
-        environment: Variables of the job beside those of this process.
+        environment: Variables of the job beside those of this process. Those of a job that this process may itself run
+            in are left out: they would steer the other job's srun.
 
     Returns:
         The number of the job.
@@ -120,7 +122,8 @@ def submit(command: Sequence[str], environment: Mapping[str, str]) -> str:
     Raises:
         UserError: There is no SLURM here, or it refuses the job.
     """
-    done = _run(command, {**os.environ, **environment})
+    own = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM_")}
+    done = _run(command, {**own, **environment})
     if done.returncode:
         raise UserError(f"sbatch refused the job ({' '.join(done.stderr.split())}): {shlex.join(command)}")
     return done.stdout.strip().partition(";")[0]
@@ -141,7 +144,8 @@ def job_states(jobs: Sequence[str]) -> dict[str, str]:
     """
     if not jobs:
         return {}
-    done = _run(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%r"], os.environ)
+    known = ",".join([*jobs, "0"])  # of one job alone that it has forgotten, squeue makes an error
+    done = _run(["squeue", f"--jobs={known}", "--noheader", "--array", "--states=all", "--format=%i|%T|%r"], os.environ)
     if done.returncode:
         raise UserError(f"squeue failed ({' '.join(done.stderr.split())})")
     states = {}

@@ -1,12 +1,12 @@
 """The source that a queued job runs, as it was when it was submitted."""
 
-import contextlib
 import hashlib
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+from convatlas.errors import UserError
 from convatlas.jsonio import dumps
 from convatlas.run.provenance import STATE, source_state
 
@@ -26,10 +26,17 @@ def snapshot(source: Path, root: Path) -> Path:
 
     Returns:
         The copy; ``provenance.STATE`` in it says which commit and changes it is.
+
+    Raises:
+        UserError: Git refuses.
     """
     listing = ["git", "-C", str(source), "ls-files", "-z", "--cached", "--others", "--exclude-standard", *FOLDERS]
-    names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\0")
-    files = sorted(Path(name) for name in set(names) if name and (source / name).is_file())
+    done = subprocess.run(listing, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            f"{source}: git cannot list the source that the job is to run ({' '.join(done.stderr.split())})"
+        )
+    files = sorted(Path(name) for name in set(done.stdout.split("\0")) if name and (source / name).is_file())
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file}\0".encode() + (source / file).read_bytes() + b"\0")
@@ -42,6 +49,9 @@ def snapshot(source: Path, root: Path) -> Path:
                 (partial / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source / file, partial / file)
             (partial / STATE).write_text(dumps(source_state(source), indent=2))
-            with contextlib.suppress(FileExistsError):  # another submission was quicker
+            try:
                 partial.rename(target)
+            except OSError:
+                if not target.is_dir():  # else another submission was quicker
+                    raise
     return target

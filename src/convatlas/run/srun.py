@@ -5,7 +5,8 @@ import os
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
-FIRST_PORT, NUM_PORTS = 15_000, 20_000
+FIRST_PORT, NUM_PORTS = 15_000, 17_000
+"""Below those that Linux gives away by itself."""
 
 
 class SrunEnvironment(ClusterEnvironment):
@@ -29,7 +30,7 @@ class SrunEnvironment(ClusterEnvironment):
     @property
     def main_port(self) -> int:
         """A function of job and step, known to all ranks, or ``MASTER_PORT``."""
-        number = 100 * int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])
+        number = 7919 * int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])
         return int(os.environ.setdefault("MASTER_PORT", str(FIRST_PORT + number % NUM_PORTS)))
 
     @staticmethod

@@ -5,6 +5,7 @@ import sys
 from types import FrameType
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
@@ -38,12 +39,18 @@ class StopSignals(Callback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.stopped = False
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def listen(self) -> None:
-        """Handle the signals; Lightning's own handlers, which requeue and raise elsewhere, are replaced."""
+        """Handle the signals."""
         for number in SIGNALS:
             signal.signal(number, self._receive)
+
+    def leave_together(self) -> None:
+        """Wait for rank zero to write down the end: a launcher kills the others soon after the first has left."""
+        if self.stopped and torch.distributed.is_initialized():
+            torch.distributed.barrier()
 
     def outcome(self, error: BaseException) -> BaseException:
         """What an exception that ended the run means.
@@ -77,18 +84,14 @@ class StopSignals(Callback):
         Raises:
             Preempted: Always.
         """
+        self.stopped = True
         name = "another rank" if self.received is None else self.received.name
         if is_rank_zero():
             sys.stderr.write(f"convatlas: stopped by {name}; the same command goes on with the run\n")
         raise Preempted(name)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has set its handlers by now; nor is its own question to all ranks needed, once a step."""
-        self.listen()
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has set its handlers by now."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen from here on; before, a rank may wait for others that never come, and the signal ends it."""
         self.listen()
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
