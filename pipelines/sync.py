@@ -5,8 +5,8 @@
     convatlas sync root=/shared/runs watch=true
 
 The W&B run gets the lines of the local record that it lacks, then state, files, pictures and checkpoints; one that has
-them all is left alone. A run that trains is skipped: it ends first. The exit status is 1 if a run could not be published
-or lacks a checkpoint that it should have.
+them all is left alone. A run that trains is skipped. The exit status is 1 if a run could not be published or lacks a
+checkpoint that it should have.
 """
 
 import sys
@@ -37,7 +37,14 @@ TYPES = {
     "answer_seconds": PositiveFloat,
     "finish_seconds": PositiveFloat,
 }
-DEFAULTS = {"project": "convatlas", "entity": None, "group": None, "job_type": "train", "tags": [], "notes": None}
+DEFAULTS: dict[str, Any] = {
+    "project": "convatlas",
+    "entity": None,
+    "group": None,
+    "job_type": "train",
+    "tags": [],
+    "notes": None,
+}
 """How a run is published that does not track W&B itself."""
 
 

@@ -16,7 +16,6 @@ import urllib.parse
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -101,6 +100,7 @@ class WandbServer:
     def start(self) -> None:
         """Listen, on the same port as before if there was one."""
         outer = self
+        self._stopped = False
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -108,7 +108,7 @@ class WandbServer:
             def handle_any(self) -> None:
                 outer._answer(self)
 
-            do_GET = do_POST = do_PUT = do_HEAD = handle_any
+            do_GET = do_POST = do_PUT = do_HEAD = handle_any  # noqa: N815  as http.server calls them
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -125,7 +125,8 @@ class WandbServer:
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse connections."""
+        """Refuse connections, and hang up on those that are open."""
+        self._stopped = True
         self._http.shutdown()
         self._http.server_close()
 
@@ -155,6 +156,10 @@ class WandbServer:
         if request.headers.get("content-encoding") == "gzip" and not path.startswith("/storage/"):
             body = gzip.decompress(body)
         time.sleep(self.delay)
+        if self._stopped:
+            request.close_connection = True
+            return
+        answer: dict[str, Any] | bytes
         with self._lock:
             if path.endswith("/graphql"):
                 status, answer = self._graphql(json.loads(body))
@@ -186,7 +191,7 @@ class WandbServer:
             return 200, {"errors": [{"message": f"{operation}: unknown operation"}], "data": None}
         try:
             return 200, {"data": handler(request.get("variables") or {})}
-        except Refusal as refusal:
+        except RefusalError as refusal:
             return refusal.status, {"errors": [{"message": str(refusal)}], "data": None}
         except Exception as error:  # an HTTP error would be retried without end
             self.unknown.append(f"{operation}: {error!r}")
@@ -243,7 +248,7 @@ class WandbServer:
     def _op_upsertbucket(self, variables: dict[str, Any]) -> dict[str, Any]:
         name = variables["name"] or variables["id"]
         if name in self.deleted:
-            raise Refusal(409, f"run {name} was previously created and deleted; try a new run name")
+            raise RefusalError(409, f"run {name} was previously created and deleted; try a new run name")
         new = name not in self.runs
         run = self.runs.setdefault(name, Run(name, variables.get("project") or "uncategorized"))
         run.exit_code = None
@@ -275,7 +280,9 @@ class WandbServer:
 
     def _op_createrunfiles(self, variables: dict[str, Any]) -> dict[str, Any]:
         run, quote = variables["run"], urllib.parse.quote
-        files = [{"name": name, "uploadUrl": f"{self.url}/storage/runs/{run}/{quote(name)}"} for name in variables["files"]]
+        files = [
+            {"name": name, "uploadUrl": f"{self.url}/storage/runs/{run}/{quote(name)}"} for name in variables["files"]
+        ]
         return {"createRunFiles": {"runID": f"run:{run}", "uploadHeaders": [], "files": files}}
 
     def _op_runstoppedstatus(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -316,7 +323,9 @@ class WandbServer:
             self.artifacts.append(artifact)
         artifact.aliases |= aliases
         latest = {"latestArtifact": {"id": versions[-1].id} if versions else None}
-        return {"createArtifact": {"artifact": {"id": artifact.id, "state": artifact.state, "artifactSequence": latest}}}
+        return {
+            "createArtifact": {"artifact": {"id": artifact.id, "state": artifact.state, "artifactSequence": latest}}
+        }
 
     def _manifest(self, artifact_id: str) -> dict[str, Any]:
         url = f"{self.url}/storage/manifests/{artifact_id}/manifest.json"
@@ -346,7 +355,7 @@ class WandbServer:
     def _op_deleteartifact(self, variables: dict[str, Any]) -> dict[str, Any]:
         artifact = self._by_id(variables["input"]["artifactID"])
         if artifact.aliases and not variables["input"].get("deleteAliases"):
-            raise Refusal(400, "artifact has aliases")
+            raise RefusalError(400, "artifact has aliases")
         self.artifacts.remove(artifact)
         return {"result": {"artifact": {"id": artifact.id}}}
 
@@ -358,7 +367,9 @@ class WandbServer:
         edges = [{"version": f"v{version.version}", "node": self._artifact(version)} for version in versions]
         page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
         found = {"totalCount": len(edges), "pageInfo": page, "edges": edges}
-        return {"project": {"artifactType": {"artifactCollection": {"__typename": "ArtifactSequence", "artifacts": found}}}}
+        return {
+            "project": {"artifactType": {"artifactCollection": {"__typename": "ArtifactSequence", "artifacts": found}}}
+        }
 
     def _op_artifactmembershipbyname(self, variables: dict[str, Any]) -> dict[str, Any]:
         artifact = self._named(*variables["name"].split(":"))
@@ -394,7 +405,12 @@ class WandbServer:
         project = {"id": "p1", "internalId": "p1", "name": self.runs[artifact.run].project, "entity": {"name": ENTITY}}
         collection = {"__typename": "ArtifactSequence", "name": artifact.collection, "project": project}
         aliases = [
-            {"__typename": "ArtifactAlias", "id": f"{artifact.id}-{alias}", "alias": alias, "artifactCollection": collection}
+            {
+                "__typename": "ArtifactAlias",
+                "id": f"{artifact.id}-{alias}",
+                "alias": alias,
+                "artifactCollection": collection,
+            }
             for alias in sorted(artifact.aliases)
         ]
         return {
@@ -429,7 +445,7 @@ class WandbServer:
         return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """An answer that is an error."""
 
     def __init__(self, status: int, reason: str) -> None:

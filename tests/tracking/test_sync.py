@@ -170,7 +170,6 @@ def test_no_server_is_one_error(offline_run: Path, server: WandbServer, monkeypa
         synced(offline_run, "answer_seconds=1")
     server.delay = 0
     monkeypatch.delenv("WANDB_API_KEY")
-    monkeypatch.setenv("NETRC", "/nowhere")
     with pytest.raises(UserError, match="set WANDB_API_KEY or run `wandb login`"):
         synced(offline_run)
 

@@ -1,8 +1,8 @@
 """Checkpoints as W&B artifacts: sent without a second copy on the disk, and fetched by name."""
 
+import contextlib
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,13 +99,16 @@ def fetch_checkpoint(name: str) -> Path:
         folder = cache / artifact.entity / artifact.project / artifact.name.replace(":", "-") / artifact.digest
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as part:  # another process may fetch the same
-                artifact.download(root=part, skip_cache=True)
-                shutil.copytree(part, folder, copy_function=os.link, dirs_exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+                artifact.download(root=f"{part}/files", skip_cache=True)
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    Path(part, "files").rename(folder)
     except (wandb.Error, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"checkpoint={name}: cannot be fetched, expected wandb:entity/project/name:alias ({reason})") from error
-    files = sorted(folder.glob("*.ckpt"))
+        raise UserError(
+            f"checkpoint={name}: cannot be fetched, expected wandb:entity/project/name:alias ({reason})"
+        ) from error
+    files: list[Path] = sorted(folder.glob("*.ckpt"))
     if len(files) != 1:
         raise UserError(f"checkpoint={name}: {len(files)} checkpoints in that artifact, expected one .ckpt file")
     return files[0]

@@ -2,20 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
-
-if TYPE_CHECKING:
-    import wandb
 
 MATRIX_PIXELS = 480
 """Longest side of the confusion matrix; one of more classes has a pixel a cell."""
 COLUMNS = ("image", "label", "prediction", "confidence", "path")
 
 
-def evaluation_media(wandb: "wandb", file: Path) -> dict[str, Any]:  # type: ignore[valid-type]
+def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
     """Make the pictures of an evaluation.
 
     Args:

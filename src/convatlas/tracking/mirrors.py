@@ -1,16 +1,17 @@
 """Other places that a run's record is sent to while it trains."""
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from convatlas.errors import UserError
 from convatlas.tracking.checkpoints import Policy
 from convatlas.tracking.publisher_process import PublisherProcess, make_job
-from convatlas.tracking.wandb_server import WandbError
+from convatlas.tracking.wandb_server import WandbError, credentials
 
 
 class WandbMirror(Logger):
@@ -54,20 +55,20 @@ class WandbMirror(Logger):
         self._directory = directory
         self.description = "wandb offline; `convatlas sync` publishes the run"
         self._publisher: PublisherProcess | None = None
-        if mode == "offline":
+        if mode == "offline" or (mode == "auto" and os.environ.get("WANDB_MODE", "online") != "online"):
             return
         options = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": tags}
         options |= {"notes": notes, "checkpoints": checkpoints}
         seconds = {"answer_seconds": answer_seconds, "finish_seconds": finish_seconds}
-        publisher = PublisherProcess(make_job(directory, settings, options, live=True, **seconds))
         try:
-            url = publisher.opened()
+            credentials()  # without a key, no process need start
+            publisher = PublisherProcess(make_job(directory, settings, options, live=True, **seconds))
+            self.description = f"wandb {publisher.opened()}"
         except WandbError as error:
             if mode == "online":
                 raise UserError(f"tracking=wandb_online: {error}; tracking=wandb goes on without") from error
             self.description = f"wandb offline: {error}; `convatlas sync` publishes the run"
         else:
-            self.description = f"wandb {url}"
             self._publisher = publisher
 
     @property
@@ -93,9 +94,27 @@ class WandbMirror(Logger):
         try:
             self._publisher.finish()
         except WandbError as error:
-            sys.stderr.write(f"convatlas: warning: W&B: {error}; `convatlas sync runs={self._directory}` sends the rest\n")
+            sys.stderr.write(
+                f"convatlas: warning: W&B: {error}; `convatlas sync runs={self._directory}` sends the rest\n"
+            )
         finally:
             self._publisher.end()
+
+
+def tensorboard_mirror(*, directory: str, settings: dict[str, Any]) -> TensorBoardLogger:
+    """TensorBoard's files, in ``tensorboard/`` of the run's directory; each resumed attempt adds one.
+
+    Args:
+        directory: The run's directory.
+        settings: The resolved configuration, which TensorBoard has no place for.
+
+    Raises:
+        UserError: The package that writes them is not installed.
+    """
+    try:
+        return TensorBoardLogger(save_dir=directory, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise UserError("tracking=tensorboard: needs a package more: pip install tensorboardX") from error
 
 
 def close_mirrors(loggers: Iterable[Logger]) -> None:
@@ -107,4 +126,4 @@ def close_mirrors(loggers: Iterable[Logger]) -> None:
 
 def description(logger: Logger) -> str:
     """A mirror in one line for a person."""
-    return logger.description if isinstance(logger, WandbMirror) else str(logger.name)
+    return logger.description if isinstance(logger, WandbMirror) else f"{logger.name} {logger.save_dir}/{logger.name}"

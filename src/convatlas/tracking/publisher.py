@@ -1,7 +1,7 @@
 """Publishes the record of a run to W&B, in a process of its own: ``python -m convatlas.tracking.publisher``.
 
-W&B can only be appended to, and so is the record. Row i of the W&B history is line i of ``metrics.jsonl``; to publish is
-to ask how many rows the server holds and to send the others. That is the same for a run that trains, one that was
+W&B can only be appended to, and so is the record. Row i of the W&B history is line i of ``metrics.jsonl``; to publish
+is to ask how many rows the server holds and to send the others. That is the same for a run that trains, one that was
 offline, one that was half published, and one that is published already.
 
 Standard input brings one line, the ``Job``, and ends when the run does; standard output carries one JSON object when
@@ -224,6 +224,7 @@ class Publication:
                 tags=job.tags,
                 notes=job.notes,
                 resume="allow",
+                mode="online",  # whatever WANDB_MODE says
                 settings=settings,
             )
         except wandb.Error as error:
@@ -272,7 +273,9 @@ class Publication:
             for name in kept(self.job.checkpoints)
             if (file := checkpoint_file(self.directory, name)).is_file()
         ]
-        texts = [path.read_bytes() for name in ("metrics.jsonl", "summary.json") if (path := self.directory / name).is_file()]
+        texts = [
+            path.read_bytes() for name in ("metrics.jsonl", "summary.json") if (path := self.directory / name).is_file()
+        ]
         return hashlib.sha256(b"".join(texts) + json.dumps(stats).encode()).hexdigest()
 
     def _missing(self) -> list[str]:

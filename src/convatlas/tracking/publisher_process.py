@@ -1,5 +1,6 @@
 """A publisher's process, from the side of who starts it."""
 
+import contextlib
 import json
 import os
 import re
@@ -61,10 +62,8 @@ class PublisherProcess:
 
     def end(self) -> None:
         """End the process with those that it has started."""
-        try:
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended by itself
         self._process.wait()
 
     def _send(self, text: bytes) -> None:
@@ -110,5 +109,10 @@ def make_job(
     run_id = directory.rstrip("/").rpartition("/")[2]
     group = options["group"] or re.sub(r"-s\d+(-a\d+)?$", "", run_id)
     tags = options["tags"] or []
-    chosen = options | {"group": group, "tags": tags, "answer_seconds": answer_seconds, "finish_seconds": finish_seconds}
+    chosen = options | {
+        "group": group,
+        "tags": tags,
+        "answer_seconds": answer_seconds,
+        "finish_seconds": finish_seconds,
+    }
     return Job(directory=directory, run_id=run_id, config=settings, live=live, **chosen)

@@ -1,6 +1,7 @@
 """Questions to the W&B server, each answered within seconds or not at all: wandb itself would wait and retry."""
 
 import base64
+import configparser
 import json
 import netrc
 import os
@@ -61,16 +62,12 @@ class WandbServer:
         viewer = self._ask(VIEWER, {})["viewer"]
         if viewer is None:
             raise WandbError(f"{url} does not know the API key")
-        self.entity: str = viewer["entity"]
+        self.entity: str = os.environ.get("WANDB_ENTITY") or viewer["entity"]
 
     @classmethod
     def connect(cls, timeout: float) -> "WandbServer":
-        """Connect to where WANDB_BASE_URL says, with the key of WANDB_API_KEY or ``wandb login``."""
-        url = os.environ.get("WANDB_BASE_URL", DEFAULT_URL).rstrip("/")
-        key = os.environ.get("WANDB_API_KEY") or _logged_in_key(url)
-        if not key:
-            raise WandbError(f"there is no API key for {url}: set WANDB_API_KEY or run `wandb login`")
-        return cls(url, key, timeout)
+        """Connect to the user's server with the user's key."""
+        return cls(*credentials(), timeout)
 
     def run(self, entity: str, project: str, run_id: str) -> HeldRun | None:
         """What is held of a run; None where there is no such run."""
@@ -109,6 +106,19 @@ class WandbServer:
         return data
 
 
+def credentials() -> tuple[str, str]:
+    """The server of WANDB_BASE_URL or ``wandb login``, and the key of WANDB_API_KEY or ``wandb login``.
+
+    Raises:
+        WandbError: There is no key.
+    """
+    url = (os.environ.get("WANDB_BASE_URL") or _logged_in_url() or DEFAULT_URL).rstrip("/")
+    key = os.environ.get("WANDB_API_KEY") or _logged_in_key(url)
+    if not key:
+        raise WandbError(f"no API key for {url}, set WANDB_API_KEY or run `wandb login`")
+    return url, key
+
+
 def _reason(body: bytes) -> str:
     """The message of an error in GraphQL's form; empty for a page of something else."""
     try:
@@ -120,7 +130,13 @@ def _reason(body: bytes) -> str:
 def _logged_in_key(url: str) -> str | None:
     path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
-        login = netrc.netrc(path).authenticators(urllib.parse.urlparse(url).hostname or "")
+        login = netrc.netrc(path).authenticators(urllib.parse.urlparse(url).netloc)
     except (OSError, netrc.NetrcParseError):
         return None
     return login[2] if login else None
+
+
+def _logged_in_url() -> str | None:
+    settings = configparser.ConfigParser()
+    settings.read(Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings")
+    return settings.get("default", "base_url", fallback=None)
