@@ -2,9 +2,9 @@
 
     python -m benchmarks.tracking_overhead [--rounds 3] [--steps 200]
 
-Each round trains the quickstart's ResNet-20 for some steps without tracking and with ``tracking=wandb`` in front of each
-server, in alternation, every run a process of its own. Printed for each, the medians over the rounds: seconds between the
-first and the last line of the record (training, without start and end), as a ratio to the run without tracking of
+Each round trains the quickstart's ResNet-20 for some steps without tracking and with ``tracking=wandb`` in front of
+each server, in alternation, every run a process of its own. Printed for each, the medians over the rounds: seconds
+between the first and the last line of the record (training, without start and end), beside the run without tracking of
 the same round; and what the whole command took longer than that run.
 """
 

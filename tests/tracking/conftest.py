@@ -14,6 +14,7 @@ import yaml
 from convatlas.config import compose, plain
 from convatlas.tracking.local_record import read_metrics
 from pipelines.sync import sync
+from tests.conftest import SMALL
 from tests.wandb_server import KEY, Run, WandbServer
 
 
@@ -74,8 +75,6 @@ def bytes_under(directory: Path) -> int:
 
 def train_process(root: Path, *overrides: str) -> "subprocess.Popen[str]":
     """Start a small training run in a process of its own."""
-    from tests.conftest import SMALL
-
     small = [override for override in SMALL if not override.startswith("tracking")]
     command = [sys.executable, "-m", "convatlas", "train", *small, f"run.root={root}", *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

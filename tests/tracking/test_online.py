@@ -1,6 +1,8 @@
 """Runs that W&B follows while they train, with every trouble that a server can make."""
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from convatlas.run.stopping import EXIT_STATUS
+from tests.conftest import SMALL
 from tests.tracking.conftest import record, rows, summary, synced, train_process
 from tests.wandb_server import KEY, WandbServer
 
@@ -182,3 +185,15 @@ def test_a_key_of_wandb_login_counts(server: WandbServer, tmp_path: Path, monkey
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert len(server.runs) == 1
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one_run(server: WandbServer, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "convatlas"]
+    overrides = [*SMALL, "tracking=wandb_online", "trainer.accelerator=cpu", f"run.root={tmp_path}"]
+    done = subprocess.run([*command, "train", *overrides], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    (published,) = server.runs.values()
+    assert server.operations.count("UpsertBucket") <= 3
+    assert rows(published) == record(only_run(tmp_path))
+    assert published.exit_code == 0

@@ -141,7 +141,7 @@ class Publication:
         if not (killed and self.job.live):  # else the same command may be going on already, and waits for this to end
             try:
                 result |= self._send_checkpoints()
-            except (ValueError, self.wandb.Error) as error:
+            except Exception as error:  # whatever the network and the server make wandb raise
                 refusal = WandbError(f"its checkpoints are not taken ({' '.join(str(error).split())})")
             self._run.summary[DIGEST] = None if refusal else self._digest()
         self._run.summary.update({**self._summary(), "state": "interrupted" if killed else state})
