@@ -9,6 +9,8 @@ from PIL import Image
 
 MATRIX_PIXELS = 480
 """Longest side of the confusion matrix; one of more classes has a pixel a cell."""
+NAMED_CLASSES = 20
+"""As many classes are named under the matrix."""
 COLUMNS = ("image", "label", "prediction", "confidence", "path")
 
 
@@ -39,7 +41,8 @@ def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
         if images:
             shown[f"{split}/{kind}"] = images
     shown[f"{split}/predictions"] = wandb.Table(columns=list(COLUMNS), data=rows)
-    caption = f"confusion matrix of {len(classes)} classes: true ones in rows, predicted ones in columns"
+    named = ", ".join(classes[:NAMED_CLASSES]) + (", …" if len(classes) > NAMED_CLASSES else "")
+    caption = f"true classes in rows, predicted ones in columns, the darker the more of the row: {named}"
     shown[f"{split}/confusion_matrix"] = wandb.Image(matrix_picture(evaluation["confusion_matrix"]), caption=caption)
     return shown
 

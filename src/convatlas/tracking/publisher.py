@@ -35,6 +35,8 @@ INIT_SECONDS = 10.0
 """How long the server may take to open the W&B run."""
 SETTLE_SECONDS = 10.0
 """How long the server may take to count what it was sent."""
+SAME_SECONDS = 1.0
+"""Two rows of one step whose times are closer are one; a server may round."""
 DIGEST = "record"
 """Where the W&B summary says which state of the record it shows."""
 FILES = ("provenance.json", "class_list.txt")
@@ -180,9 +182,9 @@ class Publication:
             return True
         if held.num_rows > len(self._rows):
             return False
-        line = self._rows[held.num_rows - 1]
-        theirs = (held.last.get("trainer/global_step"), held.last.get("_timestamp"))
-        return theirs == (line["step"], line["time"])
+        line, last = self._rows[held.num_rows - 1], held.last
+        same_step = last.get("trainer/global_step") == line["step"]
+        return same_step and abs(last.get("_timestamp", 0) - line["time"]) < SAME_SECONDS
 
     def _is_shown(self, held: HeldRun) -> bool:
         return held.num_rows == self._num_ready() and held.summary.get(DIGEST) == self._digest()

@@ -34,7 +34,7 @@ class HeldRun:
 
     Args:
         num_rows: Length of its history.
-        last: The last row; empty where there is none.
+        last: The last row.
         summary: Its summary.
     """
 
@@ -75,12 +75,10 @@ class WandbServer:
         bucket = model and model["bucket"]
         if not bucket:
             return None
+        summary = json.loads(bucket["summaryMetrics"] or "{}")
         tail = json.loads(bucket["historyTail"] or "[]")
-        return HeldRun(
-            num_rows=bucket["historyLineCount"] or 0,
-            last=json.loads(tail[-1]) if tail else {},
-            summary=json.loads(bucket["summaryMetrics"] or "{}"),
-        )
+        last = json.loads(tail[-1]) if tail else summary  # which has the newest value of everything
+        return HeldRun(bucket["historyLineCount"] or 0, last, summary)
 
     def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(  # noqa: S310  the URL is the user's own
