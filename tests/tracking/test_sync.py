@@ -193,3 +193,10 @@ def test_watching_publishes_a_run_when_it_has_ended(
     assert "published  http" in capsys.readouterr().err
     show(result)
     assert "published" in capsys.readouterr().out
+
+
+def test_wandbs_own_process_of_the_caller_is_not_used(
+    offline_run: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/nowhere")
+    assert synced(offline_run)["state"] == "published"

@@ -183,8 +183,8 @@ class Publication:
         if held.num_rows > len(self._rows):
             return False
         line, last = self._rows[held.num_rows - 1], held.last
-        same_step = last.get("trainer/global_step") == line["step"]
-        return same_step and abs(last.get("_timestamp", 0) - line["time"]) < SAME_SECONDS
+        same_step: bool = last.get("trainer/global_step") == line["step"]
+        return same_step and bool(abs(last.get("_timestamp", 0) - line["time"]) < SAME_SECONDS)
 
     def _is_shown(self, held: HeldRun) -> bool:
         return held.num_rows == self._num_ready() and held.summary.get(DIGEST) == self._digest()
@@ -196,6 +196,7 @@ class Publication:
         for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR"):
             os.environ[name] = str(self.folder.resolve())
         os.environ["WANDB_SILENT"] = "true"
+        os.environ.pop("WANDB_SERVICE", None)  # wandb's process of who started this one
         import wandb
 
         self.wandb: Any = wandb
