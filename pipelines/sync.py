@@ -141,7 +141,7 @@ def _publish(run: Path, config: DictConfig) -> dict[str, Any]:
 
 def show(result: Mapping[str, Any]) -> None:
     """Print what became of each run."""
-    rows = [(run["run"], run["state"], run.get("new"), run.get("url") or run.get("reason")) for run in result["runs"]]
+    rows = [(run["run"], run["state"], run.get("new"), run.get("reason") or run.get("url")) for run in result["runs"]]
     print_table(("run", "state", "new rows", ""), rows, numbers=("new rows",))
 
 
