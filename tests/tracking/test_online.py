@@ -59,6 +59,7 @@ def test_a_run_is_published_with_everything_that_belongs_to_it(server: WandbServ
     assert synced(run)["state"] == "up to date"
 
 
+@pytest.mark.slow
 def test_killed_resumed_and_published_it_is_one_run_with_the_records_rows(server: WandbServer, tmp_path: Path) -> None:
     process = train_process(tmp_path, *LONG)
     until(lambda: num_lines(tmp_path) > 14)
@@ -86,6 +87,7 @@ def test_killed_resumed_and_published_it_is_one_run_with_the_records_rows(server
     assert len({(line["step"], tuple(line)) for line in record(run)}) == len(record(run))
 
 
+@pytest.mark.slow
 def test_a_preempted_run_is_marked_and_goes_on(server: WandbServer, tmp_path: Path) -> None:
     process = train_process(tmp_path, *LONG)
     until(lambda: num_lines(tmp_path) > 14)
@@ -118,6 +120,7 @@ def test_without_a_server_it_trains_offline_and_says_so(
     assert rows(published) == record(run)
 
 
+@pytest.mark.slow
 def test_an_outage_in_mid_run_costs_a_bounded_time(server: WandbServer, tmp_path: Path) -> None:
     process = train_process(tmp_path, *LONG, "tracking.wandb.finish_seconds=2")
     until(lambda: num_lines(tmp_path) > 5)
@@ -136,6 +139,7 @@ def test_an_outage_in_mid_run_costs_a_bounded_time(server: WandbServer, tmp_path
     assert published.exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_half_a_minute_is_not_waited_for(server: WandbServer, tmp_path: Path) -> None:
     server.delay = 30
     process = train_process(tmp_path, "tracking.wandb.answer_seconds=1")
@@ -145,6 +149,7 @@ def test_a_server_that_takes_half_a_minute_is_not_waited_for(server: WandbServer
     assert summary(only_run(tmp_path))["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_server_that_becomes_slow_is_not_waited_for(server: WandbServer, tmp_path: Path) -> None:
     process = train_process(tmp_path, *LONG, "tracking.wandb.finish_seconds=2")
     until(lambda: num_lines(tmp_path) > 5)
@@ -176,6 +181,7 @@ def test_online_or_nothing_is_refused_before_training(
     assert record(only_run(root)) == []
 
 
+@pytest.mark.slow
 def test_a_key_of_wandb_login_counts(server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

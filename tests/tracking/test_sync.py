@@ -150,6 +150,7 @@ def test_another_record_of_the_same_id_gets_a_run_of_its_own(offline_run: Path, 
     assert synced(offline_run)["state"] == "up to date"
 
 
+@pytest.mark.slow
 def test_a_run_deleted_there_is_published_under_another_id(offline_run: Path, server: WandbServer) -> None:
     server.deleted = {offline_run.name}
     assert synced(offline_run)["url"].endswith(f"{offline_run.name}-w2")
@@ -174,6 +175,7 @@ def test_no_server_is_one_error(offline_run: Path, server: WandbServer, monkeypa
         synced(offline_run)
 
 
+@pytest.mark.slow
 def test_watching_publishes_a_run_when_it_has_ended(
     offline_run: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
