@@ -38,8 +38,8 @@ from convatlas.run.provenance import collect_provenance
 from convatlas.run.saving import RunCheckpoints
 from convatlas.run.stopping import Preempted, StopSignals
 from convatlas.tasks.classification import ClassificationTask
-from convatlas.tracking.local_record import LocalRecord, cut_back
-from convatlas.tracking.mirrors import close_mirrors
+from convatlas.tracking.local_record import LocalRecord
+from convatlas.tracking.mirrors import close_mirrors, description
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -92,23 +92,25 @@ def _run(config: DictConfig, run: RunDirectory, data: ClassificationDataModule, 
     if (newest := newest_checkpoint(run.last, run.previous)) is not None:
         resume_from, resume_step = newest[0], newest[1]["global_step"]
         del newest  # memory
-    loggers: list[Logger] = [LocalRecord(run.metrics, run.run_id)]
+    record = LocalRecord(run.metrics, run.run_id)
+    mirrors: list[Logger] = []
+    settings = plain(config)
     if is_rank_zero():
-        settings = plain(config)
-        loggers += [
-            instantiate(tracker)(run_id=run.run_id, save_dir=str(run.path), settings=settings)
-            for tracker in (config.tracking or {}).values()
-        ]
+        record.resume(resume_step)
         provenance = collect_provenance(data.fingerprint, data.class_list.hash)
         run.begin(settings, list(data.class_list.names), provenance)
-        cut_back(run.metrics, resume_step)
-        _announce(config, run, data, task, resume_step)
     data.skipped.log = run.skipped
     earlier_seconds = run.summary.get("train_seconds", 0.0)
     started = time.monotonic()
     stop = StopSignals()
     try:
-        trainer = _trainer(config, run, data, task, loggers, stop)
+        if is_rank_zero():
+            mirrors += [
+                instantiate(tracker)(directory=str(run.path), settings=settings)
+                for tracker in (config.tracking or {}).values()
+            ]
+            _announce(config, run, data, task, mirrors, resume_step)
+        trainer = _trainer(config, run, data, task, [record, *mirrors], stop)
         STARTUP.mark("trainer")
         trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
         best = read_run_checkpoint(run.best)
@@ -129,7 +131,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ClassificationDataModule, 
         if is_rank_zero():
             seconds = round(earlier_seconds + time.monotonic() - started, 1)
             run.update(**summary, train_seconds=seconds, ended=now())
-        close_mirrors(loggers, exit_code=0 if summary["state"] == "finished" else 1)
+        close_mirrors(mirrors)
         stop.leave_together()
     stop.restore()  # not after a failure: the launcher then ends this rank too, whose status is to be its own
 
@@ -164,7 +166,12 @@ def _trainer(
 
 
 def _announce(
-    config: DictConfig, run: RunDirectory, data: ClassificationDataModule, task: ClassificationTask, step: int
+    config: DictConfig,
+    run: RunDirectory,
+    data: ClassificationDataModule,
+    task: ClassificationTask,
+    mirrors: list[Logger],
+    step: int,
 ) -> None:
     ranks = world_size(config.trainer)
     accumulation = config.trainer.accumulate_grad_batches
@@ -183,7 +190,7 @@ def _announce(
         "batch": f"global {batch} = {ranks} rank{'s' * (ranks > 1)} × {batch // ranks // accumulation} "
         f"× {accumulation} accumulation; {steps:,} steps/epoch × {epochs} epochs = {steps * epochs:,} steps",
         "lr": recipe.arithmetic(batch) if recipe else "",
-        "tracking": ", ".join(config.tracking or {}) or "local record only",
+        "tracking": "; ".join(map(description, mirrors)) or "local record only",
     }
     print_fields(fields)
 

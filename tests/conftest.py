@@ -30,8 +30,10 @@ SMALL = [
 
 @pytest.fixture(scope="session", autouse=True)
 def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what is remembered between runs out of the real home; subprocesses inherit it."""
+    """Keep what is remembered between runs, and W&B's key, out of reach; subprocesses inherit it."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WANDB_API_KEY", raising=False)
+        patch.setenv("NETRC", str(tmp_path_factory.mktemp("home") / "netrc"))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -72,7 +72,7 @@ def test_unknown_names_come_with_the_nearest(overrides: list[str], parts: list[s
         ("seed=zero", "int"),
         ("run.fresh=perhaps", "bool"),
         ("+model.net.depht=20", "did you mean 'depth'?"),
-        ("tracking.wandb.offline=maybe", "bool"),
+        ("tracking.wandb.mode=maybe", "one of auto, online, offline"),
     ],
 )
 def test_wrong_types_name_the_key_and_what_was_expected(override: str, expected: str) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-KEY = "0123456789abcdef0123456789abcdef01234567"
+KEY = "0123456789abcdef" * 2 + "01234567"
 """An API key of the form that wandb accepts."""
 ENTITY = "lab"
 
@@ -92,6 +92,7 @@ class WandbServer:
         self.refused: dict[str, str] = {}
         self.delay = 0.0
         self.deleted: set[str] = set()
+        self._manifests: dict[str, dict[str, bytes]] = defaultdict(dict)
         self._num_artifacts = 0
         self._lock = threading.RLock()
         self._port = 0
@@ -219,7 +220,7 @@ class WandbServer:
         artifact = next((artifact for artifact in self.artifacts if artifact.id == owner), None)
         files = self.runs[owner].files if kind == "runs" else artifact.files if artifact else {}
         if kind == "manifests":
-            return 200, b""
+            files = self._manifests[owner]
         if method == "PUT":
             files[name] = body
             return 200, b""
@@ -330,6 +331,10 @@ class WandbServer:
     def _manifest(self, artifact_id: str) -> dict[str, Any]:
         url = f"{self.url}/storage/manifests/{artifact_id}/manifest.json"
         return {"id": f"m-{artifact_id}", "file": {"id": f"f-{artifact_id}", "uploadUrl": url, "uploadHeaders": []}}
+
+    def _op_fetchartifactmanifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        url = f"{self.url}/storage/manifests/{variables['id']}/manifest.json"
+        return {"artifact": {"currentManifest": {"file": {"directUrl": url}}}}
 
     def _op_createartifactmanifest(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"createArtifactManifest": {"artifactManifest": self._manifest(variables["artifactID"])}}

@@ -12,13 +12,14 @@ from convatlas.config import compose, overridden_keys, parse_overrides
 from convatlas.errors import UserError
 from convatlas.models.classifier import Classifier
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
+from convatlas.tracking.checkpoints import PREFIX, fetch_checkpoint
 
 PREPROCESSING = ("in_channels", "image_size", "resize", "mean", "std")
 """Keys of ``data`` that travel with a network: other data are shown to it as its own were."""
 
 
 def checkpoint_path(run: str | None, checkpoint: str | None) -> Path | None:
-    """The checkpoint that ``run`` (its best one) or ``checkpoint`` (a file or a run directory) names.
+    """The checkpoint that ``run`` (its best one) or ``checkpoint`` (a file, a run directory, ``wandb:…``) names.
 
     Raises:
         UserError: Both are given, or a run directory has no checkpoint.
@@ -35,7 +36,11 @@ def checkpoint_paths(run: str | Sequence[str] | None, checkpoint: str | Sequence
     if named is None:
         return []
     paths = []
-    for path in map(Path, [named] if isinstance(named, str) else named):
+    for name in [named] if isinstance(named, str) else named:
+        if run is None and name.startswith(PREFIX):
+            paths.append(fetch_checkpoint(name))
+            continue
+        path = Path(name)
         if run is not None or path.is_dir():
             best = path / "checkpoints" / "best.ckpt"
             if not best.is_file():

@@ -149,22 +149,6 @@ def test_every_family_trains_on_the_embedded_images(model: str, tmp_path: Path) 
     assert torch.isfinite(torch.tensor(result["test"]["test/loss"]))
 
 
-def test_the_w_and_b_mirror_has_the_runs_id(tmp_path: Path) -> None:
-    result = small(tmp_path, "tracking=wandb_offline", "trainer.max_epochs=1")
-    (offline,) = (Path(result["run"]) / "wandb").glob("offline-run-*")
-    (recorded,) = offline.glob("run-*.wandb")
-    assert recorded.name == f"run-{result['run_id']}.wandb"
-    assert recorded.stat().st_size > 1000
-
-
-def test_w_and_b_without_a_key_is_one_error_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    with pytest.raises(Exception, match=r"set WANDB_API_KEY or run `wandb login`, or choose tracking=wandb_offline"):
-        small(tmp_path / "runs", "tracking=wandb_online")
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

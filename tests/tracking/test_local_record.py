@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from convatlas.errors import UserError
-from convatlas.tracking.local_record import LocalRecord, cut_back, read_metrics
+from convatlas.tracking.lines import LineReader
+from convatlas.tracking.local_record import LocalRecord, read_metrics
 
 
 def test_lines_carry_step_epoch_and_time(tmp_path: Path) -> None:
@@ -17,17 +18,23 @@ def test_lines_carry_step_epoch_and_time(tmp_path: Path) -> None:
     assert second["val/loss"] == "NaN"
 
 
-def test_a_resumed_record_has_every_step_once(tmp_path: Path) -> None:
+def test_a_resumed_record_keeps_what_it_has_and_has_every_value_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     record = LocalRecord(path, "r")
     for step in range(6):
         record.log_metrics({"train/loss": float(step)}, step=step)
+    before = path.read_bytes()
     with path.open("a") as file:
         file.write('{"step": 6, "tr')  # torn by a kill
-    cut_back(path, 4)
+    record = LocalRecord(path, "r")
+    record.resume(4)
     for step in range(4, 8):
-        record.log_metrics({"train/loss": float(step)}, step=step)
-    assert [line["step"] for line in read_metrics(path)] == list(range(8))
+        record.log_metrics({"train/loss": 100.0 + step, "epoch": 0.0}, step=step)
+    record.log_metrics({"train/loss": 105.0, "val/loss": 1.0}, step=5)
+    lines = read_metrics(path)
+    assert path.read_bytes().startswith(before)
+    assert [line["step"] for line in lines] == [*range(8), 5]
+    assert [line.get("train/loss") for line in lines] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 106.0, 107.0, None]
 
 
 def test_a_record_that_cannot_be_written_is_a_mistake_to_mend(tmp_path: Path) -> None:
@@ -38,3 +45,15 @@ def test_a_record_that_cannot_be_written_is_a_mistake_to_mend(tmp_path: Path) ->
 
 def test_no_record_reads_as_no_lines(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_lines_are_read_as_they_come(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    reader = LineReader(path)
+    assert reader.new() == []
+    path.write_text('{"step": 1}\n{"st')
+    assert reader.new() == [{"step": 1}]
+    with path.open("a") as file:
+        file.write('ep": 2}\n')
+    assert reader.new() == [{"step": 2}]
+    assert reader.new() == []

@@ -1,6 +1,5 @@
 """The local record of a run: append-only, one JSON object a line, the truth that everything else mirrors."""
 
-import json
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -11,10 +10,15 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from convatlas.errors import UserError
 from convatlas.jsonio import dumps, write_atomic
+from convatlas.tracking.lines import LineReader
 
 
 class LocalRecord(Logger):
     """Appends metrics to ``metrics.jsonl`` with their optimizer step, epoch and wall-clock time.
+
+    What is on record stays there, so that a mirror, which can only be appended to, may hold it already. A run that
+    goes on from a checkpoint does the steps after it again: their metrics, which come out the same, are not recorded
+    twice.
 
     Args:
         path: The file; its directory exists.
@@ -25,6 +29,7 @@ class LocalRecord(Logger):
         super().__init__()
         self.path = path
         self._version = version
+        self._recorded: set[tuple[int, str]] = set()
 
     @property
     def name(self) -> str:
@@ -36,24 +41,28 @@ class LocalRecord(Logger):
         """The identity of the run."""
         return self._version
 
+    def resume(self, step: int) -> None:
+        """Go on after a checkpoint of ``step``: a line torn by a kill goes, what is recorded from there on counts."""
+        lines = read_metrics(self.path)
+        write_atomic(self.path, "".join(dumps(line) + "\n" for line in lines))
+        self._recorded = {(line["step"], name) for line in lines if line["step"] >= step for name in line}
+
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line.
+        """Append one line of what is not on record for this step.
 
         Raises:
             UserError: The disk is full or cannot be written.
         """
-        values = dict(metrics)
-        epoch = values.pop("epoch", None)
-        line = {
-            "step": step,
-            "epoch": None if epoch is None else int(epoch),
-            "time": round(time.time(), 3),
-            **values,
-        }
+        values = {name: value for name, value in metrics.items() if (step, name) not in self._recorded}
+        epoch = metrics.get("epoch")
+        values.pop("epoch", None)
+        if not values:
+            return
+        about = {"step": step, "epoch": None if epoch is None else int(epoch), "time": round(time.time(), 3)}
         try:
             with self.path.open("a") as file:
-                file.write(dumps(line) + "\n")
+                file.write(dumps(about | values) + "\n")
         except OSError as error:
             raise UserError(
                 f"run.root: {self.path} cannot be written ({error.strerror}); make room there and give the same "
@@ -66,18 +75,4 @@ class LocalRecord(Logger):
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the lines of a record; one torn by a kill, the last, is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
-
-
-def cut_back(path: Path, step: int) -> None:
-    """Drop the lines of ``step`` and later, which a resumed run will write again."""
-    kept = [line for line in read_metrics(path) if line["step"] < step]
-    write_atomic(path, "".join(dumps(line) + "\n" for line in kept))
+    return LineReader(path).new()

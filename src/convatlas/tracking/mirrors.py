@@ -1,57 +1,129 @@
-"""Other places that a run's record is sent to; rank zero opens and closes them."""
+"""Other places that a run's record is sent to while it trains."""
 
+import os
+import sys
+from argparse import Namespace
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from convatlas.errors import UserError
+from convatlas.tracking.checkpoints import Policy
+from convatlas.tracking.publisher_process import PublisherProcess, make_job
+from convatlas.tracking.wandb_server import WandbError, credentials
 
-INIT_SECONDS = 30.0
-"""How long the W&B server may take to answer at the start."""
 
-
-def wandb_mirror(*, run_id: str, save_dir: str, settings: dict[str, Any], project: str, offline: bool) -> WandbLogger:
-    """Open the W&B run of a run, under the run's own id.
+class WandbMirror(Logger):
+    """Lets a process beside the run publish the record as it grows; ``convatlas sync`` does what it could not.
 
     Args:
-        run_id: The run's id, which is its name in W&B too.
-        save_dir: Where W&B keeps its files.
+        directory: The run's directory.
         settings: The resolved configuration.
+        mode: ``online``: the server must answer at the start; ``auto``: it may; ``offline``: it is not asked.
         project: The W&B project.
-        offline: Write to the disk only; ``wandb sync`` sends it later.
+        entity: Whose project; None is the user's own.
+        group: What the run is grouped with; None: the runs that differ from it in nothing but the seed.
+        job_type: What the run is in its group.
+        tags: Tags of the W&B run.
+        notes: Notes of the W&B run.
+        checkpoints: Which checkpoints become artifacts.
+        answer_seconds: How long the server may take for an answer.
+        finish_seconds: How long it may take at the end for what is left.
 
     Raises:
-        UserError: No API key, or the server does not answer or refuses.
+        UserError: ``online``, but there is no API key, the server does not answer in time, or it refuses.
     """
-    import wandb  # a second of start-up that only W&B's users pay
 
-    try:
-        run = wandb.init(
-            id=run_id,
-            name=run_id,
-            dir=save_dir,
-            project=project,
-            config=settings,
-            mode="offline" if offline else "online",
-            resume=None if offline else "allow",
-            settings=wandb.Settings(silent=True, init_timeout=INIT_SECONDS),
-        )
-    except (wandb.errors.UsageError, wandb.errors.CommError) as error:
-        raise UserError(
-            f"tracking: W&B cannot be reached ({' '.join(str(error).split())}); "
-            "set WANDB_API_KEY or run `wandb login`, or choose tracking=wandb_offline"
-        ) from error
-    return WandbLogger(experiment=run)
+    def __init__(
+        self,
+        *,
+        directory: str,
+        settings: dict[str, Any],
+        mode: Literal["auto", "online", "offline"] = "auto",
+        project: str = "convatlas",
+        entity: str | None = None,
+        group: str | None = None,
+        job_type: str = "train",
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        checkpoints: Policy = "none",
+        answer_seconds: float = 5.0,
+        finish_seconds: float = 60.0,
+    ) -> None:
+        super().__init__()
+        self._directory = directory
+        self.description = "wandb offline; `convatlas sync` publishes the run"
+        self._publisher: PublisherProcess | None = None
+        if mode == "offline" or (mode == "auto" and os.environ.get("WANDB_MODE", "online") != "online"):
+            return
+        options = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": tags}
+        options |= {"notes": notes, "checkpoints": checkpoints}
+        seconds = {"answer_seconds": answer_seconds, "finish_seconds": finish_seconds}
+        try:
+            credentials()  # without a key, no process need start
+            publisher = PublisherProcess(make_job(directory, settings, options, live=True, **seconds))
+            self.description = f"wandb {publisher.opened()}"
+        except WandbError as error:
+            if mode == "online":
+                raise UserError(f"tracking=wandb_online: {error}; tracking=wandb goes on without") from error
+            self.description = f"wandb offline: {error}; `convatlas sync` publishes the run"
+        else:
+            self._publisher = publisher
+
+    @property
+    def name(self) -> str:
+        """The kind of record."""
+        return "wandb"
+
+    @property
+    def version(self) -> None:
+        """The publisher knows it."""
+        return None
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Nothing: the publisher reads the record."""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the publisher has the configuration."""
+
+    def close(self) -> None:
+        """Wait, not without end, until all is sent; say so where it is not."""
+        if self._publisher is None:
+            return
+        try:
+            self._publisher.finish()
+        except WandbError as error:
+            sys.stderr.write(
+                f"convatlas: warning: W&B: {error}; `convatlas sync runs={self._directory}` sends the rest\n"
+            )
+        finally:
+            self._publisher.end()
 
 
-def close_mirrors(loggers: Iterable[Logger], exit_code: int) -> None:
-    """End the W&B run, so that it is on disk or sent, and marked as finished or failed.
+def tensorboard_mirror(*, directory: str, settings: dict[str, Any]) -> TensorBoardLogger:
+    """TensorBoard's files, in ``tensorboard/`` of the run's directory; each resumed attempt adds one.
 
     Args:
-        loggers: The run's loggers.
-        exit_code: 0 for a finished run, anything else for a failed one.
+        directory: The run's directory.
+        settings: The resolved configuration, which TensorBoard has no place for.
+
+    Raises:
+        UserError: The package that writes them is not installed.
     """
+    try:
+        return TensorBoardLogger(save_dir=directory, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise UserError("tracking=tensorboard: needs a package more: pip install tensorboardX") from error
+
+
+def close_mirrors(loggers: Iterable[Logger]) -> None:
+    """End what mirrors the run, within the time that each allows."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=exit_code)
+        if isinstance(logger, WandbMirror):
+            logger.close()
+
+
+def description(logger: Logger) -> str:
+    """A mirror in one line for a person."""
+    return logger.description if isinstance(logger, WandbMirror) else f"{logger.name} {logger.save_dir}/{logger.name}"

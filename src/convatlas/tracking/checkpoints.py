@@ -1,0 +1,134 @@
+"""Checkpoints as W&B artifacts: sent without a second copy on the disk, and fetched by name."""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from convatlas.errors import UserError
+
+if TYPE_CHECKING:
+    import wandb
+
+Policy = Literal["none", "best", "best+last"]
+"""Which checkpoints of a run go to W&B."""
+TYPE = "model"
+PREFIX = "wandb:"
+"""What a checkpoint's name on the command line begins with that is fetched from W&B."""
+
+
+def kept(policy: Policy) -> list[str]:
+    """The names of the checkpoints that a policy sends."""
+    return [] if policy == "none" else policy.split("+")
+
+
+def checkpoint_file(directory: Path, name: str) -> Path:
+    """Where a run keeps a checkpoint."""
+    return directory / "checkpoints" / f"{name}.ckpt"
+
+
+def send_checkpoints(run: "wandb.Run", wandb: Any, directory: Path, names: list[str]) -> list["wandb.Artifact"]:
+    """Hand the checkpoints of a run over to its W&B run, which uploads them until it is finished.
+
+    W&B would copy a file twice. An immutable file that is not cached it reads where it lies; a hard link keeps what was
+    handed over when training replaces the checkpoint.
+
+    Args:
+        run: The open W&B run.
+        wandb: The module.
+        directory: The run's directory.
+        names: Which; they are there.
+
+    Returns:
+        What was handed over.
+    """
+    links = Path(run.settings.wandb_dir) / "checkpoints"
+    links.mkdir(parents=True, exist_ok=True)
+    artifacts = []
+    for name in names:
+        file = checkpoint_file(directory, name)
+        link = links / file.name
+        link.unlink(missing_ok=True)
+        os.link(file, link)
+        step = checkpoint_step(link)
+        artifact = wandb.Artifact(run.id, TYPE, metadata=_metadata(directory, name, step))
+        artifact.add_file(str(link), name=file.name, policy="immutable", skip_cache=True)
+        run.log_artifact(artifact, aliases=[name, f"step-{step}"])
+        artifacts.append(artifact)
+    return artifacts
+
+
+def delete_superseded(wandb: Any, path: str, policy: Policy) -> int:
+    """Delete the versions of a run's checkpoints that are no longer the best or the last.
+
+    Args:
+        wandb: The module.
+        path: The artifact, ``entity/project/name``.
+        policy: Which are to stay.
+
+    Returns:
+        How many were deleted.
+    """
+    superseded = [version for version in wandb.Api().artifacts(TYPE, path) if not {*kept(policy)} & {*version.aliases}]
+    for version in superseded:
+        version.delete(delete_aliases=True)
+    return len(superseded)
+
+
+def fetch_checkpoint(name: str) -> Path:
+    """Download a checkpoint, once a version.
+
+    Args:
+        name: ``wandb:entity/project/name:alias``, or without ``entity/`` in the user's own.
+
+    Returns:
+        The file, in the user's cache.
+
+    Raises:
+        UserError: There is no such artifact, or it cannot be fetched.
+    """
+    import wandb
+
+    try:
+        artifact = wandb.Api().artifact(name.removeprefix(PREFIX), type=TYPE)
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "convatlas" / "wandb"
+        folder = cache / artifact.entity / artifact.project / artifact.name.partition(":")[0] / artifact.digest
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+                artifact.download(root=f"{part}/files", skip_cache=True)
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    Path(part, "files").rename(folder)
+    except Exception as error:  # whatever the name, the network, the server and the disk make wandb raise
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"checkpoint={name}: cannot be fetched, expected wandb:entity/project/name:alias ({reason})"
+        ) from error
+    files: list[Path] = sorted(folder.glob("*.ckpt"))
+    if len(files) != 1:
+        raise UserError(f"checkpoint={name}: {len(files)} checkpoints in that artifact, expected one .ckpt file")
+    return files[0]
+
+
+def checkpoint_step(path: Path) -> int:
+    """The optimizer step of a checkpoint, without reading its tensors."""
+    import torch  # seconds, which a publisher pays only here
+
+    step: int = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    return step
+
+
+def _metadata(directory: Path, name: str, step: int) -> dict[str, Any]:
+    summary = json.loads((directory / "summary.json").read_text())
+    return {
+        "run_id": summary["run_id"],
+        "checkpoint": name,
+        "step": step,
+        "class_list": (directory / "class_list.txt").read_text().splitlines(),
+        "config": yaml.safe_load((directory / "config.yaml").read_text()),
+        "metrics": {"best": summary.get("best"), **summary.get("test", {})},
+    }
