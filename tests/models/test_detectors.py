@@ -1,5 +1,6 @@
 """Detectors: their counts, torchvision's weights, a carried-over classifier, and what they make of odd targets."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -16,6 +17,7 @@ from convatlas.models.faster_rcnn import FasterRCNNC4, FasterRCNNFPN, FasterRCNN
 from convatlas.models.mask_rcnn import MaskRCNNC4, MaskRCNNFPN
 from convatlas.models.resnet import CifarResNet, ResNet
 from convatlas.models.vgg import VGG
+from convatlas.models.weights import load_backbone, load_weights
 from tests.models.zoo import FILES, load
 
 NAMES = [name for name in FILES if "/task/detection@_here_" in load(name).get("defaults", [])]
@@ -194,21 +196,19 @@ def test_the_head_shared_with_masks_is_saved_once() -> None:
         (MaskRCNNFPN, lambda: CifarResNet(depth=8)),
     ],
 )
-def test_a_trained_classifier_is_carried_over(kind: type[Detector], classifier: Any) -> None:
+def test_a_trained_classifier_is_carried_over(kind: type[Detector], classifier: Any, tmp_path: Path) -> None:
     """All of it but its last layer; the detector's feature maps are then the classifier's."""
     torch.manual_seed(0)
     trained: Classifier = classifier().eval()
     for layer in trained.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean)  # type: ignore[arg-type]
-    state = trained.state_dict()
+    torch.save({"state_dict": {f"net.{name}": value for name, value in trained.state_dict().items()}}, tmp_path / "w")
     net = small(kind).eval()
-    carried = net.carry_over(state)
-    lost = {name for name in state if not name.endswith("num_batches_tracked")} - {
-        f"{trained.classifier_name}.{part}" for part in ("weight", "bias")
-    }
-    assert len([name for name in carried if not name.endswith("num_batches_tracked")]) == len(lost)
-    net.load_state_dict(net.state_dict() | carried)
+    report = load_backbone(net, str(tmp_path / "w"))
+    assert report.unused == tuple(f"{trained.classifier_name}.{part}" for part in ("weight", "bias"))
+    assert len(report.loaded) == len(trained.state_dict()) - 2
+    assert not any(name.startswith(net.carried) for name in report.new)
     with torch.inference_mode():
         maps = trained.feature_maps(images())
         if isinstance(trained, VGG):
@@ -223,6 +223,25 @@ def test_a_trained_classifier_is_carried_over(kind: type[Detector], classifier: 
         else:
             assert isinstance(net, FasterRCNNFPN)
             assert torch.equal(net.backbone.body.feature_maps(images())["layer3"], maps["layer3"])
+
+
+def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
+    torch.save(CifarResNet(depth=14).state_dict(), tmp_path / "deeper")
+    with pytest.raises(UserError, match=r"unexpected: backbone\.body\.layer1\.1\.conv1"):
+        load_backbone(small(), str(tmp_path / "deeper"))
+
+
+def test_weights_of_other_classes_are_taken_with_new_last_layers(tmp_path: Path) -> None:
+    """A detector's file has one output more than classes."""
+    source = small()
+    torch.save(source.state_dict(), tmp_path / "w")
+    target = small(batch_norm="frozen")
+    target.reset_classifier(7)
+    with pytest.raises(UserError, match="reset_classifier=true takes weights of another number of classes"):
+        load_weights(target, str(tmp_path / "w"))
+    load_weights(target, str(tmp_path / "w"), reset_classifier=True)
+    assert target.num_classes == 7
+    assert torch.equal(target.roi_heads.box_head.fc6.weight, source.roi_heads.box_head.fc6.weight)
 
 
 def test_frozen_batch_norm_is_the_same_function_and_never_changes() -> None:

@@ -17,7 +17,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
-from convatlas.models.architecture import Architecture
+from convatlas.models.architecture import Architecture, OnBackbone
 from convatlas.models.resnet import CifarResNet, ResNet
 from convatlas.models.vgg import VGG
 
@@ -101,7 +101,7 @@ class Regions:
     detections_per_image: PositiveInt = 100
 
 
-class Detector(Architecture):
+class Detector(OnBackbone):
     """A network that maps images to the objects in them.
 
     Parameter names are those of torchvision's detectors, in which class 0 is the background; here ``num_classes``
@@ -121,8 +121,10 @@ class Detector(Architecture):
 
     image_size = 800
     classifier_name = "roi_heads.box_predictor.cls_score"
-    carried: ClassVar[Mapping[str, str]] = {"": "backbone.body."}
-    """Where the layers of a trained classification network go: starts of names there, the longest first, and here."""
+    background_outputs = 1
+    carried: ClassVar[tuple[str, ...]] = ("backbone.body.",)
+    head_layers: ClassVar[Mapping[str, str]] = {}
+    """Which layers of a trained classification network go to the head: the starts of their names there and here."""
 
     def __init__(
         self,
@@ -188,17 +190,21 @@ class Detector(Architecture):
             logits = self.roi_heads.mask_predictor.mask_fcn_logits
             self.roi_heads.mask_predictor.mask_fcn_logits = mask_logits(logits.in_channels, num_classes)
 
-    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Put the state dict of a trained classification network under this network's names.
+    @property
+    def classifier_body(self) -> Architecture:
+        """The classification network, without its head."""
+        body: Architecture = self.backbone.body  # type: ignore[assignment]
+        return body
 
-        What this network has no use for, its last layer, is left out.
-        """
-        names = self.state_dict()
+    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out the last layer and put the others under the body or the head."""
+        last = f"{self.classifier_body.classifier_name}."
         carried = {}
         for name, value in classifier.items():
-            start = next(start for start in self.carried if name.startswith(start))
-            carried[self.carried[start] + name.removeprefix(start)] = value
-        return {name: value for name, value in carried.items() if name in names}
+            start = next((start for start in self.head_layers if name.startswith(start)), "")
+            if not name.startswith(last):
+                carried[self.head_layers.get(start, "backbone.body.") + name.removeprefix(start)] = value
+        return carried
 
     def forward(
         self, images: Tensor, sizes: Sequence[tuple[int, int]], targets: Sequence[Target] | None = None

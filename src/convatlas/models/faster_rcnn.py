@@ -48,7 +48,8 @@ class FasterRCNNVGG(Detector):
         UserError: A VGG with the small stem.
     """
 
-    carried: ClassVar[Mapping[str, str]] = {"classifier.": "roi_heads.box_head.1.", "": "backbone.body."}
+    carried = ("backbone.body.", "roi_heads.box_head.")
+    head_layers: ClassVar[Mapping[str, str]] = {"classifier.": "roi_heads.box_head.1."}
 
     def __init__(
         self,
@@ -96,7 +97,8 @@ class FasterRCNNC4(Detector):
         UserError: A ResNet with the small stem or with dilation.
     """
 
-    carried: ClassVar[Mapping[str, str]] = {"layer4.": "roi_heads.box_head.layer4.", "": "backbone.body."}
+    carried = ("backbone.body.", "roi_heads.box_head.")
+    head_layers: ClassVar[Mapping[str, str]] = {"layer4.": "roi_heads.box_head.layer4."}
 
     def __init__(
         self,
