@@ -37,3 +37,25 @@ class ViewBatch(NamedTuple):
     images: list[list[Tensor]]
     labels: Tensor
     indices: Tensor
+
+
+class ObjectBatch(NamedTuple):
+    """Images of several sizes with their objects; in an evaluation without these.
+
+    Attributes:
+        images: (N, C, H, W), each at the top left with zeros around; uint8 as loaded, float32 normalised on the device.
+        sizes: Height and width of each in the batch.
+        stored_sizes: Height and width of each as it is stored.
+        boxes: x0, y0, x1, y1 of each image's objects in pixels of the batch, each (n, 4) float32.
+        labels: Their classes, each (n,) int64.
+        masks: Their masks, each (n, H, W) uint8 of 0 and 1; None where there are none.
+        indices: Position of each image in its split, (N,) int64.
+    """
+
+    images: Tensor
+    sizes: list[tuple[int, int]]
+    stored_sizes: list[tuple[int, int]]
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    masks: list[Tensor] | None
+    indices: Tensor

@@ -1,7 +1,7 @@
 """The LightningDataModule of image classification."""
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +124,7 @@ class ClassificationDataModule(ImageDataModule):
             return batch._replace(images=[[self.normalised(stack) for stack in views] for views in batch.images])
         return self.augment.on_device(batch._replace(images=self.normalised(batch.images)))
 
-    def train_order(self, epoch: int, accumulation: int, **arguments: int) -> list[Indices]:
+    def train_order(self, epoch: int, accumulation: int, **arguments: Any) -> list[Indices]:
         """The batches of this rank in an epoch: pairs stay together where they are mixed."""
         group = 1 if self.augment.mix is None else 2
         return super().train_order(epoch, accumulation, repeats=self.augment.repeats, group=group, **arguments)

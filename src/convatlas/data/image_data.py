@@ -161,8 +161,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """Every image of ``split`` once."""
         return self._evaluation_loader(self.split)
 
-    def train_order(self, epoch: int, accumulation: int, **arguments: int) -> list[Indices]:
-        """The batches of this rank in an epoch; ``arguments`` are ``repeats`` and ``group`` of ``train_batches``."""
+    def train_order(self, epoch: int, accumulation: int, **arguments: Any) -> list[Indices]:
+        """The batches of this rank in an epoch; ``arguments`` are further ones of ``train_batches``."""
         rank, world_size = self._rank()
         size = self.global_batch_size
         return train_batches(
