@@ -46,6 +46,8 @@ class DetectionDataModule(ImageDataModule):
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
     """
 
+    problem = "detection"
+
     def __init__(
         self,
         *,
@@ -79,6 +81,7 @@ class DetectionDataModule(ImageDataModule):
             on_error=on_error,
             split=split,
         )
+        self.image_size = image_size
         resize = ResizeShortSide(short_sides=[image_size], long_side=long_side)
         self.evaluation = ObjectAugmentation(joint={"resize": resize})
         self.augment = augment or self.evaluation

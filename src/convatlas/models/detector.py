@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NotRequired, TypedDict, cast
 
+import torch
 from annotated_types import Interval
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_image
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -294,3 +295,22 @@ def freeze_stages(body: ResidualBackbone | VGG, stages: int) -> None:
         layers = [body.get_submodule(name) for stage in names for name in stage]
     for layer in layers:
         layer.requires_grad_(False)
+
+
+def in_stored_image(found: Detection, size: tuple[int, int], stored: tuple[int, int]) -> Detection:
+    """What was found, in pixels of the stored image.
+
+    Args:
+        found: What the network says of an image.
+        size: Height and width of the image as the network saw it.
+        stored: Height and width as it is stored.
+
+    Returns:
+        The same; ``masks`` are the pixels of each object, (n, H, W) bool (Mask R-CNN, section 3.1: from 0.5).
+    """
+    factors = [stored[1] / size[1], stored[0] / size[0]] * 2
+    boxes = found["boxes"] * torch.tensor(factors, device=found["boxes"].device)
+    result: Detection = {**found, "boxes": boxes}
+    if "masks" in found:
+        result["masks"] = paste_masks_in_image(found["masks"], boxes, stored)[:, 0] >= 0.5
+    return result
