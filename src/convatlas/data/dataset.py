@@ -49,7 +49,9 @@ class Dataset:
 def open_dataset(data: DictConfig) -> Dataset:
     """Open the data set of a configuration's ``data``, without the batches."""
     root = {"root": data.root} if "root" in data else {}
-    found: Dataset = instantiate(data.dataset)(data.in_channels, **root)
+    found = instantiate(data.dataset)(data.in_channels, **root)
+    if not isinstance(found, Dataset):
+        raise UserError(f"data={data.name}: expected a data set of labelled images, without masks or boxes")
     return found
 
 

@@ -29,6 +29,11 @@ class Segmenter(OnBackbone):
     renewed: ClassVar[tuple[str, ...]] = ()
     """Starts of the names that the stages of a staged training do not share."""
 
+    border: int = 0
+    """Pixels on each side of an image that have no output."""
+    size_step: int = 1
+    """Distance of the sizes that it takes, in pixels: 1 where it takes all."""
+
     @property
     def classifier_body(self) -> Architecture | None:
         """The backbone."""
@@ -41,6 +46,10 @@ class Segmenter(OnBackbone):
             UserError: The network does not take such images.
         """
         return image_size
+
+    def input_size(self, length: int) -> int:
+        """The smallest height or width of an image whose output has ``length`` pixels or more."""
+        return length
 
     def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Leave out the classifier and put the names under ``backbone``."""
