@@ -77,7 +77,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     task.to(device).train()
     optimizer = instantiate(config.optimizer).build(task.net.parameters(), data.global_batch_size)
     instantiate(config.schedule)(optimizer, 1000)
-    loss = task.loss(task.net(batch.images), batch)
+    loss = task.loss(task.output(batch), batch)
     loss.backward()  # type: ignore[no-untyped-call]
     if not torch.isfinite(loss):
         raise UserError(f"model={task.name}: the loss of the first batch is {loss.item()}, expected a finite number")

@@ -107,11 +107,11 @@ def _show_as(task: Task, data: ImageDataModule, config: DictConfig, others: Sequ
     views = instantiate(config.protocol.views)
     if views is None:
         protocol["name"] = task.usual_protocol
-    if views is not None and isinstance(views, DenseViews) != isinstance(task, SegmentationTask):
+    if views is not None and task.problem != ("segmentation" if isinstance(views, DenseViews) else "classification"):
         raise UserError(f"protocol={protocol['name']}: it is not for {task.problem}")
+    if others and task.problem != "classification":
+        raise UserError("run and checkpoint: an ensemble is of classification networks; expected one")
     if isinstance(task, SegmentationTask):
-        if others:
-            raise UserError("run and checkpoint: an ensemble is of classification networks; expected one")
         task.views = views or task.views
     elif isinstance(data, ClassificationDataModule):
         data.views = views

@@ -1,21 +1,29 @@
 """Evaluate a network on a split and write down what it said."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from pytorch_lightning import Trainer
+from torch import Tensor
 
 from convatlas.data.image_data import ImageDataModule
 from convatlas.data.mask_data import SegmentationDataModule
 from convatlas.data.mask_pictures import mask_png, overlay_png
+from convatlas.data.object_data import DetectionDataModule
+from convatlas.data.object_pictures import objects_png
+from convatlas.data.objects import Objects, decode_masks
 from convatlas.data.thumbnails import thumbnail_png
 from convatlas.jsonio import dumps, write_atomic
+from convatlas.tasks.average_precision import Found
 from convatlas.tasks.base import Task
 from convatlas.tasks.confusion import class_ious
 from convatlas.tasks.mask_predictions import MaskPredictions
+from convatlas.tasks.object_predictions import CERTAIN, ObjectPredictions
 from convatlas.tasks.predictions import Predictions
 
 USUAL_PROTOCOLS = ("center_crop", "whole_image")
@@ -126,6 +134,68 @@ def _(predictions: MaskPredictions, data: SegmentationDataModule, output: Path) 
         "worst": [shown(index) for index in predictions.worst],
         "samples": [shown(index) for index in predictions.sample if index in scores],
     }
+
+
+@details.register
+def _(predictions: ObjectPredictions, data: DetectionDataModule, output: Path) -> dict[str, Any]:
+    names = data.class_list.names
+    objects = [predictions.objects(found.index) for found in predictions.found]
+    labels = np.concatenate([true.labels[~true.crowd] for true in objects])
+    per_class = [
+        {
+            "class": name,
+            "objects": int((labels == label).sum()),
+            **{f"{kind}_ap": _number(figures.per_class[label]) for kind, figures in predictions.precision.items()},
+            **{
+                f"{kind}_ap_50": _number(figures.per_class_50[label]) for kind, figures in predictions.precision.items()
+            },
+        }
+        for label, name in enumerate(names)
+    ]
+
+    def shown(row: int) -> dict[str, Any]:
+        found, score = predictions.found[row], predictions.scores[row]
+        image = data.load(data.split, score.index)
+        pictures = {}
+        for kind, png in (
+            ("label_overlay", true_objects_png(image, objects[row], names)),
+            ("prediction_overlay", found_objects_png(image, found, names)),
+        ):
+            pictures[kind] = f"{data.split}/{score.index:06d}-{kind}.png"
+            (output / pictures[kind]).write_bytes(png)
+        return {"path": data.path(data.split, score.index), **asdict(score), **pictures}
+
+    return {
+        "num_samples": predictions.num_samples,
+        "per_class_ap": per_class,
+        "worst": [shown(row) for row in predictions.worst()],
+        "detected": [shown(row) for row in predictions.sample()],
+    }
+
+
+def true_objects_png(image: Tensor, true: Objects, names: Sequence[str]) -> bytes:
+    """A picture of what is in an image."""
+    masks = None if true.masks is None else decode_masks(true.masks, _size(image))
+    written = [
+        names[label] + (" (crowd)" if crowd else "") for label, crowd in zip(true.labels, true.crowd, strict=True)
+    ]
+    return objects_png(image, torch.from_numpy(true.boxes), true.labels.tolist(), written, masks)
+
+
+def found_objects_png(image: Tensor, found: Found, names: Sequence[str]) -> bytes:
+    """A picture of what a detector is certain to have found in an image."""
+    rows = np.flatnonzero(found.scores >= CERTAIN).tolist()
+    masks = None if found.masks is None else decode_masks([found.masks[row] for row in rows], _size(image))
+    written = [f"{names[found.labels[row]]} {found.scores[row]:.2f}" for row in rows]
+    return objects_png(image, torch.from_numpy(found.boxes[rows]), found.labels[rows].tolist(), written, masks)
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _shown(predictions: Predictions, row: int, data: ImageDataModule, output: Path) -> dict[str, Any]:

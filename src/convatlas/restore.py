@@ -13,7 +13,7 @@ from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
 
-PREPROCESSING = ("in_channels", "image_size", "resize", "mean", "std")
+PREPROCESSING = ("in_channels", "image_size", "long_side", "resize", "mean", "std")
 """Keys of ``data`` that travel with a network: other data are shown to it as its own were."""
 
 
@@ -75,6 +75,7 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
     else:
         with open_dict(config):
             config.data = OmegaConf.create(stored["data"] | {"augment": None})
+            config.augment = None
         OmegaConf.set_struct(config.data, True)
         for override in data_values:
             _set(config, override.key_or_group, override.value())

@@ -44,6 +44,11 @@ PANELS = {
     "loss": Panel("Loss", "~g", ".4f"),
     "top1": Panel("Top-1 accuracy", ".0%", ".2%"),
     "top5": Panel("Top-5 accuracy", ".0%", ".2%"),
+    **{
+        f"{kind}_map{suffix}": Panel(f"{kind.capitalize()} AP{at}", ".0%", ".2%")
+        for suffix, at in (("", ""), ("_50", " at an IoU of 0.50"), ("_75", " at an IoU of 0.75"))
+        for kind in ("box", "mask")
+    },
     "learning_rate": Panel("Learning rate", "~g", ".4g"),
     "images_per_second": Panel("Throughput (images per second)", "~s", ",.0f"),
     "data_wait": Panel("Time spent waiting for data", ".0%", ".1%"),

@@ -99,7 +99,7 @@ def _size(true: Objects) -> dict[str, int]:
 
 
 def _truth(objects: Sequence[Objects], *, masks: bool) -> list[dict[str, Any]]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for number, true in enumerate(objects, 1):
         for row in range(len(true.labels)):
             annotation = _annotation(number, len(annotations), true.boxes[row], int(true.labels[row]))
@@ -111,7 +111,7 @@ def _truth(objects: Sequence[Objects], *, masks: bool) -> list[dict[str, Any]]:
 
 
 def _said(found: Sequence[Found], *, masks: bool) -> list[dict[str, Any]]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for number, said in enumerate(found, 1):
         areas = coco_mask.area(list(said.masks)) if masks and said.masks else None
         for row in range(len(said.labels)):

@@ -64,6 +64,10 @@ class Task(LightningModule):
         if channels_last:
             net.to(memory_format=torch.channels_last)
 
+    def output(self, batch: Any) -> Any:
+        """What the network returns for a training batch."""
+        return self.net(batch.images)
+
     @abstractmethod
     def loss(self, output: Any, batch: Any) -> Tensor:
         """The training loss of what the network returned for a batch, a scalar."""

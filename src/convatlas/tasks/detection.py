@@ -12,16 +12,22 @@ from convatlas.data.objects import Objects
 from convatlas.errors import UserError
 from convatlas.models.detector import Detection, Detector, Target, in_stored_image
 from convatlas.models.weights import load_backbone
-from convatlas.tasks.base import Images, Task
+from convatlas.tasks.base import Task
 from convatlas.tasks.object_predictions import ObjectPredictions
 from convatlas.tasks.optimization import OptimizerRecipe, Schedule
+from convatlas.tasks.protocols import Images
 
 
 class ObjectImages(Images, Protocol):
     """What the task asks of a data module."""
 
-    split: str
-    has_masks: bool
+    @property
+    def split(self) -> str:
+        """What a test reads."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether objects have masks."""
 
     def objects(self, split: str, index: int) -> Objects:
         """What is in an image of a split."""
@@ -51,6 +57,7 @@ class DetectionTask(Task):
     """
 
     problem = "detection"
+    usual_protocol = "whole_image"
     monitor = "val/box_map"
     net: Detector
 
@@ -78,7 +85,6 @@ class DetectionTask(Task):
         source = (backbone or {}).get("weights")
         if source is not None:
             self.loaded.append(load_backbone(net, source))
-        self.predictions: ObjectPredictions | None = None
 
     def check_data(self, data: Images) -> None:
         """Refuse images that the network is not for.
@@ -98,7 +104,7 @@ class DetectionTask(Task):
         found = cast(list[Detection], self.net(batch.images, batch.sizes))
         return [in_stored_image(*one) for one in zip(found, batch.sizes, batch.stored_sizes, strict=True)]
 
-    def losses(self, batch: ObjectBatch) -> dict[str, Tensor]:
+    def output(self, batch: ObjectBatch) -> dict[str, Tensor]:
         """The parts of the training loss by name, scalars."""
         targets = [Target(boxes=boxes, labels=labels) for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
         if self.net.has_masks and batch.masks is not None:
@@ -106,18 +112,18 @@ class DetectionTask(Task):
                 target["masks"] = masks
         return cast(dict[str, Tensor], self.net(batch.images, batch.sizes, targets))
 
-    def batch_loss(self, batch: ObjectBatch) -> Tensor:
-        """The training loss of a batch, a scalar."""
-        return torch.stack(list(self.losses(batch).values())).sum()
+    def loss(self, output: Mapping[str, Tensor], batch: ObjectBatch) -> Tensor:
+        """The training loss, a scalar: the sum of its parts (Mask R-CNN, section 3)."""
+        return torch.stack(list(output.values())).sum()
 
     def training_step(self, batch: ObjectBatch) -> Tensor:
-        """One forward pass; the loss, a scalar: the sum of its parts (Mask R-CNN, section 3).
+        """One forward pass; the loss, a scalar.
 
         Raises:
             UserError: A part is not finite; the weights are as they were.
         """
-        losses = self.losses(batch)
-        loss = torch.stack(list(losses.values())).sum()
+        losses = self.output(batch)
+        loss = self.loss(losses, batch)
         # At every step: choosing regions has made a GPU wait already.
         if not torch.isfinite(loss):
             parts = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())

@@ -61,6 +61,11 @@ class ObjectPredictions:
         self.scores: list[ImageScore] = []
         self.precision: dict[str, AveragePrecision] = {}
 
+    @property
+    def num_samples(self) -> int:
+        """Number of images, once they are gathered."""
+        return len(self.found)
+
     def update(self, index: int, said: Detection) -> None:
         """Keep what was found in one image, in pixels of the stored image."""
         masks = encode_masks(said["masks"].cpu().numpy()) if "masks" in said else None
@@ -87,11 +92,12 @@ class ObjectPredictions:
             self.precision["mask"] = average_precision(self.found, objects, self.num_classes, "mask")
 
     def metrics(self) -> dict[str, float]:
-        """``<split>/box_map``, ``<split>/box_map_50``, ``<split>/mask_map`` and so on."""
+        """``<split>/box_map``, ``<split>/box_map_50``, ``<split>/mask_map`` and so on, of the sizes that there are."""
         return {
             f"{self.split}/{kind}_{name}": value
             for kind, precision in self.precision.items()
             for name, value in precision.metrics.items()
+            if name == "map" or value == value
         }
 
     def worst(self) -> list[int]:
