@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convatlas.data.image_data import ImageDataModule
 from convatlas.data.mask_data import SegmentationDataModule
-from convatlas.data.mask_pictures import mask_png, overlay_png
+from convatlas.data.mask_pictures import class_colours, mask_png, overlay_png
 from convatlas.data.object_data import DetectionDataModule
 from convatlas.data.object_pictures import objects_png
 from convatlas.data.objects import Objects, decode_masks
@@ -105,11 +105,12 @@ def _(predictions: MaskPredictions, data: SegmentationDataModule, output: Path) 
     per_class = [
         {
             "class": name,
+            "colour": colour,
             "pixels": int(counts[index].sum()),
             "iou": float(ious[index]) if counts[index].sum() + counts[:, index].sum() else None,
             "accuracy": float(counts[index, index] / counts[index].sum()) if counts[index].sum() else None,
         }
-        for index, name in enumerate(data.class_list.names)
+        for index, (name, colour) in enumerate(zip(data.class_list.names, class_colours(len(ious)), strict=True))
     ]
     scores = {score.index: score for score in predictions.scores}
 
@@ -129,10 +130,10 @@ def _(predictions: MaskPredictions, data: SegmentationDataModule, output: Path) 
 
     return {
         "num_samples": len(predictions.scores),
-        "per_class": per_class,
-        "confusion_matrix": counts.tolist(),
+        "per_class_iou": per_class,
+        "pixel_confusion_matrix": counts.tolist(),
         "worst": [shown(index) for index in predictions.worst],
-        "samples": [shown(index) for index in predictions.sample if index in scores],
+        "segmented": [shown(index) for index in predictions.sample if index in scores],
     }
 
 

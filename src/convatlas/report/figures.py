@@ -44,6 +44,10 @@ PANELS = {
     "loss": Panel("Loss", "~g", ".4f"),
     "top1": Panel("Top-1 accuracy", ".0%", ".2%"),
     "top5": Panel("Top-5 accuracy", ".0%", ".2%"),
+    "mean_iou": Panel("Mean intersection over union", ".0%", ".2%"),
+    "pixel_accuracy": Panel("Pixel accuracy", ".0%", ".2%"),
+    "mean_accuracy": Panel("Mean accuracy of the classes", ".0%", ".2%"),
+    "frequency_weighted_iou": Panel("Frequency-weighted intersection over union", ".0%", ".2%"),
     **{
         f"{kind}_map{suffix}": Panel(f"{kind.capitalize()} AP{at}", ".0%", ".2%")
         for suffix, at in (("", ""), ("_50", " at an IoU of 0.50"), ("_75", " at an IoU of 0.75"))
