@@ -83,7 +83,7 @@ def ratios(name: str, pairs: int, batch: int, side: int, device: torch.device) -
     what = targets(batch, side, device)
 
     def mine() -> float:
-        return step_time(ours, lambda: ours(images, sizes, what), device)  # type: ignore[arg-type, return-value]
+        return step_time(ours, lambda: ours(images, sizes, what), device)
 
     def other() -> float:
         return step_time(theirs, lambda: their_losses(theirs, images, sizes, what), device)

@@ -71,7 +71,7 @@ def test_an_image_without_objects_stays_one(name: str) -> None:
 
 def test_the_whole_is_a_function_of_the_generator() -> None:
     augmentation = ObjectAugmentation(
-        joint={"jitter": ScaleJitter(size=64), "flip": HorizontalFlip()}, steps={"color": ColorJitter(brightness=0.5)}
+        resize=ScaleJitter(size=64), joint={"flip": HorizontalFlip()}, steps={"color": ColorJitter(brightness=0.5)}
     )
     one, same, other = (augmentation(shown(), np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert torch.equal(one.image, same.image)
@@ -80,7 +80,7 @@ def test_the_whole_is_a_function_of_the_generator() -> None:
 
 
 def test_colours_change_the_image_alone() -> None:
-    augmentation = ObjectAugmentation(joint={}, steps={"color": ColorJitter(brightness=0.5)})
+    augmentation = ObjectAugmentation(steps={"color": ColorJitter(brightness=0.5)})
     before, after = shown(), augmentation(shown(), np.random.default_rng(0))
     assert torch.equal(before.boxes, after.boxes)
     assert not torch.equal(before.image, after.image)
@@ -112,7 +112,7 @@ def test_several_short_sides_are_all_drawn() -> None:
     [
         (lambda: HorizontalFlip(p=1.5), r"augment\.joint\.flip\.p=1\.5: expected a probability"),
         (lambda: ResizeShortSide(short_sides=[], long_side=9), r"short_sides=\[\]: expected at least one"),
-        (lambda: ScaleJitter(scale=(2.0, 1.0)), r"scale_jitter\.scale=\[2\.0,1\.0\]: expected two numbers above 0"),
+        (lambda: ScaleJitter(scale=(2.0, 1.0)), r"augment\.resize\.scale=\[2\.0,1\.0\]: expected two numbers above 0"),
     ],
 )
 def test_settings_without_sense_are_refused(make: Any, message: str) -> None:

@@ -62,8 +62,8 @@ def same(one: ObjectBatch, other: ObjectBatch) -> bool:
 
 JITTER = [
     "augment=objects_scale_jitter",
-    "augment.joint.scale_jitter.size=48",
-    "augment.joint.scale_jitter.scale=[0.8,1.2]",
+    "augment.resize.size=48",
+    "augment.resize.scale=[0.8,1.2]",
 ]
 
 

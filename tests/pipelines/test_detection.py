@@ -18,6 +18,7 @@ from convatlas.report.page import write_report
 from convatlas.restore import restored_config
 from pipelines.check import check
 from pipelines.evaluate import TYPES, evaluate
+from pipelines.predict import predict
 from pipelines.train import train
 from tests.conftest import read_json
 from tests.tasks.test_detection import TINY
@@ -81,8 +82,33 @@ def test_an_ensemble_of_detectors_is_refused(detector: dict[str, Any]) -> None:
 
 def test_a_protocol_of_classification_is_refused(detector: dict[str, Any]) -> None:
     config = restored_config("evaluate", [f"run={detector['run']}", "protocol=ten_crop"])
-    with pytest.raises(UserError, match=r"protocol=ten_crop: it is not for detection"):
-        evaluate(config)
+    with pytest.raises(
+        UserError, match=r"protocol: protocol\.views\.resize asks for data\.resize, which these data do not"
+    ):
+        check_config(config, TYPES)
+    with pytest.raises(UserError, match=r"protocol=overlap_tile: it is not for detection"):
+        evaluate(restored_config("evaluate", [f"run={detector['run']}", "protocol=overlap_tile"]))
+
+
+def test_predict_lists_objects_and_draws_them(detector: dict[str, Any], tmp_path: Path) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for index, size in enumerate([(48, 64), (64, 48), (80, 60)]):
+        Image.fromarray(scene(5, index, size).image).save(photographs / f"{index}.png")
+    overrides = [f"checkpoint={detector['run']}", f"images={photographs}", f"output={tmp_path / 'out'}"]
+    result = predict(compose("predict", overrides))
+    assert len(result["predictions"]) == 3
+    objects = [one for row in result["predictions"] for one in row["objects"]]
+    lines = Path(result["csv"]).read_text().splitlines()
+    assert lines[0] == "path,class,score,x0,y0,x1,y1"
+    assert len(lines) == 1 + len(objects)
+    for row, (height, width) in zip(result["predictions"], [(48, 64), (64, 48), (80, 60)], strict=True):
+        for one in row["objects"]:
+            assert one["mask"]["size"] == [height, width]
+            x0, y0, x1, y1 = one["box"]
+            assert 0 <= x0 <= x1 <= width
+            assert 0 <= y0 <= y1 <= height
+    assert Path(result["page"]).read_text().count("data:image/png") == 3
 
 
 CHILD = """
@@ -123,10 +149,3 @@ def test_a_detector_killed_three_times_ends_bit_identical(tmp_path: Path) -> Non
     assert difference(killed, alone) is None
     one, other = (read_json(next(root.iterdir()) / "summary.json") for root in (killed, alone))
     assert one["test"] == other["test"]
-
-
-def photographs(folder: Path) -> None:
-    """Scenes that the run has not seen, of two shapes."""
-    folder.mkdir()
-    for index, size in enumerate([(48, 64), (64, 48), (80, 60)]):
-        Image.fromarray(scene(5, index, size).image).save(folder / f"{index}.png")

@@ -71,9 +71,9 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_as_they_were() -> None:
     task, data = build()
     before = {name: parameter.clone() for name, parameter in task.net.named_parameters()}
     original = data.on_after_batch_transfer
-    data.on_after_batch_transfer = lambda batch, index: original(batch, index)._replace(  # type: ignore[method-assign]
-        images=torch.full_like(batch.images, torch.nan, dtype=torch.float32)
-    )
+    data.on_after_batch_transfer = lambda batch, dataloader_idx: original(  # type: ignore[method-assign]
+        batch, dataloader_idx
+    )._replace(images=torch.full_like(batch.images, torch.nan, dtype=torch.float32))
     with pytest.raises(
         UserError, match=r"train/loss is nan at step 0 \(loss_classifier .*lower optimizer\.learning_rate"
     ):

@@ -91,16 +91,18 @@ class ObjectAugmentation:
     """What is done to an image and its objects.
 
     Args:
-        joint: What is done to both, in order; the first usually resizes.
-        steps: What is done to the image alone after that, in order.
+        resize: Makes both as large as the network sees them; None as in an evaluation, of which the data know.
+        joint: What is done to both after that, in order.
+        steps: What is done to the image alone at the end, in order.
     """
 
-    joint: Mapping[str, ObjectStep]
+    resize: ObjectStep | None = None
+    joint: Mapping[str, ObjectStep] = field(default_factory=dict)
     steps: Mapping[str, Step] = field(default_factory=dict)
 
     def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
         """Change an image and its objects; those of which nothing is left are gone."""
-        for joint in self.joint.values():
+        for joint in (*([] if self.resize is None else [self.resize]), *self.joint.values()):
             shown = joint(shown, generator)
         image = shown.image
         for step in self.steps.values():
@@ -127,7 +129,7 @@ class ResizeShortSide:
 
     def __post_init__(self) -> None:
         if not self.short_sides:
-            raise UserError("augment.joint.resize.short_sides=[]: expected at least one number of pixels")
+            raise UserError("augment.resize.short_sides=[]: expected at least one number of pixels")
 
     def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
         """Resize an image and its objects."""
@@ -153,8 +155,7 @@ class ScaleJitter:
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise UserError(
-                f"augment.joint.scale_jitter.scale=[{self.scale[0]},{self.scale[1]}]: expected two numbers above 0 "
-                "that do not fall"
+                f"augment.resize.scale=[{self.scale[0]},{self.scale[1]}]: expected two numbers above 0 that do not fall"
             )
 
     def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:

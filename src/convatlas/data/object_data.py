@@ -1,6 +1,7 @@
 """The LightningDataModule of object detection."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -83,8 +84,8 @@ class DetectionDataModule(ImageDataModule):
         )
         self.image_size = image_size
         resize = ResizeShortSide(short_sides=[image_size], long_side=long_side)
-        self.evaluation = ObjectAugmentation(joint={"resize": resize})
-        self.augment = augment or self.evaluation
+        self.evaluation = ObjectAugmentation(resize=resize)
+        self.augment = self.evaluation if augment is None else replace(augment, resize=augment.resize or resize)
         found = dataset(in_channels) if root is None else dataset(in_channels, root=root)
         self.class_list = found.class_list
         self.check_classes(num_classes)

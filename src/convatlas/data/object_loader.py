@@ -60,6 +60,17 @@ class ObjectLoader(PrefetchingLoader):
         return Shown(image, torch.from_numpy(objects.boxes[single]), torch.from_numpy(objects.labels[single]), masks)
 
 
+def batch_size(*sizes: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a batch of images of these sizes."""
+    height, width = (-(-max(sides) // MULTIPLE) * MULTIPLE for sides in zip(*sizes, (0, 0), strict=True))
+    return height, width
+
+
+def padded(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """An image or masks (…, h, w) at the top left of (…, height, width), zeros around."""
+    return F.pad(image, [0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2]])
+
+
 class _Pending:
     """A batch whose images threads are preparing."""
 
@@ -71,15 +82,12 @@ class _Pending:
         found = [part for work in self.parts if (part := work.result()) is not None]
         shown = [sample for _, (sample, _) in found]
         sizes = [sample.size for sample in shown]
-        height, width = (-(-max((size[axis] for size in sizes), default=0) // MULTIPLE) * MULTIPLE for axis in (0, 1))
+        whole = batch_size(*sizes)
         channels = shown[0].image.shape[0] if shown else 0
-        pinned = torch.cuda.is_available()
-        images = torch.zeros(len(shown), channels, height, width, dtype=torch.uint8, pin_memory=pinned)
-        masks = []
+        images = torch.zeros(len(shown), channels, *whole, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         for row, sample in zip(images, shown, strict=True):
             row[:, : sample.size[0], : sample.size[1]] = sample.image
-            if sample.masks is not None:
-                masks.append(F.pad(sample.masks, [0, width - sample.size[1], 0, height - sample.size[0]]))
+        masks = [padded(sample.masks, whole) for sample in shown if sample.masks is not None]
         return ObjectBatch(
             images=images,
             sizes=sizes,

@@ -27,7 +27,7 @@ def object_view(folder: Path, evaluation: Mapping[str, Any]) -> dict[str, Any] |
             {
                 "name": row["class"],
                 "objects": f"{row['objects']:,}",
-                "values": [(metric_text("ap", row[name]), f"{100 * (row[name] or 0):.2f}") for name in columns],
+                "values": [(metric_text("box_map", row[name]), f"{100 * (row[name] or 0):.2f}") for name in columns],
             }
             for row in rows
         ],

@@ -21,6 +21,7 @@ from convatlas.report.figures import (
 )
 from convatlas.report.markup import TEMPLATES, image_file, metric_label, metric_text, script_json
 from convatlas.report.masks import mask_view
+from convatlas.report.objects import object_view
 from convatlas.report.run_record import RunRecord, number, read_run
 
 CONFUSIONS = 15
@@ -138,7 +139,7 @@ def _latest(run: RunRecord) -> list[tuple[str, str, str]]:
         return []
     newest = max(run.series.values(), key=lambda series: series.steps[-1])
     rows = [("Step", f"{newest.steps[-1]:,}", f"epoch {newest.epochs[-1]}")]
-    for name in ("train/loss", "val/loss", "val/top1", "val/mean_iou"):
+    for name in ("train/loss", "val/loss", "val/top1", "val/mean_iou", "val/box_map", "val/mask_map"):
         if name in run.series:
             series = run.series[name]
             value = metric_text(name, float(series.values[-1]))
@@ -195,6 +196,7 @@ def _evaluation(key: str, folder: Path, evaluation: Mapping[str, Any], figures: 
         "without_samples": 0,
     }
     view["masks"] = mask_view(key, folder, evaluation, figures)
+    view["objects"] = object_view(folder, evaluation)
     for kind in ("mistakes", "samples"):
         view[kind] = [_picture(folder, shown, evaluation["classes"]) for shown in evaluation.get(kind, ())]
     if evaluation.get("confusion_matrix"):

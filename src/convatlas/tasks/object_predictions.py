@@ -68,9 +68,7 @@ class ObjectPredictions:
 
     def update(self, index: int, said: Detection) -> None:
         """Keep what was found in one image, in pixels of the stored image."""
-        masks = encode_masks(said["masks"].cpu().numpy()) if "masks" in said else None
-        boxes, labels, scores = (said[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
-        self.found.append(Found(index, boxes, labels.astype(np.int64), scores, masks))
+        self.found.append(found_in(index, said))
 
     def gather(self) -> None:
         """Bring the detections of all ranks together and compare them with what is there.
@@ -110,6 +108,13 @@ class ObjectPredictions:
         """Rows spread evenly over the split, at most ``SHOWN``."""
         count = min(SHOWN, len(self.found))
         return [row * len(self.found) // count for row in range(count)]
+
+
+def found_in(index: int, said: Detection) -> Found:
+    """What was found in one image, in pixels of the stored image, off the device and compact."""
+    masks = encode_masks(said["masks"].cpu().numpy()) if "masks" in said else None
+    boxes, labels, scores = (said[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
+    return Found(index, boxes, labels.astype(np.int64), scores, masks)
 
 
 def _score(found: Found, true: Objects) -> ImageScore:
