@@ -21,12 +21,12 @@ from pytorch_lightning.utilities import move_data_to_device
 from convatlas.cli import execute
 from convatlas.config import fill_num_classes, plain
 from convatlas.console import print_fields
-from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
-from convatlas.run.identity import run_id, weights_fingerprint
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.run.identity import initial_weights, run_id
+from convatlas.tasks.base import Task
 
 KEPT_CHECKPOINTS = 4
 """best, last, the previous one, and the one being written."""
@@ -48,20 +48,24 @@ def check(config: DictConfig) -> dict[str, Any]:
     quiet_libraries()
     pl.seed_everything(config.seed, verbose=False)
     found = {}
-    data: ClassificationDataModule = instantiate(config.data)
+    data: ImageDataModule = instantiate(config.data)
     fill_num_classes(config, len(data.class_list.names))
     ranks = world_size(config.trainer)
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     found["class_list"] = f"{len(data.class_list.names)} classes, hash {data.class_list.hash[:12]}"
     found["data"] = ", ".join(f"{data.num_samples(split):,} {split}" for split in ("train", "val", "test"))
 
-    identity = run_id(plain(config), data.fingerprint, weights_fingerprint(config.model.weights))
+    settings = plain(config)
+    identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
     run = RunDirectory.choose(config.run.root, identity, config.run.fresh)
     state = run.summary.get("state", "new")
     found["run"] = f"{run.path} ({state})"
-    task: ClassificationTask = instantiate(
+    task: Task = instantiate(
         config.model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
     )
+    task.check_data(data)
+    if task.loaded:
+        found["weights"] = ", ".join(map(str, task.loaded))
     size = _checkpoint_bytes(task, config)
     found["disk"] = _disk(Path(config.run.root), size)
     trainer = build_trainer(config.trainer, logger=False, enable_checkpointing=False)
@@ -81,7 +85,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     return found
 
 
-def _checkpoint_bytes(task: ClassificationTask, config: DictConfig) -> int:
+def _checkpoint_bytes(task: Task, config: DictConfig) -> int:
     """Weights and as many numbers of optimizer state a weight: one for SGD's momentum, two for Adam's moments."""
     weights: int = sum(tensor.numel() * tensor.element_size() for tensor in task.net.state_dict().values())
     return weights * (2 if config.optimizer.algorithm.get("momentum") is not None else 3)

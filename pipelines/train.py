@@ -23,7 +23,7 @@ from convatlas.cli import execute
 from convatlas.clock import STARTUP
 from convatlas.config import fill_num_classes, plain
 from convatlas.console import metric_text, print_fields, print_result
-from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
 from convatlas.rank import is_rank_zero
@@ -31,13 +31,13 @@ from convatlas.run.callbacks import Throughput, progress
 from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, newest_checkpoint, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
-from convatlas.run.identity import run_id, weights_fingerprint
+from convatlas.run.identity import initial_weights, run_id
 from convatlas.run.lock import RunLock
 from convatlas.run.process_state import ProcessStates
 from convatlas.run.provenance import collect_provenance
 from convatlas.run.saving import RunCheckpoints
 from convatlas.run.stopping import StopSignals
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.tasks.base import Task
 from convatlas.tracking.local_record import LocalRecord, cut_back
 from convatlas.tracking.mirrors import close_mirrors
 
@@ -72,12 +72,12 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     quiet_libraries()
     pl.seed_everything(config.seed, verbose=False)
-    data: ClassificationDataModule = instantiate(config.data)
+    data: ImageDataModule = instantiate(config.data)
     fill_num_classes(config, len(data.class_list.names))
     STARTUP.mark("data")
 
     settings = plain(config)
-    identity = run_id(settings, data.fingerprint, weights_fingerprint(config.model.weights))
+    identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
     ranks = world_size(config.trainer)
     if config.run.fresh and ranks > 1:
         raise UserError(f"run.fresh=true: {ranks} ranks cannot agree on a new attempt; give it a run.root of its own")
@@ -91,9 +91,10 @@ def train(config: DictConfig) -> dict[str, Any]:
     # 3. otherwise model.weights is the start, 4. otherwise the seed's own initial weights are.
     if run.finished:
         return _result(run, already_finished=True)
-    task: ClassificationTask = instantiate(
+    task: Task = instantiate(
         config.model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
     )
+    task.check_data(data)
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     STARTUP.mark("model")
     if is_rank_zero():
@@ -103,7 +104,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     return _result(run, already_finished=False)
 
 
-def _run(config: DictConfig, run: RunDirectory, data: ClassificationDataModule, task: ClassificationTask) -> None:
+def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task) -> None:
     resume_from, resume_step = None, 0
     if (newest := newest_checkpoint(run.last, run.previous)) is not None:
         resume_from, resume_step = newest[0], newest[1]["global_step"]
@@ -150,8 +151,8 @@ def _run(config: DictConfig, run: RunDirectory, data: ClassificationDataModule, 
 def _trainer(
     config: DictConfig,
     run: RunDirectory,
-    data: ClassificationDataModule,
-    task: ClassificationTask,
+    data: ImageDataModule,
+    task: Task,
     loggers: list[Logger],
     stop: StopSignals,
 ) -> pl.Trainer:
@@ -175,9 +176,7 @@ def _trainer(
     )
 
 
-def _announce(
-    config: DictConfig, run: RunDirectory, data: ClassificationDataModule, task: ClassificationTask, step: int
-) -> None:
+def _announce(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task, step: int) -> None:
     ranks = world_size(config.trainer)
     accumulation = config.trainer.accumulate_grad_batches
     batch = data.global_batch_size
@@ -192,6 +191,7 @@ def _announce(
         "data": f"{data.name}: {data.num_samples('train'):,} train, {data.num_samples('val'):,} val, "
         f"{data.num_samples('test'):,} test images in {len(data.class_list.names):,} classes",
         "model": f"{task.name}: {parameters:,} parameters",
+        **({"weights": ", ".join(map(str, task.loaded))} if task.loaded else {}),
         "batch": f"global {batch} = {ranks} rank{'s' * (ranks > 1)} × {batch // ranks // accumulation} "
         f"× {accumulation} accumulation; {steps:,} steps/epoch × {epochs} epochs = {steps * epochs:,} steps",
         "lr": recipe.arithmetic(batch) if recipe else "",
@@ -200,9 +200,7 @@ def _announce(
     print_fields(fields)
 
 
-def _summary(
-    trainer: pl.Trainer, task: ClassificationTask, data: ClassificationDataModule, best: dict[str, Any]
-) -> dict[str, Any]:
+def _summary(trainer: pl.Trainer, task: Task, data: ImageDataModule, best: dict[str, Any]) -> dict[str, Any]:
     best_value = next(item.best_value for item in trainer.checkpoint_callbacks if isinstance(item, RunCheckpoints))
     return {
         "epochs": trainer.current_epoch,

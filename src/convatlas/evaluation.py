@@ -1,15 +1,20 @@
 """Evaluate a network on a split and write down what it said."""
 
 from collections.abc import Mapping
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Trainer
 
-from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.image_data import ImageDataModule
+from convatlas.data.mask_data import SegmentationDataModule
+from convatlas.data.mask_pictures import mask_png, overlay_png
 from convatlas.data.thumbnails import thumbnail_png
 from convatlas.jsonio import dumps, write_atomic
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.tasks.base import Task
+from convatlas.tasks.confusion import class_ious
+from convatlas.tasks.mask_predictions import MaskPredictions
 from convatlas.tasks.predictions import Predictions
 
 CENTER_CROP: Mapping[str, Any] = {"name": "center_crop"}
@@ -20,8 +25,8 @@ SHOWN = 24
 
 def evaluate_split(
     trainer: Trainer,
-    task: ClassificationTask,
-    data: ClassificationDataModule,
+    task: Task,
+    data: ImageDataModule,
     checkpoint: str | list[str],
     output: Path,
     protocol: Mapping[str, Any] = CENTER_CROP,
@@ -37,16 +42,18 @@ def evaluate_split(
         protocol: The test protocol that task and data follow, as it is written down.
 
     Returns:
-        The metrics ``<split>/loss``, ``<split>/top1``, ``<split>/top5``.
+        The metrics ``<split>/loss``, ``<split>/top1`` and so on.
     """
     trainer.test(task, datamodule=data, verbose=False)
     metrics = {
         name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(f"{data.split}/")
     }
-    predictions = task.predictions
-    if trainer.is_global_zero and predictions is not None:
+    if trainer.is_global_zero:
         about = {"split": data.split, "protocol": protocol, "checkpoint": checkpoint, "metrics": metrics}
-        _write(about, predictions, data, evaluation_file(output, data.split, str(protocol["name"])))
+        file = evaluation_file(output, data.split, str(protocol["name"]))
+        (file.parent / data.split).mkdir(parents=True, exist_ok=True)
+        result = {**about, "classes": list(data.class_list.names), **details(task.predictions, data, file.parent)}
+        write_atomic(file, dumps(result, indent=1))
     return metrics
 
 
@@ -55,8 +62,14 @@ def evaluation_file(output: Path, split: str, protocol: str) -> Path:
     return output / (f"{split}.json" if protocol == CENTER_CROP["name"] else f"{split}-{protocol}.json")
 
 
-def _write(about: Mapping[str, Any], predictions: Predictions, data: ClassificationDataModule, file: Path) -> None:
-    (file.parent / data.split).mkdir(parents=True, exist_ok=True)
+@singledispatch
+def details(predictions: object, data: ImageDataModule, output: Path) -> dict[str, Any]:
+    """What predictions say by class and of single images, whose pictures go to ``output/<split>``."""
+    raise TypeError(f"predictions of {type(predictions).__name__}")
+
+
+@details.register
+def _(predictions: Predictions, data: ImageDataModule, output: Path) -> dict[str, Any]:
     confusion = predictions.confusion_matrix()
     counts = confusion.sum(dim=1)
     per_class = [
@@ -67,19 +80,53 @@ def _write(about: Mapping[str, Any], predictions: Predictions, data: Classificat
         }
         for index, (name, count) in enumerate(zip(data.class_list.names, counts, strict=True))
     ]
-    result = {
-        **about,
+    return {
         "num_samples": len(predictions.indices),
-        "classes": list(data.class_list.names),
         "per_class": per_class,
         "confusion_matrix": confusion.tolist(),
-        "mistakes": [_shown(predictions, row, data, file.parent) for row in predictions.mistakes(SHOWN)],
-        "samples": [_shown(predictions, row, data, file.parent) for row in predictions.sample(SHOWN)],
+        "mistakes": [_shown(predictions, row, data, output) for row in predictions.mistakes(SHOWN)],
+        "samples": [_shown(predictions, row, data, output) for row in predictions.sample(SHOWN)],
     }
-    write_atomic(file, dumps(result, indent=1))
 
 
-def _shown(predictions: Predictions, row: int, data: ClassificationDataModule, output: Path) -> dict[str, Any]:
+@details.register
+def _(predictions: MaskPredictions, data: SegmentationDataModule, output: Path) -> dict[str, Any]:
+    counts, ious = predictions.counts, class_ious(predictions.counts)
+    per_class = [
+        {
+            "class": name,
+            "pixels": int(counts[index].sum()),
+            "iou": float(ious[index]) if counts[index].sum() + counts[:, index].sum() else None,
+            "accuracy": float(counts[index, index] / counts[index].sum()) if counts[index].sum() else None,
+        }
+        for index, name in enumerate(data.class_list.names)
+    ]
+    scores = {score.index: score for score in predictions.scores}
+
+    def shown(index: int) -> dict[str, Any]:
+        pictures = {}
+        image, mask = data.load(data.split, index), data.mask(data.split, index)
+        for kind, png in (
+            ("image", thumbnail_png(image)),
+            ("label_overlay", overlay_png(image, mask)),
+            ("prediction_overlay", overlay_png(image, predictions.masks[index])),
+            ("prediction", mask_png(predictions.masks[index])),
+        ):
+            pictures[kind] = f"{data.split}/{index:06d}-{kind}.png"
+            (output / pictures[kind]).write_bytes(png)
+        score = scores[index]
+        return {"path": data.path(data.split, index), **score._asdict(), **pictures}
+
+    return {
+        "num_samples": len(predictions.scores),
+        "per_class": per_class,
+        "confusion_matrix": counts.tolist(),
+        "worst": [shown(index) for index in predictions.worst],
+        "samples": [shown(index) for index in predictions.sample if index in scores],
+    }
+
+
+def _shown(predictions: Predictions, row: int, data: ImageDataModule, output: Path) -> dict[str, Any]:
     index = int(predictions.indices[row])
     name = f"{data.split}/{index:06d}.png"
     (output / name).write_bytes(thumbnail_png(data.load(data.split, index)))

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+VOID = 255
+"""The label of a pixel that belongs to no class; it counts neither in losses nor in metrics."""
+
 
 class Batch(NamedTuple):
     """Images with their labels.
@@ -36,4 +39,34 @@ class ViewBatch(NamedTuple):
 
     images: list[list[Tensor]]
     labels: Tensor
+    indices: Tensor
+
+
+class SegmentationBatch(NamedTuple):
+    """Crops of images with the class of every pixel, for training.
+
+    Attributes:
+        images: (N, C, H, W), uint8 as loaded, float32 normalised once on the device; channels last in memory.
+        labels: Class of each pixel, (N, H, W), uint8 as loaded, int64 on the device; ``VOID`` does not count.
+        indices: Position of each image in its split, (N,) int64.
+        weights: Of each pixel in the loss, (N, H, W) float32; None where all count alike.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    weights: Tensor | None = None
+
+
+class WholeImageBatch(NamedTuple):
+    """Whole images of any sizes with the class of every pixel, for evaluation.
+
+    Attributes:
+        images: Each (C, H, W); types as in ``SegmentationBatch``.
+        labels: Class of each pixel, each (H, W).
+        indices: Position of each image in its split, (N,) int64.
+    """
+
+    images: list[Tensor]
+    labels: list[Tensor]
     indices: Tensor

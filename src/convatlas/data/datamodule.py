@@ -50,6 +50,7 @@ class ClassificationDataModule(ImageDataModule):
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
     """
 
+    problem = "classification"
     views: Views | None = None
 
     def __init__(

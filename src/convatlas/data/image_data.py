@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -59,7 +59,10 @@ class ImageDataModule(LightningDataModule, ABC):
         UserError: Numbers that do not fit together; names the key.
     """
 
+    problem: ClassVar[str]
+    """What the images are for, as the task calls it too."""
     class_list: ClassList
+    image_size: int
     sources: Mapping[Split, ImageSource]
     members: Mapping[Split, NDArray[np.int64]]
 

@@ -14,7 +14,7 @@ class Architecture(nn.Module, ABC):
         in_channels: Channels of the input.
     """
 
-    image_size: ClassVar[int] = 224
+    image_size: int = 224
     """Height and width of the paper's images, in pixels."""
     classifier_name: ClassVar[str] = "fc"
     """The layer that knows the number of classes, as it is called in the state dict."""

@@ -30,6 +30,11 @@ class Segmenter(Architecture):
     renewed: ClassVar[tuple[str, ...]] = ()
     """Starts of the names that the stages of a staged training do not share."""
 
+    border: int = 0
+    """Pixels on each side of an image that have no output."""
+    size_step: int = 1
+    """Distance of the sizes that it takes, in pixels: 1 where it takes all."""
+
     def output_size(self, image_size: int) -> int:
         """Height and width of the output for images of a height and width, in pixels.
 
@@ -37,6 +42,10 @@ class Segmenter(Architecture):
             UserError: The network does not take such images.
         """
         return image_size
+
+    def input_size(self, length: int) -> int:
+        """The smallest height or width of an image whose output has ``length`` pixels or more."""
+        return length
 
     def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Put the backbone's state dict, as a trained classification network, into this network's names and shapes."""

@@ -27,7 +27,6 @@ class UNet(Segmenter):
         in_channels: Channels of the input.
     """
 
-    image_size = 572
     classifier_name = "classifier"
 
     def __init__(
@@ -45,7 +44,14 @@ class UNet(Segmenter):
         self.backbone = None
         self.in_channels = in_channels
         self.padding = padding
+        self.image_size = 572 if padding == "valid" else 512
         self.levels = levels
+        self.size_step = step = 1 << (levels - 1)
+        lost = 0 if padding == "same" else 4  # by each pair of convolutions
+        self.border = lost * (3 * step - 2) // 2
+        self.smallest = 2 * self.border + next(
+            side for side in range(1, step + 1) if (side + lost * (step - 1)) % step == 0
+        )
         widths = [width * 2**level for level in range(levels)]
         self.contracting, self.pool = nn.ModuleList(), nn.MaxPool2d(2)
         for channels in widths:
@@ -74,15 +80,17 @@ class UNet(Segmenter):
         Raises:
             UserError: Each pooling must find an even number of pixels, and some must be left at the end.
         """
-        step, lost = 1 << (self.levels - 1), 0 if self.padding == "same" else 4  # by each pair of convolutions
-        border = lost * (3 * step - 2)
-        smallest = border + next(side for side in range(1, step + 1) if (side + lost * (step - 1)) % step == 0)
-        if image_size < smallest or (image_size - smallest) % step:
+        if image_size < self.smallest or (image_size - self.smallest) % self.size_step:
             raise UserError(
-                f"data.image_size={image_size}: expected {smallest} or a multiple of {step} more, which a U-Net of "
-                f"{self.levels} levels with {self.padding} convolutions halves exactly"
+                f"data.image_size={image_size}: expected {self.smallest} or a multiple of {self.size_step} more, "
+                f"which a U-Net of {self.levels} levels with {self.padding} convolutions halves exactly"
             )
-        return image_size - border
+        return image_size - 2 * self.border
+
+    def input_size(self, length: int) -> int:
+        """The smallest height or width of an image whose output has ``length`` pixels or more."""
+        more = length + 2 * self.border - self.smallest
+        return self.smallest + max(0, -(-more // self.size_step)) * self.size_step
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, num_classes, h, w) of their central part."""

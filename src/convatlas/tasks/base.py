@@ -1,7 +1,7 @@
 """What the tasks of all problem types share: where weights come from, the optimizer, the check of the loss."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pytorch_lightning import LightningModule
@@ -12,6 +12,14 @@ from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
 from convatlas.models.weights import LoadedWeights, load_weights
 from convatlas.tasks.optimization import OptimizerRecipe, Schedule
+
+
+class Images(Protocol):
+    """What a task asks of a data module."""
+
+    name: str
+    problem: str
+    image_size: int
 
 
 class Task(LightningModule):
@@ -32,6 +40,8 @@ class Task(LightningModule):
         loaded: What became of the weights that it starts from.
     """
 
+    problem: ClassVar[str]
+    """What it is about, as its data call it too: ``classification``, ``segmentation``."""
     monitor: ClassVar[str]
     """The metric that the best checkpoint is best by."""
     mode: ClassVar[Literal["min", "max"]] = "max"
@@ -58,6 +68,17 @@ class Task(LightningModule):
             self.loaded.append(load_weights(net, weights, reset_classifier=reset_classifier))
         if channels_last:
             net.to(memory_format=torch.channels_last)
+
+    def check_data(self, data: Images) -> None:
+        """Refuse images that the network is not for.
+
+        Raises:
+            UserError: Data of another problem, or an image size that the network does not take.
+        """
+        if data.problem != self.problem:
+            raise UserError(
+                f"data={data.name} is for {data.problem}, model={self.name} for {self.problem}; expected both for one"
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the schedule stepped after each optimizer step."""

@@ -35,6 +35,7 @@ class ClassificationTask(Task):
         schedule: The learning-rate schedule; None likewise.
     """
 
+    problem = "classification"
     monitor = "val/top1"
 
     def __init__(
