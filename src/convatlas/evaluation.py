@@ -1,6 +1,7 @@
 """Evaluate a network on a split and write down what it said."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from convatlas.tasks.confusion import class_ious
 from convatlas.tasks.mask_predictions import MaskPredictions
 from convatlas.tasks.predictions import Predictions
 
-CENTER_CROP: Mapping[str, Any] = {"name": "center_crop"}
-"""The test protocol that goes without saying."""
+USUAL_PROTOCOLS = ("center_crop", "whole_image")
+"""The test protocols that go without saying."""
 SHOWN = 24
 """Mistakes and sample predictions kept with their images."""
 
@@ -29,7 +30,7 @@ def evaluate_split(
     data: ImageDataModule,
     checkpoint: str | list[str],
     output: Path,
-    protocol: Mapping[str, Any] = CENTER_CROP,
+    protocol: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate every sample of ``data.split`` once and write down the result, with images beside it.
 
@@ -39,11 +40,12 @@ def evaluate_split(
         data: The images.
         checkpoint: Where the weights come from, as it is written down.
         output: The folder to write to, ``evaluation_file``; only rank zero writes.
-        protocol: The test protocol that task and data follow, as it is written down.
+        protocol: The test protocol that task and data follow, as it is written down; None is the task's usual one.
 
     Returns:
         The metrics ``<split>/loss``, ``<split>/top1`` and so on.
     """
+    protocol = protocol or {"name": task.usual_protocol}
     trainer.test(task, datamodule=data, verbose=False)
     metrics = {
         name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(f"{data.split}/")
@@ -59,7 +61,7 @@ def evaluate_split(
 
 def evaluation_file(output: Path, split: str, protocol: str) -> Path:
     """Where an evaluation is written: ``<split>.json``, or ``<split>-<protocol>.json``."""
-    return output / (f"{split}.json" if protocol == CENTER_CROP["name"] else f"{split}-{protocol}.json")
+    return output / (f"{split}.json" if protocol in USUAL_PROTOCOLS else f"{split}-{protocol}.json")
 
 
 @singledispatch
@@ -115,7 +117,7 @@ def _(predictions: MaskPredictions, data: SegmentationDataModule, output: Path) 
             pictures[kind] = f"{data.split}/{index:06d}-{kind}.png"
             (output / pictures[kind]).write_bytes(png)
         score = scores[index]
-        return {"path": data.path(data.split, index), **score._asdict(), **pictures}
+        return {"path": data.path(data.split, index), **asdict(score), **pictures}
 
     return {
         "num_samples": len(predictions.scores),

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from convatlas.config import compose, fill_num_classes, overridden_keys, project_path
 from convatlas.errors import UserError
-from convatlas.models.architecture import Architecture
+from convatlas.models.architecture import Architecture, OnBackbone
 from convatlas.models.weights import load_backbone, load_weights
 from convatlas.restore import checkpoint_path, load_net, without_initial_weights
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
@@ -94,7 +94,7 @@ def _build(model: DictConfig, data: DictConfig) -> Network:
         net: Architecture = instantiate(model.net, num_classes=num_classes)
     if model.weights is not None:
         load_weights(net, model.weights, reset_classifier=model.reset_classifier)
-    if backbone_weights is not None:
+    if isinstance(net, OnBackbone) and backbone_weights is not None:
         load_backbone(net, backbone_weights)
     return Network(model.name, net, data.image_size or net.image_size, trained)
 

@@ -1,9 +1,10 @@
 """What all networks have in common, whatever they say of an image."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Architecture(nn.Module, ABC):
@@ -18,6 +19,8 @@ class Architecture(nn.Module, ABC):
     """Height and width of the paper's images, in pixels."""
     classifier_name: ClassVar[str] = "fc"
     """The layer that knows the number of classes, as it is called in the state dict."""
+    background_outputs: ClassVar[int] = 0
+    """Outputs of that layer that stand for no class of the list."""
     num_classes: int
     in_channels: int
 
@@ -29,3 +32,19 @@ class Architecture(nn.Module, ABC):
     @abstractmethod
     def reset_classifier(self, num_classes: int) -> None:
         """Replace what depends on the number of classes by newly initialised layers with ``num_classes`` outputs."""
+
+
+class OnBackbone(Architecture):
+    """A network that stands on a classification network, whose training can be carried over."""
+
+    carried: ClassVar[tuple[str, ...]]
+    """Starts of the names whose tensors a trained classification network brings."""
+
+    @property
+    @abstractmethod
+    def classifier_body(self) -> Architecture | None:
+        """The classification network, without what this one has no use for; None where there is none."""
+
+    @abstractmethod
+    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Put the state dict of the trained classification network into this network's names and shapes."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convatlas.models.architecture import Architecture
+from convatlas.models.architecture import Architecture, OnBackbone
 from convatlas.models.classifier import Classifier
 from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.resnet import CifarResNet, ResNet
@@ -16,7 +16,7 @@ from convatlas.models.resnet import CifarResNet, ResNet
 ResidualBackbone = ResNet | CifarResNet
 
 
-class Segmenter(Architecture):
+class Segmenter(OnBackbone):
     """A network that maps images (N, in_channels, H, W) float32 to class logits of every pixel.
 
     They are (N, num_classes, H, W), or smaller where the network has no padding: then they are of the image's central
@@ -26,7 +26,6 @@ class Segmenter(Architecture):
     backbone: Classifier | None
     """The classification network it stands on, without its classifier."""
     carried: ClassVar[tuple[str, ...]] = ("backbone.",)
-    """Starts of the names whose tensors a trained backbone brings."""
     renewed: ClassVar[tuple[str, ...]] = ()
     """Starts of the names that the stages of a staged training do not share."""
 
@@ -34,6 +33,11 @@ class Segmenter(Architecture):
     """Pixels on each side of an image that have no output."""
     size_step: int = 1
     """Distance of the sizes that it takes, in pixels: 1 where it takes all."""
+
+    @property
+    def classifier_body(self) -> Architecture | None:
+        """The backbone."""
+        return self.backbone
 
     def output_size(self, image_size: int) -> int:
         """Height and width of the output for images of a height and width, in pixels.
@@ -48,7 +52,7 @@ class Segmenter(Architecture):
         return length
 
     def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Put the backbone's state dict, as a trained classification network, into this network's names and shapes."""
+        """Leave out the classifier and put the names under ``backbone``."""
         if self.backbone is None:
             raise ValueError(f"{type(self).__name__} has no backbone")
         head = f"{classifier_head(self.backbone)}."

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor
 
 from convatlas.errors import UserError
-from convatlas.models.architecture import Architecture
+from convatlas.models.architecture import Architecture, OnBackbone
 from convatlas.models.segmenter import Segmenter
 from convatlas.torchfile import read_torch_file
 
@@ -117,7 +117,7 @@ def load_weights(net: Architecture, source: str, *, reset_classifier: bool = Fal
     num_classes = net.num_classes
     classifier = found.get(f"{net.classifier_name}.bias")
     if reset_classifier and classifier is not None:
-        net.reset_classifier(len(classifier))
+        net.reset_classifier(len(classifier) - net.background_outputs)
     expected = net.state_dict()
     renewed = net.renewed if isinstance(net, Segmenter) else ()
     new = [name for name in expected if name not in found and name.startswith(renewed)]
@@ -129,7 +129,7 @@ def load_weights(net: Architecture, source: str, *, reset_classifier: bool = Fal
     return LoadedWeights(source, tuple(loaded), tuple(new), tuple(unused))
 
 
-def load_backbone(net: Segmenter, source: str) -> LoadedWeights:
+def load_backbone(net: OnBackbone, source: str) -> LoadedWeights:
     """Carry a trained classification network over into the network that stands on it.
 
     Args:
@@ -140,13 +140,14 @@ def load_backbone(net: Segmenter, source: str) -> LoadedWeights:
         UserError: The network has no backbone; the weights are not the backbone's: names and shapes, ten at most.
     """
     key = "model.backbone.weights"
-    if net.backbone is None:
+    body = net.classifier_body
+    if body is None:
         raise UserError(f"{key}={source}: {type(net).__name__} has no backbone; expected null, and model.weights")
-    classifier = _read(key, net.backbone, source)
+    classifier = _read(key, body, source)
     carried = net.carry_over(classifier)
     new = [name for name in net.state_dict() if not name.startswith(net.carried)]
     _load(net, f"{key}={source}", carried, new)
-    unused = [name for name in classifier if name.startswith(f"{net.backbone.classifier_name}.")]
+    unused = [name for name in classifier if name.startswith(f"{body.classifier_name}.")]
     return LoadedWeights(source, tuple(carried), tuple(new), tuple(unused))
 
 
@@ -162,7 +163,8 @@ def _load(net: Architecture, where: str, found: Mapping[str, Tensor], new: Colle
     problems = {
         # Files from before torch 0.4.1 lack the count of batches that BatchNorm has seen; torch takes them too.
         "missing": [name for name in expected if name not in found and not name.endswith("num_batches_tracked")],
-        "unexpected": [name for name in found if name not in expected],
+        # Frozen BatchNorm has statistics and no count.
+        "unexpected": [name for name in found if name.replace("num_batches_tracked", "running_mean") not in expected],
         "misshapen": [
             f"{name} {tuple(found[name].shape)} for {tuple(expected[name].shape)}"
             for name in expected

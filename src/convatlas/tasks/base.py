@@ -1,7 +1,8 @@
 """What the tasks of all problem types share: where weights come from, the optimizer, the check of the loss."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -12,14 +13,7 @@ from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
 from convatlas.models.weights import LoadedWeights, load_weights
 from convatlas.tasks.optimization import OptimizerRecipe, Schedule
-
-
-class Images(Protocol):
-    """What a task asks of a data module."""
-
-    name: str
-    problem: str
-    image_size: int
+from convatlas.tasks.protocols import Images, Predicted
 
 
 class Task(LightningModule):
@@ -38,12 +32,12 @@ class Task(LightningModule):
 
     Attributes:
         loaded: What became of the weights that it starts from.
+        predictions: What the last evaluation said of each image; None before.
     """
 
-    problem: ClassVar[str]
-    """What it is about, as its data call it too: ``classification``, ``segmentation``."""
-    monitor: ClassVar[str]
-    """The metric that the best checkpoint is best by."""
+    problem: ClassVar[str]  # as its data call it too
+    usual_protocol: ClassVar[str]  # how an evaluation that is not told otherwise shows images
+    monitor: ClassVar[str]  # what the best checkpoint is best by
     mode: ClassVar[Literal["min", "max"]] = "max"
 
     def __init__(
@@ -64,17 +58,18 @@ class Task(LightningModule):
         self.optimizer_recipe = optimizer
         self.schedule = schedule
         self.loaded: list[LoadedWeights] = []
+        self.predictions: Predicted | None = None
         if weights is not None:
             self.loaded.append(load_weights(net, weights, reset_classifier=reset_classifier))
         if channels_last:
             net.to(memory_format=torch.channels_last)
 
-    def check_data(self, data: Images) -> None:
-        """Refuse images that the network is not for.
+    @abstractmethod
+    def loss(self, output: Any, batch: Any) -> Tensor:
+        """The training loss of what the network returned for a batch, a scalar."""
 
-        Raises:
-            UserError: Data of another problem, or an image size that the network does not take.
-        """
+    def check_data(self, data: Images) -> None:
+        """Refuse data of another problem, or images that the network does not take, with a ``UserError``."""
         if data.problem != self.problem:
             raise UserError(
                 f"data={data.name} is for {data.problem}, model={self.name} for {self.problem}; expected both for one"
@@ -91,12 +86,7 @@ class Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def log_step(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
-        """Log a training step, and look now and then whether its loss is finite.
-
-        Args:
-            loss: The training loss, a scalar.
-            parts: What else is logged of the step, such as the terms of a sum.
-        """
+        """Log a training step, with the terms of its loss, and look now and then whether the loss is finite."""
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check_finite(loss)
         self.last_loss = loss.detach()

@@ -36,6 +36,7 @@ class ClassificationTask(Task):
     """
 
     problem = "classification"
+    usual_protocol = "center_crop"
     monitor = "val/top1"
 
     def __init__(

@@ -1,6 +1,6 @@
 """What a network said of the images of one evaluation, from all ranks."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,8 @@ SHOWN = 12
 """Images whose predicted masks are kept: the worst, and as many spread over the split."""
 
 
-class ImageScore(NamedTuple):
+@dataclass(frozen=True, order=True)
+class ImageScore:
     """How well one image was segmented.
 
     Attributes:
@@ -50,6 +51,11 @@ class MaskPredictions:
         self.sample = [row * num_samples // count for row in range(count)]
         self.scores: list[ImageScore] = []
         self.masks: dict[int, Tensor] = {}
+
+    @property
+    def num_samples(self) -> int:
+        """Number of images, once they are gathered."""
+        return len(self.scores)
 
     @property
     def worst(self) -> list[int]:

@@ -12,10 +12,11 @@ from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.segmenter import Segmenter
 from convatlas.models.unet import centre
 from convatlas.models.weights import load_backbone
-from convatlas.tasks.base import Images, Task
+from convatlas.tasks.base import Task
 from convatlas.tasks.confusion import PixelConfusion
 from convatlas.tasks.mask_predictions import MaskPredictions
 from convatlas.tasks.optimization import OptimizerRecipe, Schedule
+from convatlas.tasks.protocols import Images
 
 
 class SegmentationTask(Task):
@@ -43,6 +44,7 @@ class SegmentationTask(Task):
     """
 
     problem = "segmentation"
+    usual_protocol = "whole_image"
     monitor = "val/mean_iou"
     net: Segmenter
 
