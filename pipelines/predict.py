@@ -1,15 +1,16 @@
-"""Predict the classes of images with a trained network.
+"""Predict the classes of images, or of their pixels, with a trained network.
 
     convatlas predict checkpoint=runs/RUN/checkpoints/best.ckpt images=photos/
     convatlas predict checkpoint=runs/RUN images='scans/*.png' output=scans-predicted
 
-Writes predictions.csv, predictions.json and predictions.html, a page with the pictures.
+Writes predictions.csv, predictions.json and predictions.html, a page with the pictures; of a segmentation network also
+masks/, the class of every pixel with VOC's colours.
 """
 
 import csv
 import glob
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from convatlas.cli import execute
 from convatlas.console import print_fields, print_table
 from convatlas.data.augment import center_crop
 from convatlas.data.decode import IMAGE_SUFFIXES, decode_file
+from convatlas.data.mask_pictures import class_colours, mask_png, overlay_png
 from convatlas.data.thumbnails import thumbnail_png
 from convatlas.errors import UserError
 from convatlas.jsonio import dumps, write_atomic
+from convatlas.models.dense_views import DenseViews
+from convatlas.models.segmenter import Segmenter
 from convatlas.report.predictions import write_prediction_page
 from convatlas.restore import checkpoint_path, load_net
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
@@ -34,13 +38,14 @@ SHOWN = 10
 
 
 def predict(config: DictConfig) -> dict[str, Any]:
-    """Classify images as the checkpoint's network does in evaluation: its resize, centre crop and normalisation.
+    """Classify images, or their pixels, as the checkpoint's network does in evaluation.
 
     Args:
         config: Composed from ``conf/predict.yaml``.
 
     Returns:
-        ``predictions`` (path, class, confidence and the ``top`` classes of each image) and the files written.
+        ``predictions`` (path, class, confidence and the ``top`` classes of each image; of pixels also the ``mask``, and
+        shares of the image in place of probabilities) and the files written.
 
     Raises:
         UserError: No images, an unreadable image or checkpoint.
@@ -54,6 +59,8 @@ def predict(config: DictConfig) -> dict[str, Any]:
     net = load_net(checkpoint).to(device)
     mean, std = (torch.tensor(data[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))
 
+    if isinstance(net, Segmenter):
+        return _segment(net, paths, lambda image: (image.to(device) / 255 - mean[0]) / std[0], metadata, config)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(paths), config.batch_size):
         batch = paths[start : start + config.batch_size]
@@ -62,7 +69,35 @@ def predict(config: DictConfig) -> dict[str, Any]:
         with torch.inference_mode():
             probabilities = net((inputs / 255 - mean) / std).softmax(dim=1).cpu()
         rows += [_row(*item, classes, config.top_k) for item in zip(batch, images, probabilities, strict=True)]
-    return _write(rows, Path(config.output))
+    return _write(rows, Path(config.output), "the most probable classes of each")
+
+
+def _segment(
+    net: Segmenter,
+    paths: Sequence[Path],
+    normalised: Callable[[Tensor], Tensor],
+    metadata: Mapping[str, Any],
+    config: DictConfig,
+) -> dict[str, Any]:
+    """Say the class of every pixel of whole images, one after the other."""
+    classes = metadata["class_list"]
+    colours = class_colours(len(classes))
+    folder = Path(config.output) / "masks"
+    _make(folder)
+    rows = []
+    for number, path in enumerate(paths):
+        image = decode_file(path, metadata["config"]["data"]["in_channels"])
+        with torch.inference_mode():
+            (scores,) = DenseViews()(net, [normalised(image)])
+        mask = scores.argmax(dim=0).to(torch.uint8).cpu()
+        file = folder / f"{number:06d}-{path.stem}.png"
+        file.write_bytes(mask_png(mask))
+        shares = torch.bincount(mask.flatten().long(), minlength=len(classes)) / mask.numel()
+        row = _row(path, image, shares, classes, config.top_k)
+        for item in row["top"]:
+            item["colour"] = colours[classes.index(item["class"])]
+        rows.append({**row, "mask": str(file), "thumbnail": overlay_png(image, mask)})
+    return _write(rows, Path(config.output), "the classes that cover most of each")
 
 
 def _find_images(images: str) -> list[Path]:
@@ -91,16 +126,21 @@ def _row(path: Path, image: Tensor, probabilities: Tensor, classes: list[str], t
     }
 
 
-def _write(rows: list[dict[str, Any]], output: Path) -> dict[str, Any]:
+def _make(folder: Path) -> None:
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
+        raise UserError(f"output={folder}: cannot be written ({error.strerror})") from error
+
+
+def _write(rows: list[dict[str, Any]], output: Path, remark: str) -> dict[str, Any]:
+    _make(output)
     table, page = output / "predictions.csv", output / "predictions.html"
-    write_prediction_page(rows, page)
+    write_prediction_page(rows, page, remark)
     predictions = [{key: value for key, value in row.items() if key != "thumbnail"} for row in rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["path", "prediction", "confidence"], extrasaction="ignore")
+    columns = ["path", "prediction", "confidence", *(["mask"] if "mask" in rows[0] else [])]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(predictions)
     write_atomic(table, text.getvalue())

@@ -10,7 +10,7 @@ from pytorch_lightning import Trainer
 
 from convatlas.data.image_data import ImageDataModule
 from convatlas.data.mask_data import SegmentationDataModule
-from convatlas.data.mask_pictures import mask_png, overlay_png
+from convatlas.data.mask_pictures import class_colours, mask_png, overlay_png
 from convatlas.data.thumbnails import thumbnail_png
 from convatlas.jsonio import dumps, write_atomic
 from convatlas.tasks.base import Task
@@ -97,11 +97,12 @@ def _(predictions: MaskPredictions, data: SegmentationDataModule, output: Path) 
     per_class = [
         {
             "class": name,
+            "colour": colour,
             "pixels": int(counts[index].sum()),
             "iou": float(ious[index]) if counts[index].sum() + counts[:, index].sum() else None,
             "accuracy": float(counts[index, index] / counts[index].sum()) if counts[index].sum() else None,
         }
-        for index, name in enumerate(data.class_list.names)
+        for index, (name, colour) in enumerate(zip(data.class_list.names, class_colours(len(ious)), strict=True))
     ]
     scores = {score.index: score for score in predictions.scores}
 
@@ -121,10 +122,10 @@ def _(predictions: MaskPredictions, data: SegmentationDataModule, output: Path) 
 
     return {
         "num_samples": len(predictions.scores),
-        "per_class": per_class,
-        "confusion_matrix": counts.tolist(),
+        "per_class_iou": per_class,
+        "pixel_confusion_matrix": counts.tolist(),
         "worst": [shown(index) for index in predictions.worst],
-        "samples": [shown(index) for index in predictions.sample if index in scores],
+        "segmented": [shown(index) for index in predictions.sample if index in scores],
     }
 
 

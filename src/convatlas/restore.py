@@ -75,6 +75,7 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
     else:
         with open_dict(config):
             config.data = OmegaConf.create(stored["data"] | {"augment": None})
+            config.augment = None
         OmegaConf.set_struct(config.data, True)
         for override in data_values:
             _set(config, override.key_or_group, override.value())

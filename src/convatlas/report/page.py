@@ -20,6 +20,7 @@ from convatlas.report.figures import (
     curves,
 )
 from convatlas.report.markup import TEMPLATES, image_file, metric_label, metric_text, script_json
+from convatlas.report.masks import mask_view
 from convatlas.report.run_record import RunRecord, number, read_run
 
 CONFUSIONS = 15
@@ -137,7 +138,7 @@ def _latest(run: RunRecord) -> list[tuple[str, str, str]]:
         return []
     newest = max(run.series.values(), key=lambda series: series.steps[-1])
     rows = [("Step", f"{newest.steps[-1]:,}", f"epoch {newest.epochs[-1]}")]
-    for name in ("train/loss", "val/loss", "val/top1"):
+    for name in ("train/loss", "val/loss", "val/top1", "val/mean_iou"):
         if name in run.series:
             series = run.series[name]
             value = metric_text(name, float(series.values[-1]))
@@ -193,6 +194,7 @@ def _evaluation(key: str, folder: Path, evaluation: Mapping[str, Any], figures: 
         "confusions": [],
         "without_samples": 0,
     }
+    view["masks"] = mask_view(key, folder, evaluation, figures)
     for kind in ("mistakes", "samples"):
         view[kind] = [_picture(folder, shown, evaluation["classes"]) for shown in evaluation.get(kind, ())]
     if evaluation.get("confusion_matrix"):
