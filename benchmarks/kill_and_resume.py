@@ -100,9 +100,8 @@ def signal_in(owner: type, method: str, call: int, number: int) -> None:
     setattr(owner, method, counted)
 
 
-def outcome(root: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """The final and the best weights of the run under a root, and its record without the clock's entries."""
-    (run,) = root.iterdir()
+def outcome(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """The final and the best weights of a run, and its record without the clock's entries."""
     last, best = (read_checkpoint(run / "checkpoints" / f"{name}.ckpt")["state_dict"] for name in ("last", "best"))
     lines = [
         {name: value for name, value in line.items() if name not in CLOCK}
@@ -111,9 +110,15 @@ def outcome(root: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor
     return last, best, lines
 
 
-def difference(root: Path, expected: Path) -> str | None:
-    """What differs between the runs under two roots; None where they are equal."""
-    (last, best, lines), (expected_last, expected_best, expected_lines) = outcome(root), outcome(expected)
+def only_run(root: Path) -> Path:
+    """The one run under a root."""
+    (run,) = root.iterdir()
+    return run
+
+
+def difference(run: Path, expected: Path) -> str | None:
+    """What differs between two runs; None where they are equal."""
+    (last, best, lines), (expected_last, expected_best, expected_lines) = outcome(run), outcome(expected)
     for name, weights, others in (("last", last, expected_last), ("best", best, expected_best)):
         unequal = [key for key in others if not torch.equal(weights[key], others[key])]
         if unequal:
@@ -148,7 +153,7 @@ def main() -> None:
                 if not finished:
                     kills += 1
                     print(f"run {runs}, kill {kills}: in call {call} of {moment}", flush=True)
-            found = difference(root, alone)
+            found = difference(only_run(root), only_run(alone))
             print(f"run {runs}: {found or 'equal to the run that was never killed'}", flush=True)
             if found:
                 sys.exit(1)

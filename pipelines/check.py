@@ -15,17 +15,13 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt
 from pytorch_lightning.utilities import move_data_to_device
 
 from convatlas.cli import execute
-from convatlas.config import fill_num_classes, plain
 from convatlas.console import print_fields
-from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
-from convatlas.run.directory import RunDirectory
+from convatlas.planning import TYPES, plan_run
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
-from convatlas.run.identity import initial_weights, run_id
 from convatlas.tasks.base import Task
 
 KEPT_CHECKPOINTS = 4
@@ -48,16 +44,12 @@ def check(config: DictConfig) -> dict[str, Any]:
     quiet_libraries()
     pl.seed_everything(config.seed, verbose=False)
     found = {}
-    data: ImageDataModule = instantiate(config.data)
-    fill_num_classes(config, len(data.class_list.names))
+    run, data = plan_run(config)
     ranks = world_size(config.trainer)
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     found["class_list"] = f"{len(data.class_list.names)} classes, hash {data.class_list.hash[:12]}"
     found["data"] = ", ".join(f"{data.num_samples(split):,} {split}" for split in ("train", "val", "test"))
 
-    settings = plain(config)
-    identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
-    run = RunDirectory.choose(config.run.root, identity, config.run.fresh)
     state = run.summary.get("state", "new")
     found["run"] = f"{run.path} ({state})"
     task: Task = instantiate(
@@ -111,4 +103,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(check, show, {"seed": NonNegativeInt, "run.root": str, "run.fresh": bool})
+    execute(check, show, TYPES)

@@ -17,7 +17,7 @@ from convatlas.cli import execute
 from convatlas.console import metric_text, print_table
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import living_owner
+from convatlas.run.lock import run_state
 
 
 def runs(config: DictConfig) -> dict[str, Any]:
@@ -36,15 +36,8 @@ def runs(config: DictConfig) -> dict[str, Any]:
     if not root.is_dir():
         raise UserError(f"root={root}: no such directory; expected the folder that holds the runs")
     found = [RunDirectory(path.parent) for path in sorted(root.glob("*/summary.json"))]
-    summaries = [{"run": str(run.path), **run.summary, "state": _state(run)} for run in found]
+    summaries = [{"run": str(run.path), **run.summary, "state": run_state(run)} for run in found]
     return {"runs": sorted(summaries, key=lambda summary: summary["started"], reverse=True)}
-
-
-def _state(run: RunDirectory) -> str:
-    state = str(run.summary["state"])
-    if state == "running" and living_owner(run.path / "lock.json") is None:
-        return "interrupted"
-    return state
 
 
 def _reported(summary: Mapping[str, Any]) -> list[str]:

@@ -11,48 +11,35 @@ last.ckpt and exits with status 75.
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from pytorch_lightning.loggers.logger import Logger
 
 from convatlas.cli import execute
 from convatlas.clock import STARTUP
-from convatlas.config import fill_num_classes, plain
+from convatlas.config import plain
 from convatlas.console import metric_text, print_fields, print_result
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
+from convatlas.planning import TYPES, plan_run
 from convatlas.rank import is_rank_zero
+from convatlas.run.buckets import SettledBuckets
 from convatlas.run.callbacks import Throughput, progress
 from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, newest_checkpoint, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
-from convatlas.run.identity import initial_weights, run_id
 from convatlas.run.lock import RunLock
 from convatlas.run.process_state import ProcessStates
 from convatlas.run.provenance import collect_provenance
 from convatlas.run.saving import RunCheckpoints
-from convatlas.run.stopping import StopSignals
+from convatlas.run.stopping import Preempted, StopSignals
 from convatlas.tasks.base import Task
 from convatlas.tracking.local_record import LocalRecord, cut_back
 from convatlas.tracking.mirrors import close_mirrors
-
-TYPES = {
-    "seed": NonNegativeInt,
-    "run.root": str,
-    "run.fresh": bool,
-    "run.checkpoint_minutes": PositiveFloat,
-    "run.checkpoint_steps": PositiveInt | None,
-    "data.split": Literal["test"],
-    "trainer.max_epochs": PositiveInt,
-    "trainer.log_every_n_steps": PositiveInt,
-    "trainer.devices": PositiveInt | Literal["auto"],
-}
-"""What a run asks of keys beyond their constructors."""
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -68,25 +55,22 @@ def train(config: DictConfig) -> dict[str, Any]:
         UserError: A mistake in the configuration, the data or the run directory, before the first step; an image
             that cannot be decoded, a loss that is not finite or a full disk, when it is met; a run that another
             process owns.
+        RankLostError: Another rank ended or fell silent.
         Preempted: SIGTERM or SIGUSR1 came, and ``last`` is saved; the exit status is 75.
     """
     quiet_libraries()
     pl.seed_everything(config.seed, verbose=False)
-    data: ImageDataModule = instantiate(config.data)
-    fill_num_classes(config, len(data.class_list.names))
+    run, data = plan_run(config)
     STARTUP.mark("data")
 
-    settings = plain(config)
-    identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
     ranks = world_size(config.trainer)
-    if config.run.fresh and ranks > 1:
-        raise UserError(f"run.fresh=true: {ranks} ranks cannot agree on a new attempt; give it a run.root of its own")
+    if config.run.fresh and ranks > 1:  # one may look before another has made it, the other after
+        raise UserError(f"run.fresh=true: {ranks} ranks cannot agree on a new attempt; give run.attempt={run.attempt}")
     if not config.trainer.limit_val_batches or config.trainer.check_val_every_n_epoch > config.trainer.max_epochs:
         raise UserError(
             "trainer.limit_val_batches and trainer.check_val_every_n_epoch: no epoch would be validated, "
             "expected at least one: the best checkpoint is chosen there"
         )
-    run = RunDirectory.choose(config.run.root, identity, config.run.fresh)
     # The order of resume: 1. a finished run is shown, 2. an unfinished one goes on from its last checkpoint,
     # 3. otherwise model.weights is the start, 4. otherwise the seed's own initial weights are.
     if run.finished:
@@ -136,16 +120,19 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
         summary["skipped_images"] = run.num_skipped()
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # Lightning turns Ctrl-C into SystemExit
-        state = "preempted" if stop.received and interrupted else "interrupted" if interrupted else "failed"
-        summary = {"state": state, "reason": f"{type(error).__name__}: {error}"}
+        outcome = stop.outcome(error)
+        interrupted = isinstance(outcome, KeyboardInterrupt | SystemExit)  # Lightning turns Ctrl-C into SystemExit
+        state = "preempted" if isinstance(outcome, Preempted) else "interrupted" if interrupted else "failed"
+        summary = {"state": state, "reason": f"{type(outcome).__name__}: {outcome}"}
+        if outcome is not error:
+            raise outcome from error
         raise
     finally:
-        stop.restore()
         if is_rank_zero():
             seconds = round(earlier_seconds + time.monotonic() - started, 1)
             run.update(**summary, train_seconds=seconds, ended=now())
         close_mirrors(loggers, exit_code=0 if summary["state"] == "finished" else 1)
+    stop.restore()  # not after a failure: the launcher then ends this rank too, whose status is to be its own
 
 
 def _trainer(
@@ -159,6 +146,7 @@ def _trainer(
     callbacks = [
         CheckpointMetadata(run.run_id, plain(config), data.class_list),
         ProcessStates(),
+        SettledBuckets(),
         stop,
         RunCheckpoints(
             run,

@@ -3,13 +3,11 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.kill_and_resume import difference
-from convatlas.tracking.local_record import read_metrics
+from benchmarks.kill_and_resume import difference, only_run
 from tests.conftest import SMALL, read_json
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "convatlas"]
@@ -39,21 +37,39 @@ def test_two_ranks_make_one_run_and_count_every_sample_once(tmp_path: Path) -> N
     assert result["metrics"]["test/top1"] == pytest.approx(correct / 1000)
 
 
+CHILD = """
+import os, sys
+from benchmarks.kill_and_resume import child
+if os.environ["RANK"] != "1":  # only one rank is told to stop
+    del sys.argv[2:]
+child()
+"""
+
+
 @pytest.mark.slow
-def test_two_ranks_told_to_stop_go_on_bit_identical(tmp_path: Path) -> None:
-    overrides = ["trainer.max_epochs=6", "trainer.log_every_n_steps=1"]
-    torchrun(tmp_path, *overrides, f"run.root={tmp_path / 'alone'}")
-    root = tmp_path / "stopped"
-    command = [*LAUNCH, "train", *SMALL, "trainer.accelerator=cpu", *overrides, f"run.root={root}"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not any(
-        len(read_metrics(path)) > 12 for path in root.glob("*/metrics.jsonl")
-    ):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) != 0
-    (run,) = root.iterdir()
+@pytest.mark.parametrize("moment", ["step", "validation", "test"])
+def test_where_one_of_two_ranks_is_told_to_stop_both_do_and_go_on_bit_identical(
+    moment: str, two_ranks: Path, tmp_path: Path
+) -> None:
+    run_child(tmp_path, moment, "3", str(int(signal.SIGTERM)))
+    run = only_run(tmp_path)
     assert read_json(run / "summary.json")["state"] == "preempted"
-    torchrun(tmp_path, *overrides, f"run.root={root}")
-    assert difference(root, tmp_path / "alone") is None
+    run_child(tmp_path)
+    assert difference(run, only_run(two_ranks)) is None
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a run with dropout on two ranks that nothing happened to."""
+    root = tmp_path_factory.mktemp("two-ranks")
+    run_child(root)
+    assert read_json(only_run(root) / "summary.json")["state"] == "finished"
+    return root
+
+
+def run_child(root: Path, *signal_in: str) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    done = subprocess.run(
+        [*launch, sys.executable, "-c", CHILD, str(root), *signal_in], capture_output=True, text=True, timeout=400
+    )
+    assert (done.returncode == 0) == (not signal_in), done.stderr

@@ -23,7 +23,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_configurations_pipelines_images_and_licences(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tracked = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "conf", "pipelines", "src"], capture_output=True, text=True, check=True
+        ["git", "-C", str(ROOT), "ls-files", "conf", "pipelines", "slurm", "src"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     for path in tracked:
         inside = path.removeprefix("src/") if path.startswith("src/") else f"convatlas/{path}"

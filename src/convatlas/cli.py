@@ -6,6 +6,7 @@ Results go to standard output; progress, logs and errors go to standard error.
 import ast
 import os
 import runpy
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 from convatlas.clock import STARTUP
 from convatlas.config import check_config, project_path
 from convatlas.config import compose as compose_config
-from convatlas.errors import UserError
+from convatlas.errors import ReportedError
 from convatlas.jsonio import dumps
 from convatlas.rank import is_rank_zero
 
@@ -57,7 +58,7 @@ def execute(
     """Compose the configuration, run a pipeline, print its result and exit.
 
     The exit status is 0, or what ``status`` makes of the result; 2 for a mistake that the user can mend; 75 for a run
-    that a signal stopped and the same command goes on with; 1 for anything else.
+    that a signal stopped and the same command goes on with; 1 for anything else, a lost rank included.
 
     Args:
         pipeline: A function of the composed configuration; its name is that of ``conf/<name>.yaml``.
@@ -76,12 +77,15 @@ def execute(
         check_config(config, {"format": Literal["text", "json"], **types})
         STARTUP.mark("composition")
         result = pipeline(config)
-    except Exception as error:
-        mistake = _user_error(error)
-        if mistake is None:
+    except BaseException as error:
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            # A launcher now ends the other ranks: the status of each is to be its own, to the last moment.
+            signal.signal(number, signal.SIG_IGN)
+        reported = _reported(error)
+        if reported is None:
             raise
-        sys.stderr.write(f"convatlas: error: {mistake}\n")
-        sys.exit(2)
+        sys.stderr.write(f"convatlas: error: {reported}\n")
+        sys.exit(reported.status)
     sys.stdout.flush()
     os.dup2(results, 1)
     if not is_rank_zero():
@@ -94,9 +98,9 @@ def execute(
     sys.exit(status(result))
 
 
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind an exception; Hydra wraps what constructors raise."""
-    while error is not None and not isinstance(error, UserError):
+def _reported(error: BaseException | None) -> ReportedError | None:
+    """What is to be told behind an exception; Hydra wraps what constructors raise."""
+    while error is not None and not isinstance(error, ReportedError):
         error = error.__cause__
     return error
 

@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_core import SchemaError
 
 from convatlas.errors import UserError
+from convatlas.rank import num_nodes, ranks_per_node
 
 SMALL_IMAGE = 64
 """Images with fewer pixels a side take the small-input stem of a network."""
@@ -50,6 +51,8 @@ OmegaConf.register_new_resolver(
     lambda image_size: "small" if image_size is not None and image_size < SMALL_IMAGE else "imagenet",
     replace=True,
 )
+OmegaConf.register_new_resolver("num_nodes", num_nodes, replace=True)
+OmegaConf.register_new_resolver("ranks_per_node", ranks_per_node, replace=True)
 
 
 def project_path(name: str) -> Path:

@@ -1,9 +1,23 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions whose message is all that a person needs."""
 
 
-class UserError(Exception):
-    """A mistake in the command, the configuration or the data.
+class ReportedError(Exception):
+    """What the command line prints as one line, without a traceback."""
 
-    The message is one line; it names the key or file to change and what was expected. The command line
-    prints it without a traceback and exits with status 2.
+    status: int
+    """The exit status."""
+
+
+class UserError(ReportedError):
+    """A mistake in the command, the configuration or the data, which the user can mend.
+
+    The message is one line; it names the key or file to change and what was expected.
     """
+
+    status = 2
+
+
+class RankLostError(ReportedError):
+    """Another rank ended or fell silent; what it said is in its own output."""
+
+    status = 1

@@ -58,7 +58,7 @@ def test_a_training_batch() -> None:
         assert (batch.images.shape, batch.images.dtype) == ((6, 3, 64, 64), torch.uint8)
         assert (batch.labels.shape, batch.labels.dtype) == ((6, 64, 64), torch.uint8)
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
-        assert set(batch.labels.unique().tolist()) <= {*range(5), VOID}
+        assert set(batch.labels.flatten().tolist()) <= {*range(5), VOID}
         assert batch.weights is None
 
 
@@ -149,7 +149,7 @@ def voc(tmp_path: Path) -> Path:
 def test_the_layout_of_voc(voc: Path) -> None:
     data = module(*VOC, f"data.root={voc}")
     assert data.class_list.names == ("background", *CLASSES)
-    assert {split: data.num_samples(split) for split in ("train", "val", "test")} == {"train": 9, "val": 1, "test": 4}  # type: ignore[arg-type]
+    assert {split: data.num_samples(split) for split in ("train", "val", "test")} == {"train": 9, "val": 1, "test": 4}
     shown = scene(0, 11, (48, 80))
     assert np.array_equal(data.mask("test", 1), shown.semantic())
     assert (data.mask("test", 1) == VOID).any()
@@ -200,7 +200,7 @@ def test_folders_of_images_and_masks_with_a_tuning_split(tmp_path: Path) -> None
             Image.new("L", (40, 40), number % 2).save(tmp_path / "masks" / split / f"{number}.png")
     (tmp_path / "classes.txt").write_text("paper\nink\n")
     data = module("data=mask_folders", f"data.root={tmp_path}", "data.image_size=32", "data.global_batch_size=2")
-    assert [data.num_samples(split) for split in ("train", "val", "test")] == [3, 3, 3]  # type: ignore[arg-type]
+    assert [data.num_samples(split) for split in ("train", "val", "test")] == [3, 3, 3]
     assert data.path("val", 1).endswith("images/val/1.jpg")
 
 

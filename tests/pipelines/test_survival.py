@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kill_and_resume import OVERRIDES, difference, run_once
+from benchmarks.kill_and_resume import OVERRIDES, difference, only_run, run_once
 from convatlas.config import compose
 from convatlas.errors import UserError
 from convatlas.run.checkpoints import read_checkpoint
@@ -34,7 +34,7 @@ def test_a_run_killed_four_times_ends_bit_identical_with_every_line_once(alone: 
         assert run_once(tmp_path, moment, call) == -signal.SIGKILL
         assert state(tmp_path) == "interrupted"
     assert run_once(tmp_path) == 0
-    assert difference(tmp_path, alone) is None
+    assert difference(only_run(tmp_path), only_run(alone)) is None
     (run,) = tmp_path.iterdir()
     assert sorted(path.name for path in (run / "checkpoints").glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     first, second = (read_json(next(root.iterdir()) / "summary.json") for root in (tmp_path, alone))
@@ -53,7 +53,7 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(
     (run,) = tmp_path.iterdir()
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == saved
     assert run_once(tmp_path) == 0
-    assert difference(tmp_path, alone) is None
+    assert difference(only_run(tmp_path), only_run(alone)) is None
 
 
 def test_a_truncated_checkpoint_costs_the_steps_since_the_one_before(alone: Path, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_truncated_checkpoint_costs_the_steps_since_the_one_before(alone: Path
     last = run / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:10_000])
     assert run_once(tmp_path) == 0
-    assert difference(tmp_path, alone) is None
+    assert difference(only_run(tmp_path), only_run(alone)) is None
 
 
 def test_two_processes_on_one_run_are_one_too_many(alone: Path, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import torch
 
 from convatlas.config import check_config, compose
 from convatlas.errors import UserError
+from convatlas.planning import TYPES
 from convatlas.run.checkpoints import read_checkpoint
 from convatlas.tracking.local_record import read_metrics
-from pipelines.train import TYPES, show, train
+from pipelines.train import show, train
 from tests.conftest import SMALL, read_json
 from tests.fixtures import write_image_folder
 

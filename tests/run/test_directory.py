@@ -9,7 +9,7 @@ from convatlas.run.directory import RunDirectory
 
 def test_fresh_takes_the_first_free_name(tmp_path: Path) -> None:
     def path(fresh: bool) -> str:
-        run = RunDirectory.choose(str(tmp_path), "r-s0", fresh)
+        run = RunDirectory.choose(str(tmp_path), "r-s0", 1, fresh)
         run.create()
         return run.path.name
 

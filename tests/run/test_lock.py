@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -62,6 +63,48 @@ def test_who_is_dead(tmp_path: Path, change: dict[str, object], silent: float, a
         then = path.stat().st_mtime - silent
         os.utime(path, (then, then))
         assert (living_owner(path) is not None) == alive
+
+
+@pytest.fixture
+def owned_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The lock of a run that process 1 of job 4711 owns on another machine."""
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.01)
+    path = tmp_path / "lock.json"
+    owner = {"host": "elsewhere", "pid": 1, "process_start": 1, "since": "2026", "slurm_job": "4711"}
+    path.write_text(json.dumps(owner))
+    return path
+
+
+def test_an_owner_elsewhere_whose_heart_beats_is_alive(
+    owned_elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beat = threading.Timer(0.3, os.utime, [owned_elsewhere])
+    beat.start()
+    with pytest.raises(UserError, match="process 1 on elsewhere, SLURM job 4711"), RunLock(owned_elsewhere.parent):
+        pass
+    assert "waiting for a sign of life" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_an_owner_elsewhere_that_ends_or_stays_silent_makes_room(
+    owned_elsewhere: Path, released: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if released:
+        threading.Timer(0.3, owned_elsewhere.unlink).start()
+    else:
+        monkeypatch.setattr(lock, "DEAD_SECONDS", 0.3)
+    with RunLock(owned_elsewhere.parent):
+        assert json.loads(owned_elsewhere.read_text())["pid"] == os.getpid()
+
+
+def test_an_earlier_attempt_of_the_same_job_is_dead_at_once(
+    owned_elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "POLL_SECONDS", 1000)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with RunLock(owned_elsewhere.parent):
+        assert living_owner(owned_elsewhere) is not None
 
 
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

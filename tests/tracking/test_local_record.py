@@ -1,6 +1,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from convatlas.errors import UserError
 from convatlas.tracking.local_record import LocalRecord, cut_back, read_metrics
 
 
@@ -25,6 +28,12 @@ def test_a_resumed_record_has_every_step_once(tmp_path: Path) -> None:
     for step in range(4, 8):
         record.log_metrics({"train/loss": float(step)}, step=step)
     assert [line["step"] for line in read_metrics(path)] == list(range(8))
+
+
+def test_a_record_that_cannot_be_written_is_a_mistake_to_mend(tmp_path: Path) -> None:
+    record = LocalRecord(tmp_path / "gone" / "metrics.jsonl", "r")
+    with pytest.raises(UserError, match=r"run\.root: .*metrics\.jsonl cannot be written \(No such file"):
+        record.log_metrics({"train/loss": 0.5}, step=7)
 
 
 def test_no_record_reads_as_no_lines(tmp_path: Path) -> None:

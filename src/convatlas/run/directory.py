@@ -18,10 +18,12 @@ class RunDirectory:
 
     Args:
         path: The directory; it need not exist.
+        attempt: Which of the attempts at the same run this is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, attempt: int = 1) -> None:
         self.path = path
+        self.attempt = attempt
         self.run_id = path.name
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
@@ -31,14 +33,10 @@ class RunDirectory:
         self.skipped = path / "skipped_images.txt"
 
     @classmethod
-    def choose(cls, root: str, run_id: str, fresh: bool) -> "RunDirectory":
-        """The directory of a run, or with ``fresh`` the first free one beside it: ``…-a2``, ``…-a3``."""
-        run = cls(Path(root) / run_id)
-        attempt = 1
-        while fresh and run.path.exists():
-            attempt += 1
-            run = cls(Path(root) / f"{run_id}-a{attempt}")
-        return run
+    def choose(cls, root: str, run_id: str, attempt: int, fresh: bool) -> "RunDirectory":
+        """The directory of a run's attempt: ``…``, ``…-a2``, ``…-a3``; with ``fresh`` the first free one from there."""
+        run = cls(Path(root) / (run_id if attempt == 1 else f"{run_id}-a{attempt}"), attempt)
+        return cls.choose(root, run_id, attempt + 1, fresh) if fresh and run.path.exists() else run
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -50,6 +48,16 @@ class RunDirectory:
     def finished(self) -> bool:
         """Whether the run came to its planned end."""
         return self.summary.get("state") == "finished"
+
+    @property
+    def jobs(self) -> list[dict[str, Any]]:
+        """The SLURM jobs that were submitted for the run, the oldest first."""
+        path = self.path / "jobs.json"
+        return json.loads(path.read_text()) if path.is_file() else []
+
+    def add_job(self, **entries: Any) -> None:
+        """Remember a job that was submitted."""
+        write_atomic(self.path / "jobs.json", dumps([*self.jobs, entries], indent=2))
 
     def create(self) -> None:
         """Make the directory.

@@ -3,16 +3,25 @@
 import logging
 import os
 import warnings
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
+from pydantic import PositiveFloat
 from pytorch_lightning import Trainer
+from pytorch_lightning.strategies import DDPStrategy
 
 from convatlas.errors import UserError
+from convatlas.rank import by_srun, by_torchrun, num_nodes, ranks_per_node
+from convatlas.run.srun import SrunEnvironment
 
 
 def world_size(trainer: DictConfig) -> int:
@@ -23,19 +32,57 @@ def world_size(trainer: DictConfig) -> int:
     return int(devices) * int(trainer.num_nodes)
 
 
-def build_trainer(config: DictConfig, **arguments: Any) -> Trainer:
+def ddp(timeout_minutes: PositiveFloat) -> DDPStrategy:
+    """Distributed data parallel: each rank has the whole network, gradients are averaged (Li et al. 2020).
+
+    Args:
+        timeout_minutes: How long a rank may keep the others waiting before it counts as lost.
+    """
+    return DDPStrategy(timeout=timedelta(minutes=timeout_minutes), gradient_as_bucket_view=True)
+
+
+def build_trainer(config: DictConfig, plugins: Sequence[Any] = (), **arguments: Any) -> Trainer:
     """Make the trainer of a configuration; data are dealt to the ranks by the data module alone.
 
     Raises:
-        UserError: Lightning refuses a setting, such as an accelerator that is not there.
+        UserError: Lightning refuses a setting, such as an accelerator that is not there; the launcher has started
+            another number of ranks; ``sync_batchnorm`` without GPUs.
     """
+    ranks = world_size(config)
+    environment = _environment()
+    if environment.creates_processes_externally and ranks != num_nodes() * ranks_per_node():
+        raise UserError(
+            f"trainer.devices={config.devices} trainer.num_nodes={config.num_nodes}: "
+            f"{ranks_per_node()} ranks on each of {num_nodes()} nodes were started; leave both keys out"
+        )
+    if ranks == 1:
+        arguments["strategy"] = "auto"
     try:
-        trainer: Trainer = instantiate(config, use_distributed_sampler=False, enable_model_summary=False, **arguments)
+        trainer: Trainer = instantiate(
+            config,
+            plugins=[*plugins, environment],
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            **arguments,
+        )
     except InstantiationException as error:
         if isinstance(error.__cause__, MisconfigurationException | ValueError):
             raise UserError(f"trainer: {' '.join(str(error.__cause__).split())}") from error
         raise
+    if config.sync_batchnorm and ranks > 1 and trainer.strategy.root_device.type == "cpu":
+        raise UserError("trainer.sync_batchnorm=true: PyTorch has it for GPUs only; leave it out on CPUs")
     return trainer
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an exception says that another rank ended or fell silent; gloo's have no class of their own."""
+    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _environment() -> ClusterEnvironment:
+    if by_torchrun():
+        return TorchElasticEnvironment()
+    return SrunEnvironment() if by_srun() else LightningEnvironment()
 
 
 def quiet_libraries() -> None:
@@ -45,6 +92,8 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning 2.6 with torch 2.15: nothing that a user could change.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # Metrics are reduced over the ranks once, where they are computed.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True\)`")
     # A resumed run writes into its own directory: that is meant.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     # Our loader runs threads, not processes: advice about worker processes does not apply to it.

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -13,12 +14,14 @@ from types import TracebackType
 
 from convatlas.errors import UserError
 from convatlas.jsonio import dumps, write_atomic
-from convatlas.run.directory import now
+from convatlas.run.directory import RunDirectory, now
 
 HEARTBEAT_SECONDS = 15.0
 """How often an owner shows that it is alive."""
 DEAD_SECONDS = 120.0
 """An owner on another machine that was silent for so long is dead."""
+POLL_SECONDS = 1.0
+"""How often one looks for its sign of life."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Owner:
         process_start: When it started, in the kernel's clock ticks: a number may be given to another process later.
         since: When it took the run, UTC.
         slurm_job: Its SLURM job.
+        slurm_restart: How often that was requeued before.
     """
 
     host: str
@@ -38,12 +42,14 @@ class Owner:
     process_start: int | None
     since: str
     slurm_job: str | None
+    slurm_restart: int = 0
 
     @classmethod
     def this_process(cls) -> "Owner":
         """Who would own a run that this process takes now."""
         pid = os.getpid()
-        return cls(platform.node(), pid, process_start(pid), now(), os.environ.get("SLURM_JOB_ID"))
+        job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        return cls(platform.node(), pid, process_start(pid), now(), job, restart)
 
     def __str__(self) -> str:
         job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
@@ -58,6 +64,9 @@ class RunLock:
 
     Args:
         directory: The run's directory, which exists.
+
+    An owner on another machine shows by its heartbeat whether it is alive: until it does, or has been silent for too
+    long, a second process waits. An earlier attempt of the same SLURM job is dead: SLURM runs a job once at a time.
 
     Raises:
         UserError: On entering, another process owns it and is alive.
@@ -76,7 +85,7 @@ class RunLock:
             except OSError as error:
                 raise UserError(f"run.root: {self._guard} cannot be locked ({error.strerror})") from error
             owner = living_owner(self.path)
-            if owner is not None:
+            if owner is not None and not self._has_died(owner):
                 raise UserError(
                     f"run {self.path.parent} is owned by {owner}: wait for it, end it, or give run.fresh=true for "
                     "another attempt"
@@ -91,6 +100,21 @@ class RunLock:
         self._stop.set()
         self._heart.join()
         self.path.unlink(missing_ok=True)
+
+    def _has_died(self, owner: Owner) -> bool:
+        me = Owner.this_process()
+        if owner.host == me.host:
+            return False
+        if owner.slurm_job is not None and owner.slurm_job == me.slurm_job and owner.slurm_restart < me.slurm_restart:
+            return True
+        sys.stderr.write(f"convatlas: run {self.path.parent}: waiting for a sign of life of its owner, {owner}\n")
+        with contextlib.suppress(FileNotFoundError):  # it has ended by itself
+            last_beat = self.path.stat().st_mtime
+            while living_owner(self.path) == owner:
+                if self.path.stat().st_mtime != last_beat:
+                    return False
+                time.sleep(POLL_SECONDS)
+        return True
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -110,6 +134,12 @@ def living_owner(path: Path) -> Owner | None:
     else:
         alive = silent < DEAD_SECONDS
     return owner if alive else None
+
+
+def run_state(run: RunDirectory) -> str:
+    """The state of a run: ``running``, ``finished``, ``preempted`` …; ``interrupted`` where the owner is dead."""
+    state = str(run.summary.get("state", "not started"))
+    return "interrupted" if state == "running" and living_owner(run.path / "lock.json") is None else state
 
 
 def process_start(pid: int) -> int | None:

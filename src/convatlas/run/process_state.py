@@ -9,6 +9,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torchmetrics import Metric
 
+from convatlas.errors import UserError
+
 KEY = "process_states"
 """Where a checkpoint holds them, one for each rank."""
 
@@ -39,7 +41,19 @@ class ProcessStates(Callback):
         self._loaded = checkpoint[KEY]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore this rank's state."""
+        """Restore this rank's state.
+
+        Raises:
+            UserError: The ranks have read different checkpoints.
+        """
+        steps: list[Any] = [trainer.global_step]
+        if trainer.world_size > 1:
+            steps = [None] * trainer.world_size
+            torch.distributed.all_gather_object(steps, trainer.global_step)
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"run.root: the ranks have read checkpoints of the steps {steps}; is it on a disk that all nodes share?"
+            )
         if self._loaded:
             # Lightning would do so itself, but counting the steps for the schedule makes it build the loader before it
             # reads the checkpoint. All ranks are at the same place.

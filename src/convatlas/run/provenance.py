@@ -1,6 +1,7 @@
 """What exactly produced a run: code, environment, command."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -31,6 +32,11 @@ SLURM = (
     "SLURM_RESTART_COUNT",
 )
 
+SOURCE = Path(__file__).resolve().parents[3]
+"""The top of the checkout, or of its snapshot, that the code runs from; some folder for an installed package."""
+STATE = "git.json"
+"""What a snapshot was taken of."""
+
 
 def collect_provenance(data_fingerprint: str, class_list_hash: str) -> dict[str, Any]:
     """Gather the provenance of a run that starts now.
@@ -41,7 +47,7 @@ def collect_provenance(data_fingerprint: str, class_list_hash: str) -> dict[str,
         "started": now(),
         "command": shlex.join(["convatlas", Path(sys.argv[0]).stem, *sys.argv[1:]]),
         "directory": str(Path.cwd()),
-        "git": _git(),
+        "git": source_state(SOURCE),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "host": {
@@ -57,9 +63,11 @@ def collect_provenance(data_fingerprint: str, class_list_hash: str) -> dict[str,
     }
 
 
-def _git() -> dict[str, Any] | None:
-    """Commit and uncommitted diff of the checkout that the code runs from; None for an installed package."""
-    source = Path(__file__).resolve().parents[3]
+def source_state(source: Path) -> dict[str, Any] | None:
+    """Commit and uncommitted changes of a checkout, or what a snapshot was taken of; None for an installed package."""
+    if (source / STATE).is_file():
+        state: dict[str, Any] = json.loads((source / STATE).read_text())
+        return state
     if not (source / "pyproject.toml").is_file():
         return None
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from convatlas.run.agreement import Agreement
 from convatlas.run.directory import RunDirectory
 from convatlas.run.stopping import StopSignals
 
@@ -47,6 +48,7 @@ class RunCheckpoints(Checkpoint):
         self._is_pending = False
         self._stopping = False
         self._saved_at = 0.0
+        self._agreement = Agreement()
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -59,6 +61,7 @@ class RunCheckpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._saved_at = time.monotonic()
+        self._agreement.open(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """The step before is recorded."""
@@ -77,10 +80,9 @@ class RunCheckpoints(Checkpoint):
             )  # and after a validation within the epoch likewise
         ):
             return
-        due = time.monotonic() - self._saved_at >= self.seconds
-        due |= self.stop.received is not None
-        due |= self.steps is not None and trainer.global_step % self.steps == 0
-        if trainer.strategy.reduce_boolean_decision(due, all=False):
+        wanted = time.monotonic() - self._saved_at >= self.seconds or self.stop.received is not None
+        due = self._agreement.reached(wanted)
+        if due or (self.steps is not None and trainer.global_step % self.steps == 0):
             self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,10 +112,12 @@ class RunCheckpoints(Checkpoint):
         self._is_pending = True
         self._stopping = self.stop.agreed(trainer)
         self._saved_at = time.monotonic()
+        self._agreement.forget()
 
     def _commit_or_stop(self, trainer: Trainer) -> None:
         self._commit(trainer)
         if self._stopping:
+            trainer.strategy.barrier()  # a launcher ends the other ranks soon after the first: rank zero comes first
             self.stop.stop()
 
     def _commit(self, trainer: Trainer) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
+from convatlas.errors import RankLostError
 from convatlas.rank import is_rank_zero
+from convatlas.run.environment import is_lost_rank
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_STATUS = 75
@@ -30,7 +32,8 @@ class StopSignals(Callback):
     """Remembers SIGTERM and SIGUSR1, and ends the run where it can go on from.
 
     While training, the step is finished and ``RunCheckpoints`` writes ``last`` before. In validation and in the test
-    there is nothing new to save: the run ends after the batch.
+    there is nothing new to save: a rank that was told to stop leaves out the batches that are left, and all end where
+    they would have added up their results.
     """
 
     def __init__(self) -> None:
@@ -41,6 +44,23 @@ class StopSignals(Callback):
         """Handle the signals; Lightning's own handlers, which requeue and raise elsewhere, are replaced."""
         for number in SIGNALS:
             signal.signal(number, self._receive)
+
+    def outcome(self, error: BaseException) -> BaseException:
+        """What an exception that ended the run means.
+
+        Returns:
+            ``Preempted`` where the run was told to stop and Lightning, or a rank that was quicker, ended it on the way;
+            ``RankLostError`` where another rank is gone; else the exception itself.
+        """
+        lost = is_lost_rank(error)
+        if self.received is not None and (lost or isinstance(error, SystemExit)):
+            return Preempted(self.received.name)
+        if lost:
+            return RankLostError(
+                f"another rank ended or fell silent ({' '.join(str(error).split())[:200]}): its own output says why; "
+                "the same command goes on from the last checkpoint"
+            )
+        return error
 
     def restore(self) -> None:
         """Give the signals back to whom they belonged before."""
@@ -63,22 +83,35 @@ class StopSignals(Callback):
         raise Preempted(name)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has set its handlers by now."""
+        """Lightning has set its handlers by now; nor is its own question to all ranks needed, once a step."""
         self.listen()
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning has set its handlers by now."""
         self.listen()
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Stop if told to."""
-        if self.received is not None:
+        """Leave out the rest if told to stop."""
+        self._skip_rest()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if a rank was told to."""
+        if self.agreed(trainer):
             self.stop()
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Stop if told to."""
-        if self.received is not None:
+        """Leave out the rest if told to stop."""
+        self._skip_rest()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if a rank was told to."""
+        if self.agreed(trainer):
             self.stop()
+
+    def _skip_rest(self) -> None:
+        if self.received is not None:
+            raise StopIteration  # which Lightning's evaluation takes for the end of the data
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)

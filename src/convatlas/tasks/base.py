@@ -93,10 +93,10 @@ class Task(LightningModule):
         """Log a training step, with the terms of its loss, and look now and then whether the loss is finite."""
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check_finite(loss)
+            self.log("train/loss", loss, sync_dist=True)  # only here: the ranks wait for each other
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log_dict(dict(parts or {}), sync_dist=True)
         self.last_loss = loss.detach()
-        self.log("train/loss", loss)
-        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_dict(dict(parts or {}))
 
     def on_train_epoch_end(self) -> None:
         """See that the last step's loss is finite."""

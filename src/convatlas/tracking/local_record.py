@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from convatlas.errors import UserError
 from convatlas.jsonio import dumps, write_atomic
 
 
@@ -37,7 +38,11 @@ class LocalRecord(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line."""
+        """Append one line.
+
+        Raises:
+            UserError: The disk is full or cannot be written.
+        """
         values = dict(metrics)
         epoch = values.pop("epoch", None)
         line = {
@@ -46,8 +51,13 @@ class LocalRecord(Logger):
             "time": round(time.time(), 3),
             **values,
         }
-        with self.path.open("a") as file:
-            file.write(dumps(line) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"run.root: {self.path} cannot be written ({error.strerror}); make room there and give the same command again"
+            ) from error
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: the configuration is in ``config.yaml`` before the first step."""

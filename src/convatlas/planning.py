@@ -1,0 +1,46 @@
+"""What a run will be, before anything of it exists: its images, its name, its place."""
+
+from typing import Any, Literal
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from convatlas.config import fill_num_classes, plain
+from convatlas.data.image_data import ImageDataModule
+from convatlas.run.directory import RunDirectory
+from convatlas.run.identity import initial_weights, run_id
+
+TYPES: dict[str, Any] = {
+    "seed": NonNegativeInt,
+    "run.root": str,
+    "run.attempt": PositiveInt,
+    "run.fresh": bool,
+    "run.checkpoint_minutes": PositiveFloat,
+    "run.checkpoint_steps": PositiveInt | None,
+    "data.split": Literal["test"],
+    "trainer.max_epochs": PositiveInt,
+    "trainer.log_every_n_steps": PositiveInt,
+    "trainer.devices": PositiveInt | Literal["auto"],
+    "trainer.num_nodes": PositiveInt,
+}
+"""What a run asks of keys beyond their constructors."""
+
+
+def plan_run(config: DictConfig) -> tuple[RunDirectory, ImageDataModule]:
+    """Find the images of a run and the directory that belongs to it.
+
+    Args:
+        config: Composed from ``conf/train.yaml``; ``data.num_classes`` is filled in from the class list.
+
+    Returns:
+        The directory, which need not exist, and the data module.
+
+    Raises:
+        UserError: A mistake in the data's configuration or in the images.
+    """
+    data: ImageDataModule = instantiate(config.data)
+    fill_num_classes(config, len(data.class_list.names))
+    settings = plain(config)
+    identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
+    return RunDirectory.choose(config.run.root, identity, config.run.attempt, config.run.fresh), data

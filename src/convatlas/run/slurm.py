@@ -1,0 +1,169 @@
+"""SLURM: what a job asks for, how it is submitted, and what became of it."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from convatlas.errors import UserError
+
+QUEUED = ("PENDING", "RUNNING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "COMPLETING", "STOPPED")
+"""States of a job that is still to run or runs."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job gets. One rank is one task; a GPU job has one task for each GPU.
+
+    Args:
+        nodes: Machines.
+        gpus_per_node: GPUs on each of them; 0 trains on CPUs.
+        tasks_per_node: Ranks on each of them.
+        cpus_per_task: CPU cores of each rank: the loader's threads.
+        memory: Memory of each node as SLURM writes it, such as ``64G``; None takes the cluster's default.
+        time: Time limit as SLURM writes it, such as ``24:00:00``; a longer run is queued again and goes on.
+
+    Raises:
+        UserError: The ranks of a GPU job are not as many as its GPUs.
+    """
+
+    nodes: PositiveInt
+    gpus_per_node: NonNegativeInt
+    tasks_per_node: PositiveInt
+    cpus_per_task: PositiveInt
+    memory: str | None
+    time: str
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_node not in (0, self.tasks_per_node):
+            raise UserError(
+                f"resources.tasks_per_node={self.tasks_per_node}: expected resources.gpus_per_node="
+                f"{self.gpus_per_node}, one rank for each GPU"
+            )
+
+    @property
+    def trainer(self) -> dict[str, str | int]:
+        """The Trainer's arguments that go with it."""
+        accelerator = "gpu" if self.gpus_per_node else "cpu"
+        return {"accelerator": accelerator, "devices": self.tasks_per_node, "num_nodes": self.nodes}
+
+    @property
+    def flags(self) -> dict[str, str | int | None]:
+        """The flags of sbatch."""
+        return {
+            "nodes": self.nodes,
+            "ntasks-per-node": self.tasks_per_node,
+            "cpus-per-task": self.cpus_per_task,
+            "gpus-per-node": self.gpus_per_node or None,
+            "mem": self.memory,
+            "time": self.time,
+        }
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is particular to a cluster.
+
+    Args:
+        sbatch: Further flags of sbatch by their long names: ``partition``, ``account``, ``qos``, ``constraint`` …;
+            null leaves one out, true gives one without a value.
+        environment: Variables of the job.
+        signal_seconds: How long before the time limit the run is told to save itself.
+    """
+
+    sbatch: Mapping[str, str | int | bool | None]
+    environment: Mapping[str, str | int] = field(default_factory=dict)
+    signal_seconds: PositiveInt = 120
+
+
+def sbatch_command(
+    cluster: Cluster, resources: Resources, script: Path, arguments: Sequence[str], **flags: str | int | None
+) -> list[str]:
+    """The command that submits a job.
+
+    Args:
+        cluster: Its cluster.
+        resources: What it gets.
+        script: The batch script.
+        arguments: The script's arguments.
+        flags: Further flags of sbatch, with underscores.
+    """
+    all_flags = {
+        **resources.flags,
+        "signal": f"USR1@{cluster.signal_seconds}",
+        **{name.replace("_", "-"): value for name, value in flags.items()},
+        **cluster.sbatch,
+    }
+    given = [
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, value in all_flags.items()
+        if value not in (None, False)
+    ]
+    return ["sbatch", "--parsable", *given, str(script), *arguments]
+
+
+def submit(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Submit a job.
+
+    Args:
+        command: From ``sbatch_command``.
+        environment: Variables of the job beside those of this process.
+
+    Returns:
+        The number of the job.
+
+    Raises:
+        UserError: There is no SLURM here, or it refuses the job.
+    """
+    done = _run(command, {**os.environ, **environment})
+    if done.returncode:
+        raise UserError(f"sbatch refused the job ({' '.join(done.stderr.split())}): {shlex.join(command)}")
+    return done.stdout.strip().partition(";")[0]
+
+
+def job_states(jobs: Sequence[str]) -> dict[str, str]:
+    """What SLURM says of jobs: ``RUNNING``, ``TIMEOUT``, or ``PENDING (Resources)`` with what it waits for.
+
+    Args:
+        jobs: Numbers of jobs; of an array's task, ``12_3``.
+
+    Returns:
+        The states of those that SLURM still knows. Its queue forgets a job some minutes after the end; its accounting,
+        where the cluster has one, does not.
+
+    Raises:
+        UserError: There is no SLURM here, or it does not answer.
+    """
+    if not jobs:
+        return {}
+    done = _run(["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%r"], os.environ)
+    if done.returncode:
+        raise UserError(f"squeue failed ({' '.join(done.stderr.split())})")
+    states = {}
+    for line in done.stdout.splitlines():
+        job, state, reason = line.split("|")
+        waits = state == "PENDING" and reason != "None"
+        states[job] = f"{state} ({reason})" if waits else state
+    forgotten = [job for job in jobs if job not in states]
+    if forgotten and shutil.which("sacct"):
+        command = ["sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(forgotten)}"]
+        done = _run(command, os.environ)  # it fails where the cluster keeps no accounts
+        lines = done.stdout.splitlines() if done.returncode == 0 else []
+        states.update((job, state.split()[0]) for job, state in (line.split("|") for line in lines))  # CANCELLED by …
+    return {job: states[job] for job in jobs if job in states}
+
+
+def is_queued(state: str | None) -> bool:
+    """Whether a state of ``job_states`` is that of a job that is still to run or runs."""
+    return state is not None and state.startswith(QUEUED)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    if shutil.which(command[0]) is None:
+        raise UserError(f"{command[0]} is not on PATH: give the command on a login node of a SLURM cluster")
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

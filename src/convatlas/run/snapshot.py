@@ -1,0 +1,47 @@
+"""The source that a queued job runs, as it was when it was submitted."""
+
+import contextlib
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from convatlas.jsonio import dumps
+from convatlas.run.provenance import STATE, source_state
+
+FOLDERS = ("src", "conf", "pipelines", "slurm")
+"""What a job needs of a checkout."""
+
+
+def snapshot(source: Path, root: Path) -> Path:
+    """Copy the source into a folder named after its content; equal source is copied once.
+
+    Git's list decides what belongs to it: tracked files as they are on the disk, and new ones that are not ignored,
+    such as a recipe that is not committed yet.
+
+    Args:
+        source: The top of a checkout.
+        root: Where snapshots are kept.
+
+    Returns:
+        The copy; ``provenance.STATE`` in it says which commit and changes it is.
+    """
+    listing = ["git", "-C", str(source), "ls-files", "-z", "--cached", "--others", "--exclude-standard", *FOLDERS]
+    names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\0")
+    files = sorted(Path(name) for name in set(names) if name and (source / name).is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file}\0".encode() + (source / file).read_bytes() + b"\0")
+    target = root.resolve() / digest.hexdigest()[:12]
+    if not target.is_dir():
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True) as directory:
+            partial = Path(directory) / "source"
+            for file in files:
+                (partial / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / file, partial / file)
+            (partial / STATE).write_text(dumps(source_state(source), indent=2))
+            with contextlib.suppress(FileExistsError):  # another submission was quicker
+                partial.rename(target)
+    return target
