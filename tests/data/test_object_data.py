@@ -161,6 +161,12 @@ def test_a_batch_of_damaged_images_alone_is_passed_over(root: Path) -> None:
     assert torch.cat([batch.indices for batch in data.test_dataloader()]).tolist() == [2, 3]
 
 
+def test_augmentations_of_other_images_are_refused() -> None:
+    with pytest.raises(Exception, match="data=shapes_objects expects augment=objects_flip") as caught:
+        shapes_data("augment=pad_crop_flip", "augment.crop.resize=null")
+    assert isinstance(caught.value.__cause__, UserError)
+
+
 def test_another_number_of_classes_than_asked_for_is_refused(root: Path) -> None:
     with pytest.raises(Exception, match="coco has 4 classes") as caught:
         coco_data(root, "data.num_classes=80")

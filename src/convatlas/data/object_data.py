@@ -18,6 +18,7 @@ from convatlas.data.object_datasets import ObjectDataset
 from convatlas.data.object_loader import ObjectLoader
 from convatlas.data.objects import Objects, ObjectSource
 from convatlas.data.order import Indices
+from convatlas.errors import UserError
 
 
 class DetectionDataModule(ImageDataModule):
@@ -82,6 +83,8 @@ class DetectionDataModule(ImageDataModule):
             on_error=on_error,
             split=split,
         )
+        if not isinstance(augment, ObjectAugmentation | None):
+            raise UserError(f"augment: it is for images without objects; data={name} expects augment=objects_flip")
         self.image_size = image_size
         resize = ResizeShortSide(short_sides=[image_size], long_side=long_side)
         self.evaluation = ObjectAugmentation(resize=resize)
