@@ -1,5 +1,6 @@
 """Objects as pictures: boxes, names and masks over their image."""
 
+import colorsys
 from collections.abc import Sequence
 
 import torch
@@ -7,8 +8,6 @@ from torch import Tensor
 from torchvision.io import encode_png
 from torchvision.transforms.v2 import functional as TF
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
-
-from convatlas.data.shapes_on_disk import voc_palette
 
 LONGEST_SIDE = 320
 """Of a picture, in pixels: names are readable there, on small images too."""
@@ -24,7 +23,7 @@ def objects_png(
     Args:
         image: (C, H, W) uint8.
         boxes: x0, y0, x1, y1 in pixels, (n, 4).
-        labels: Classes, which have a colour each.
+        labels: Classes from 0, which have a colour each.
         names: What is written at each box.
         masks: The objects' pixels, (n, H, W); None draws boxes alone.
     """
@@ -33,8 +32,7 @@ def objects_png(
     size = [max(1, round(height * factor)), max(1, round(width * factor))]
     picture = TF.resize(image.expand(3, -1, -1), size, antialias=True)
     if len(labels):
-        palette = torch.tensor(voc_palette()).view(256, 3).tolist()
-        colours = [tuple(palette[1 + label % 255]) for label in labels]
+        colours = [_colour(label) for label in labels]
         if masks is not None:
             shapes = TF.resize(masks.to(torch.uint8), size, interpolation=TF.InterpolationMode.NEAREST_EXACT)
             picture = draw_segmentation_masks(picture, shapes.bool(), alpha=OPACITY, colors=colours)
@@ -42,3 +40,9 @@ def objects_png(
         places = places.minimum(torch.tensor([size[1], size[0]] * 2) - 1)
         picture = draw_bounding_boxes(picture, places, list(names), colours, width=2)
     return bytes(encode_png(picture).numpy())
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    """A bright colour, far from those of the labels next to it: the golden section of the circle of hues apart."""
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(0.6180339887 * label % 1, 0.7, 1))
+    return red, green, blue
