@@ -163,6 +163,15 @@ def test_voc_s_own_classes_go_without_saying(voc: Path) -> None:
     assert len(module(*VOC, f"data.root={voc}").class_list.names) == 21
 
 
+def test_torchvision_finds_voc_where_it_was_downloaded(voc: Path, tmp_path: Path) -> None:
+    overrides = ["data=voc_masks", "data.image_size=64", "data.num_classes=5", "data.dataset.download=false"]
+    data = module(*overrides, f"data.root={tmp_path}")
+    assert data.num_samples("test") == 4
+    config = compose("train", ["model=unet", *overrides]).data
+    with pytest.raises(UserError, match=r"no VOC2012 there and data\.dataset\.download=true would fetch it"):
+        instantiate(config.dataset)(3, root=str(tmp_path / "elsewhere"))
+
+
 def write_cityscapes(root: Path, splits: dict[str, int]) -> Path:
     """As Cityscapes: folders of cities, suffixes, and ids in the masks of which some are not evaluated."""
     for split, count in splits.items():

@@ -199,6 +199,14 @@ def test_a_trained_classifier_becomes_the_backbone_and_the_run_another(trained: 
     assert without["run"] != carried["run"]
 
 
+@pytest.mark.parametrize("verb", ["data show", "data bench", "data verify"])
+def test_verbs_about_classes_say_so(verb: str, convatlas: Command) -> None:
+    done = convatlas(*verb.split(), "data=shapes_masks")
+    assert done.returncode == 2
+    assert done.stderr.startswith("convatlas: error: data=shapes_masks")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

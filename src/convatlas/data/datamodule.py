@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+from hydra.utils import instantiate
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 from pydantic import PositiveInt
 
 from convatlas.data.augment import Augmentation, CenterCrop
@@ -160,6 +162,18 @@ class ClassificationDataModule(ImageDataModule):
             views=views,
             **self.loader_arguments(split, plan, num_batches, training=training),
         )
+
+
+def build_classification_data(config: DictConfig) -> ClassificationDataModule:
+    """Build the data module of a configuration's ``data``, for verbs that are about images of classes.
+
+    Raises:
+        UserError: The data are for something else.
+    """
+    data = instantiate(config)
+    if not isinstance(data, ClassificationDataModule):
+        raise UserError(f"data={config.name} is for {data.problem}; this verb is for classification")
+    return data
 
 
 def cut_val(labels: Labels, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
