@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.kill_and_resume import difference
+from benchmarks.kill_and_resume import difference, only_run
 from convatlas.config import check_config, compose
 from convatlas.data.shapes import scene
 from convatlas.errors import UserError
@@ -146,6 +146,7 @@ def test_a_detector_killed_three_times_ends_bit_identical(tmp_path: Path) -> Non
     for moment, call in (("training_step", "2"), ("validation_step", "1"), ("writing", "2")):
         assert run_once(killed, moment, call) == -signal.SIGKILL
     assert run_once(killed) == 0
-    assert difference(killed, alone) is None
-    one, other = (read_json(next(root.iterdir()) / "summary.json") for root in (killed, alone))
+    runs = [only_run(killed), only_run(alone)]
+    assert difference(*runs) is None
+    one, other = (read_json(run / "summary.json") for run in runs)
     assert one["test"] == other["test"]
