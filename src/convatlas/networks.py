@@ -15,6 +15,7 @@ from convatlas.models.architecture import Architecture, OnBackbone
 from convatlas.models.weights import load_backbone, load_weights
 from convatlas.restore import checkpoint_path, load_net, without_initial_weights
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
+from convatlas.tasks.detection import DetectionTask
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,14 @@ def described_networks(config: DictConfig) -> list[Network]:
     """Build what ``described_config`` composed.
 
     Raises:
-        UserError: The data's classes are asked of files that are not there; weights that do not fit.
+        UserError: The data's classes are asked of files that are not there; weights that do not fit; a detector, which
+            looks at as many regions as it proposes.
     """
+    if str(config.model._target_).startswith(DetectionTask.__module__):
+        raise UserError(
+            f"model={config.model.name}: what a detector computes depends on what it sees; describe its backbone, such "
+            "as model=resnet50"
+        )
     path = checkpoint_path(config.run, config.checkpoint)
     if path is not None:
         return [Network(config.model.name, load_net(read_run_checkpoint(path)), config.data.image_size, trained=True)]

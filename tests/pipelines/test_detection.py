@@ -14,9 +14,11 @@ from benchmarks.kill_and_resume import difference, only_run
 from convatlas.config import check_config, compose
 from convatlas.data.shapes import scene
 from convatlas.errors import UserError
+from convatlas.networks import described_config, described_networks
 from convatlas.report.page import write_report
 from convatlas.restore import restored_config
 from pipelines.check import check
+from pipelines.data_show import data_show
 from pipelines.evaluate import TYPES, evaluate
 from pipelines.predict import predict
 from pipelines.train import train
@@ -109,6 +111,17 @@ def test_predict_lists_objects_and_draws_them(detector: dict[str, Any], tmp_path
             assert 0 <= x0 <= x1 <= width
             assert 0 <= y0 <= y1 <= height
     assert Path(result["page"]).read_text().count("data:image/png") == 3
+
+
+def test_a_detector_s_layers_are_not_described(detector: dict[str, Any]) -> None:
+    for overrides in (["model=faster_rcnn_vgg16"], [f"run={detector['run']}"]):
+        with pytest.raises(UserError, match=r"what a detector computes depends on what it sees; describe its backbone"):
+            described_networks(described_config("describe", overrides))
+
+
+def test_verbs_about_classes_refuse_objects_by_name() -> None:
+    with pytest.raises(UserError, match="data=shapes_objects is for detection; this verb is for classification"):
+        data_show(compose("data_show", ["data=shapes_objects"]))
 
 
 CHILD = """
