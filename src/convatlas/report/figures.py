@@ -40,6 +40,17 @@ class Panel:
     value_format: str
 
 
+DETECTION = {
+    "map": "mAP",
+    "map_50": "mAP at an IoU of 0.50",
+    "map_75": "mAP at an IoU of 0.75",
+    "map_small": "mAP of small objects",
+    "map_medium": "mAP of medium objects",
+    "map_large": "mAP of large objects",
+    "mar_100": "mean recall of 100 detections an image",
+}
+"""Titles of COCO's figures, which there are of boxes and of masks."""
+
 PANELS = {
     "loss": Panel("Loss", "~g", ".4f"),
     "top1": Panel("Top-1 accuracy", ".0%", ".2%"),
@@ -49,8 +60,8 @@ PANELS = {
     "mean_accuracy": Panel("Mean accuracy of the classes", ".0%", ".2%"),
     "frequency_weighted_iou": Panel("Frequency-weighted intersection over union", ".0%", ".2%"),
     **{
-        f"{kind}_map{suffix}": Panel(f"{kind.capitalize()} AP{at}", ".0%", ".2%")
-        for suffix, at in (("", ""), ("_50", " at an IoU of 0.50"), ("_75", " at an IoU of 0.75"))
+        f"{kind}_{figure}": Panel(f"{kind.capitalize()} {title}", ".0%", ".2%")
+        for figure, title in DETECTION.items()
         for kind in ("box", "mask")
     },
     "learning_rate": Panel("Learning rate", "~g", ".4g"),

@@ -54,7 +54,7 @@ def script_json(text: str) -> Markup:
 def metric_label(name: str, capital: bool = True) -> str:
     """A metric as a person writes it: ``test/top1`` becomes ``Test top-1``."""
     text = name.replace("/", " ").replace("top1", "top-1").replace("top5", "top-5")
-    text = text.replace("_", " ").replace("iou", "IoU")
+    text = text.replace("_", " ").replace("iou", "IoU").replace(" map", " mAP").replace(" mar ", " mAR ")
     return text[:1].upper() + text[1:] if capital else text
 
 
