@@ -13,6 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torchvision
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convatlas.models.alexnet import AlexNetTorchvision
+from convatlas.models.deeplab import DeepLabV3
+from convatlas.models.fcn import FCN
 from convatlas.models.googlenet import GoogLeNetTorchvision
 from convatlas.models.resnet import ResNet
 from convatlas.models.vgg import VGG
@@ -40,23 +43,41 @@ OURS: dict[str, Callable[[], nn.Module]] = {
     "resnet50": lambda: ResNet(depth=50, stride_in="3x3"),
     "resnet101": lambda: ResNet(depth=101, stride_in="3x3"),
     "resnet152": lambda: ResNet(depth=152, stride_in="3x3"),
+    "fcn_resnet50": lambda: FCN(backbone=ResNet(depth=50, stride_in="3x3", output_stride=8)),
+    "deeplabv3_resnet50": lambda: DeepLabV3(
+        backbone=ResNet(depth=50, stride_in="3x3", output_stride=8), rates=(12, 24, 36), auxiliary=True
+    ),
 }
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "googlenet": {"init_weights": False},
+    "fcn_resnet50": {"weights_backbone": None, "aux_loss": True},
+    "deeplabv3_resnet50": {"weights_backbone": None, "aux_loss": True},
+}
+"""What torchvision is asked for besides the name."""
 TARGET = 1.02
 WARM_UP = 3
 
 
 def networks(name: str, device: torch.device) -> tuple[nn.Module, nn.Module]:
     """Ours and torchvision's, with the same weights, in training mode."""
-    arguments = {"init_weights": False} if name == "googlenet" else {}
-    theirs: nn.Module = torchvision.models.get_model(name, **arguments)
+    theirs: nn.Module = torchvision.models.get_model(name, **ARGUMENTS.get(name, {}))
     ours = OURS[name]()
     ours.load_state_dict(theirs.state_dict())
     return ours.to(device).train(), theirs.to(device).train()
 
 
-def outputs(output: Tensor | tuple[Tensor | tuple[Tensor, ...], ...]) -> list[Tensor]:
+def outputs(output: Any) -> list[Tensor]:
     """The logits of all heads, however they are nested."""
-    return [output] if isinstance(output, Tensor) else [logits for part in output for logits in outputs(part)]
+    if isinstance(output, Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output
+    return [logits for part in parts for logits in outputs(part)]
+
+
+def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits (N, K) or (N, K, H, W) with labels (N,), which hold for every pixel."""
+    every = labels.view(-1, *[1] * (logits.dim() - 2)).expand(len(labels), *logits.shape[2:])
+    return F.cross_entropy(logits, every)
 
 
 def step_time(net: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -65,7 +86,7 @@ def step_time(net: nn.Module, images: Tensor, labels: Tensor) -> float:
     gc.collect()
     synchronise(images.device)
     start = time.perf_counter()
-    losses = [F.cross_entropy(logits, labels) for logits in outputs(net(images))]
+    losses = [loss(logits, labels) for logits in outputs(net(images))]
     torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
     synchronise(images.device)
     return time.perf_counter() - start
@@ -116,7 +137,7 @@ def main() -> None:
     for name in names:
         found = ratios(name, arguments.pairs, images, labels)
         medians[name] = statistics.median(found)
-        print(f"{name:<10} median {medians[name]:.3f}  pairs {' '.join(f'{r:.3f}' for r in found)}", flush=True)
+        print(f"{name:<18} median {medians[name]:.3f}  pairs {' '.join(f'{r:.3f}' for r in found)}", flush=True)
     worst = max(medians, key=lambda name: medians[name])
     verdict = "within" if medians[worst] <= TARGET else "above"
     print(f"worst median ours/torchvision: {medians[worst]:.3f} ({worst}), {verdict} {TARGET}")

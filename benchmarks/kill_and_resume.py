@@ -77,11 +77,12 @@ def child() -> None:
 
     ClassificationTask.training_step = with_dropout  # type: ignore[method-assign]
     if kill:
-        _signal_in(*MOMENTS[kill[0]][:2], int(kill[1]), int(kill[2]))
+        signal_in(*MOMENTS[kill[0]][:2], int(kill[1]), int(kill[2]))
     train(compose("train", [*OVERRIDES, f"run.root={root}"]))
 
 
-def _signal_in(owner: type, method: str, call: int, number: int) -> None:
+def signal_in(owner: type, method: str, call: int, number: int) -> None:
+    """Let this process send itself a signal in the given call of a method."""
     original: Callable[..., Any] = getattr(owner, method)
     calls = 0
 

@@ -22,7 +22,7 @@ from convatlas.console import print_fields
 from convatlas.errors import UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.tasks.base import Task
 
 KEPT_CHECKPOINTS = 4
 """best, last, the previous one, and the one being written."""
@@ -52,9 +52,12 @@ def check(config: DictConfig) -> dict[str, Any]:
 
     state = run.summary.get("state", "new")
     found["run"] = f"{run.path} ({state})"
-    task: ClassificationTask = instantiate(
+    task: Task = instantiate(
         config.model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
     )
+    task.check_data(data)
+    if task.loaded:
+        found["weights"] = ", ".join(map(str, task.loaded))
     size = _checkpoint_bytes(task, config)
     found["disk"] = _disk(Path(config.run.root), size)
     trainer = build_trainer(config.trainer, logger=False, enable_checkpointing=False)
@@ -66,7 +69,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     task.to(device).train()
     optimizer = instantiate(config.optimizer).build(task.net.parameters(), data.global_batch_size)
     instantiate(config.schedule)(optimizer, 1000)
-    loss = task.loss(task.net(batch.images), batch)
+    loss = task.loss(task.output(batch), batch)
     loss.backward()  # type: ignore[no-untyped-call]
     if not torch.isfinite(loss):
         raise UserError(f"model={task.name}: the loss of the first batch is {loss.item()}, expected a finite number")
@@ -74,7 +77,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     return found
 
 
-def _checkpoint_bytes(task: ClassificationTask, config: DictConfig) -> int:
+def _checkpoint_bytes(task: Task, config: DictConfig) -> int:
     """Weights and as many numbers of optimizer state a weight: one for SGD's momentum, two for Adam's moments."""
     weights: int = sum(tensor.numel() * tensor.element_size() for tensor in task.net.state_dict().values())
     return weights * (2 if config.optimizer.algorithm.get("momentum") is not None else 3)

@@ -22,7 +22,7 @@ from convatlas.cli import execute
 from convatlas.config import fill_num_classes
 from convatlas.console import print_fields
 from convatlas.data.bench import loader_speed, stage_times
-from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.datamodule import ClassificationDataModule, build_classification_data
 from convatlas.run.environment import build_trainer, quiet_libraries
 from convatlas.tasks.classification import ClassificationTask
 
@@ -43,7 +43,7 @@ def data_bench(config: DictConfig) -> dict[str, Any]:
     """
     quiet_libraries()
     pl.seed_everything(config.seed, verbose=False)
-    data: ClassificationDataModule = instantiate(config.data)
+    data = build_classification_data(config.data)
     data.check_batch(1, config.trainer.accumulate_grad_batches)
     speed = loader_speed(data.train_dataloader(), config.batches)
     images = min(config.stage_images, data.num_samples("train"))

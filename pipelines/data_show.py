@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import NonNegativeInt, PositiveInt
@@ -20,7 +19,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from convatlas.cli import execute
 from convatlas.console import print_fields
-from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.datamodule import ClassificationDataModule, build_classification_data
 from convatlas.errors import UserError
 
 CELL = 128
@@ -41,7 +40,7 @@ def data_show(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: The data cannot be read, ``output`` not be written, or an odd number of samples not be mixed.
     """
-    data: ClassificationDataModule = instantiate(config.data)
+    data = build_classification_data(config.data)
     count = min(config.samples, data.num_samples("train"))
     if data.augment.mix is not None and count % 2:
         raise UserError(f"samples={count}: augment.mix takes pairs, expected an even number")

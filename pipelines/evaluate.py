@@ -5,12 +5,13 @@
     convatlas evaluate model=resnet50_v15 model.weights=torchvision data=imagenet data.root=/data/imagenet
     convatlas evaluate run=runs/vgg16-imagenet-1a2b3c4d-s0 protocol=dense_vgg
     convatlas evaluate 'run=[runs/resnet50-a,runs/resnet50-b]' protocol=ten_crop
+    convatlas evaluate run=runs/deeplabv3_resnet50-voc_masks-1a2b3c4d-s0 protocol=multi_scale_flip
 
 A checkpoint brings its network and its data; `data=…` shows it others, prepared as its own were. Several checkpoints
 are an ensemble: the mean of their probabilities. `protocol` says how an image is shown, as the papers did.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,15 +25,19 @@ from convatlas.config import fill_num_classes, plain
 from convatlas.console import print_fields, print_result
 from convatlas.data.class_list import ClassList
 from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split, evaluation_file
+from convatlas.models.architecture import Architecture
 from convatlas.models.classifier import Classifier
+from convatlas.models.dense_views import DenseViews
 from convatlas.models.views import Ensemble, MultiView
 from convatlas.restore import check_preprocessing, checkpoint_paths, load_net, restored_config
 from convatlas.run.callbacks import progress
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
 from convatlas.run.environment import build_trainer, quiet_libraries
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.tasks.base import Task
+from convatlas.tasks.segmentation import SegmentationTask
 
 TYPES = {
     "seed": NonNegativeInt,
@@ -63,26 +68,21 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     paths = checkpoint_paths(config.run, config.checkpoint)
     if not paths and config.model.weights is None:
         raise UserError("nothing to evaluate: give run=DIR, checkpoint=FILE, or model=M model.weights=FILE")
-    data: ClassificationDataModule = instantiate(config.data)
-    data.views = instantiate(config.protocol.views)
+    data: ImageDataModule = instantiate(config.data)
     fill_num_classes(config, len(data.class_list.names))
-    task: ClassificationTask = instantiate(config.model)
-    nets = [cast(Classifier, task.net)]
+    task: Task = instantiate(config.model)
+    task.check_data(data)
     output = Path("evaluation" if config.output is None else config.output)
+    checkpoints = [read_run_checkpoint(path) for path in paths]
     if paths:
-        checkpoints = [read_run_checkpoint(path) for path in paths]
         for path, checkpoint in zip(paths, checkpoints, strict=True):
             trained_on = ClassList(tuple(checkpoint[KEY]["class_list"]))
             trained_on.check_equal(data.class_list, f"checkpoint={path}", f"data={data.name}")
             check_preprocessing(path, checkpoint, paths[0], checkpoints[0])
         task.load_state_dict(checkpoints[0]["state_dict"])
-        nets += [load_net(checkpoint) for checkpoint in checkpoints[1:]]
         if config.output is None and len(paths) == 1 and _is_the_runs_own(config, checkpoints[0][KEY], paths[0]):
             output = paths[0].parents[1] / "evaluation"
-    members: list[nn.Module] = [*nets]
-    if data.views is not None:
-        members = [MultiView(net, fully_convolutional=config.protocol.fully_convolutional) for net in nets]
-    task.net = members[0] if len(members) == 1 else Ensemble(members)
+    protocol = _show_as(task, data, config, [load_net(checkpoint) for checkpoint in checkpoints[1:]])
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -90,15 +90,37 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     trainer = build_trainer(config.trainer, logger=False, callbacks=[progress()], enable_checkpointing=False)
     sources = [str(path) for path in paths] or [config.model.weights]
     source = sources[0] if len(sources) == 1 else sources
-    metrics = evaluate_split(trainer, task, data, source, output, plain(config)["protocol"])
+    metrics = evaluate_split(trainer, task, data, source, output, protocol)
     return {
         "split": data.split,
-        "protocol": config.protocol.name,
-        "num_samples": len(task.predictions.indices) if task.predictions else 0,
+        "protocol": protocol["name"],
+        "num_samples": task.predictions.num_samples if task.predictions else 0,
         "metrics": metrics,
         "checkpoint": source,
-        "evaluation": str(evaluation_file(output, data.split, config.protocol.name)),
+        "evaluation": str(evaluation_file(output, data.split, protocol["name"])),
     }
+
+
+def _show_as(task: Task, data: ImageDataModule, config: DictConfig, others: Sequence[Architecture]) -> dict[str, Any]:
+    """Let task and data follow the test protocol, with the other members of an ensemble; it as it is written down."""
+    protocol: dict[str, Any] = plain(config)["protocol"]
+    views = instantiate(config.protocol.views)
+    if views is None:
+        protocol["name"] = task.usual_protocol
+    if views is not None and task.problem != ("segmentation" if isinstance(views, DenseViews) else "classification"):
+        raise UserError(f"protocol={protocol['name']}: it is not for {task.problem}")
+    if others and task.problem != "classification":
+        raise UserError("run and checkpoint: an ensemble is of classification networks; expected one")
+    if isinstance(task, SegmentationTask):
+        task.views = views or task.views
+    elif isinstance(data, ClassificationDataModule):
+        data.views = views
+        members: list[nn.Module] = [task.net, *others]
+        if views is not None:
+            fully_convolutional = config.protocol.fully_convolutional
+            members = [MultiView(cast(Classifier, net), fully_convolutional=fully_convolutional) for net in members]
+        task.net = members[0] if len(members) == 1 else Ensemble(members)
+    return protocol
 
 
 def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: Path) -> bool:

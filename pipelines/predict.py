@@ -1,46 +1,60 @@
-"""Predict the classes of images with a trained network.
+"""Predict the classes of images, of their pixels, or of the objects in them, with a trained network.
 
     convatlas predict checkpoint=runs/RUN/checkpoints/best.ckpt images=photos/
     convatlas predict checkpoint=runs/RUN images='scans/*.png' output=scans-predicted
 
-Writes predictions.csv, predictions.json and predictions.html, a page with the pictures.
+Writes predictions.csv, predictions.json and predictions.html, a page with the pictures; of a segmentation network also
+masks/, the class of every pixel with VOC's colours. A detector's table has a line for each object.
 """
 
 import csv
 import glob
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig
 from pydantic import PositiveInt
 from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
 
 from convatlas.cli import execute
 from convatlas.console import print_fields, print_table
 from convatlas.data.augment import center_crop
 from convatlas.data.decode import IMAGE_SUFFIXES, decode_file
+from convatlas.data.mask_pictures import class_colours, mask_png, overlay_png
+from convatlas.data.object_augment import scaled_size
+from convatlas.data.object_loader import batch_size, padded
 from convatlas.data.thumbnails import thumbnail_png
 from convatlas.errors import UserError
+from convatlas.evaluation import found_objects_png
 from convatlas.jsonio import dumps, write_atomic
+from convatlas.models.dense_views import DenseViews
+from convatlas.models.detector import Detection, Detector, in_stored_image
+from convatlas.models.segmenter import Segmenter
 from convatlas.report.predictions import write_prediction_page
 from convatlas.restore import checkpoint_path, load_net
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
+from convatlas.tasks.average_precision import Found
+from convatlas.tasks.object_predictions import CERTAIN, found_in
 
+CORNERS = ("x0", "y0", "x1", "y1")
 SHOWN = 10
 """Predictions printed on the terminal."""
 
 
 def predict(config: DictConfig) -> dict[str, Any]:
-    """Classify images as the checkpoint's network does in evaluation: its resize, centre crop and normalisation.
+    """Say what the checkpoint's network says in evaluation: of images, of their pixels, or which objects are there.
 
     Args:
         config: Composed from ``conf/predict.yaml``.
 
     Returns:
-        ``predictions`` (path, class, confidence and the ``top`` classes of each image) and the files written.
+        ``predictions`` (path, class, confidence and the ``top`` classes of each image; of pixels also the ``mask``, and
+        shares of the image in place of probabilities; of objects ``objects``, each with class, score, box x0, y0, x1,
+        y1 in pixels and the mask as COCO's run lengths) and the files written.
 
     Raises:
         UserError: No images, an unreadable image or checkpoint.
@@ -54,6 +68,13 @@ def predict(config: DictConfig) -> dict[str, Any]:
     net = load_net(checkpoint).to(device)
     mean, std = (torch.tensor(data[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))
 
+    def normalised(image: Tensor) -> Tensor:
+        return (image.to(device) / 255 - mean[0]) / std[0]
+
+    if isinstance(net, Segmenter):
+        return _segment(net, paths, normalised, metadata, config)
+    if isinstance(net, Detector):
+        return _detect(net, paths, normalised, metadata, config)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(paths), config.batch_size):
         batch = paths[start : start + config.batch_size]
@@ -62,7 +83,85 @@ def predict(config: DictConfig) -> dict[str, Any]:
         with torch.inference_mode():
             probabilities = net((inputs / 255 - mean) / std).softmax(dim=1).cpu()
         rows += [_row(*item, classes, config.top_k) for item in zip(batch, images, probabilities, strict=True)]
-    return _write(rows, Path(config.output))
+    return _write(rows, Path(config.output), "the most probable classes of each")
+
+
+def _segment(
+    net: Segmenter,
+    paths: Sequence[Path],
+    normalised: Callable[[Tensor], Tensor],
+    metadata: Mapping[str, Any],
+    config: DictConfig,
+) -> dict[str, Any]:
+    """Say the class of every pixel of whole images, one after the other."""
+    classes = metadata["class_list"]
+    colours = class_colours(len(classes))
+    folder = Path(config.output) / "masks"
+    _make(folder)
+    rows = []
+    for number, path in enumerate(paths):
+        image = decode_file(path, metadata["config"]["data"]["in_channels"])
+        with torch.inference_mode():
+            (scores,) = DenseViews()(net, [normalised(image)])
+        mask = scores.argmax(dim=0).to(torch.uint8).cpu()
+        file = folder / f"{number:06d}-{path.stem}.png"
+        file.write_bytes(mask_png(mask))
+        shares = torch.bincount(mask.flatten().long(), minlength=len(classes)) / mask.numel()
+        row = _row(path, image, shares, classes, config.top_k)
+        for item in row["top"]:
+            item["colour"] = colours[classes.index(item["class"])]
+        rows.append({**row, "mask": str(file), "thumbnail": overlay_png(image, mask)})
+    columns = ["path", "prediction", "confidence", "mask"]
+    return _write(rows, Path(config.output), "the classes that cover most of each", columns)
+
+
+def _detect(
+    net: Detector,
+    paths: Sequence[Path],
+    normalised: Callable[[Tensor], Tensor],
+    metadata: Mapping[str, Any],
+    config: DictConfig,
+) -> dict[str, Any]:
+    """Find the objects of images, one after the other."""
+    classes, data = metadata["class_list"], metadata["config"]["data"]
+    rows, lines = [], []
+    for number, path in enumerate(paths):
+        image = decode_file(path, data["in_channels"])
+        stored = (image.shape[-2], image.shape[-1])
+        size = scaled_size(stored, data["image_size"], data["long_side"])
+        shown = padded(normalised(TF.resize(image, list(size), antialias=True)), batch_size(size))
+        with torch.inference_mode():
+            (said,) = cast(list[Detection], net(shown[None], [size]))
+        found = found_in(number, in_stored_image(said, size, stored))
+        objects = [_object(found, row, classes) for row in range(len(found.scores))]
+        best = objects[0] if objects else {"class": "nothing", "score": 0.0}
+        top = [{"class": one["class"], "probability": one["score"]} for one in objects if one["score"] >= CERTAIN]
+        rows.append(
+            {
+                "path": str(path),
+                "prediction": best["class"],
+                "confidence": best["score"],
+                "top": top[: config.top_k],
+                "objects": objects,
+                "thumbnail": found_objects_png(image, found, classes),
+            }
+        )
+        corners = ({**one, **dict(zip(CORNERS, one["box"], strict=True))} for one in objects)
+        lines += [{"path": str(path), **one} for one in corners]
+    remark = f"the objects found with a probability of {CERTAIN} or more"
+    return _write(rows, Path(config.output), remark, ["path", "class", "score", *CORNERS], lines)
+
+
+def _object(found: Found, row: int, classes: Sequence[str]) -> dict[str, Any]:
+    one: dict[str, Any] = {
+        "class": classes[found.labels[row]],
+        "score": round(float(found.scores[row]), 6),
+        "box": [round(value, 2) for value in found.boxes[row].tolist()],
+    }
+    if found.masks is not None:
+        mask = found.masks[row]
+        one["mask"] = {"size": list(mask["size"]), "counts": mask["counts"].decode()}
+    return one
 
 
 def _find_images(images: str) -> list[Path]:
@@ -91,18 +190,29 @@ def _row(path: Path, image: Tensor, probabilities: Tensor, classes: list[str], t
     }
 
 
-def _write(rows: list[dict[str, Any]], output: Path) -> dict[str, Any]:
+def _make(folder: Path) -> None:
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
+        raise UserError(f"output={folder}: cannot be written ({error.strerror})") from error
+
+
+def _write(
+    rows: list[dict[str, Any]],
+    output: Path,
+    remark: str,
+    columns: Sequence[str] = ("path", "prediction", "confidence"),
+    lines: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Write the page, the JSON and the table; ``lines`` are the table's, where they are not one an image."""
+    _make(output)
     table, page = output / "predictions.csv", output / "predictions.html"
-    write_prediction_page(rows, page)
+    write_prediction_page(rows, page, remark)
     predictions = [{key: value for key, value in row.items() if key != "thumbnail"} for row in rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["path", "prediction", "confidence"], extrasaction="ignore")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(predictions)
+    writer.writerows(predictions if lines is None else lines)
     write_atomic(table, text.getvalue())
     write_atomic(output / "predictions.json", dumps(predictions, indent=2))
     return {

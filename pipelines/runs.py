@@ -40,6 +40,12 @@ def runs(config: DictConfig) -> dict[str, Any]:
     return {"runs": sorted(summaries, key=lambda summary: summary["started"], reverse=True)}
 
 
+def _reported(summary: Mapping[str, Any]) -> list[str]:
+    """The metric of the reported split that the best checkpoint was chosen by on the tuning split."""
+    wanted = str(summary.get("best", {}).get("metric")).rpartition("/")[2]
+    return [_text(name, value) for name, value in summary.get("test", {}).items() if name.endswith(f"/{wanted}")]
+
+
 def _text(name: str, value: float | str | None) -> str:
     return f"{name} {metric_text(name, value)}"
 
@@ -52,7 +58,7 @@ def show(result: Mapping[str, Any]) -> None:
             summary["state"],
             summary.get("epochs"),
             _text(summary["best"]["metric"], summary["best"]["value"]) if "best" in summary else None,
-            "  ".join(_text(name, value) for name, value in summary.get("test", {}).items() if "top1" in name),
+            "  ".join(_reported(summary)),
             summary["started"],
         )
         for summary in result["runs"]

@@ -22,7 +22,7 @@ from convatlas.cli import execute
 from convatlas.clock import STARTUP
 from convatlas.config import plain
 from convatlas.console import metric_text, print_fields, print_result
-from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
 from convatlas.planning import TYPES, plan_run
@@ -37,7 +37,7 @@ from convatlas.run.process_state import ProcessStates
 from convatlas.run.provenance import collect_provenance
 from convatlas.run.saving import RunCheckpoints
 from convatlas.run.stopping import Preempted, StopSignals
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.tasks.base import Task
 from convatlas.tracking.local_record import LocalRecord
 from convatlas.tracking.mirrors import close_mirrors, description
 
@@ -75,9 +75,10 @@ def train(config: DictConfig) -> dict[str, Any]:
     # 3. otherwise model.weights is the start, 4. otherwise the seed's own initial weights are.
     if run.finished:
         return _result(run, already_finished=True)
-    task: ClassificationTask = instantiate(
+    task: Task = instantiate(
         config.model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
     )
+    task.check_data(data)
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     STARTUP.mark("model")
     if is_rank_zero():
@@ -87,7 +88,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     return _result(run, already_finished=False)
 
 
-def _run(config: DictConfig, run: RunDirectory, data: ClassificationDataModule, task: ClassificationTask) -> None:
+def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task) -> None:
     resume_from, resume_step = None, 0
     if (newest := newest_checkpoint(run.last, run.previous)) is not None:
         resume_from, resume_step = newest[0], newest[1]["global_step"]
@@ -139,8 +140,8 @@ def _run(config: DictConfig, run: RunDirectory, data: ClassificationDataModule, 
 def _trainer(
     config: DictConfig,
     run: RunDirectory,
-    data: ClassificationDataModule,
-    task: ClassificationTask,
+    data: ImageDataModule,
+    task: Task,
     loggers: list[Logger],
     stop: StopSignals,
 ) -> pl.Trainer:
@@ -166,12 +167,7 @@ def _trainer(
 
 
 def _announce(
-    config: DictConfig,
-    run: RunDirectory,
-    data: ClassificationDataModule,
-    task: ClassificationTask,
-    mirrors: list[Logger],
-    step: int,
+    config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task, mirrors: list[Logger], step: int
 ) -> None:
     ranks = world_size(config.trainer)
     accumulation = config.trainer.accumulate_grad_batches
@@ -187,6 +183,7 @@ def _announce(
         "data": f"{data.name}: {data.num_samples('train'):,} train, {data.num_samples('val'):,} val, "
         f"{data.num_samples('test'):,} test images in {len(data.class_list.names):,} classes",
         "model": f"{task.name}: {parameters:,} parameters",
+        **({"weights": ", ".join(map(str, task.loaded))} if task.loaded else {}),
         "batch": f"global {batch} = {ranks} rank{'s' * (ranks > 1)} × {batch // ranks // accumulation} "
         f"× {accumulation} accumulation; {steps:,} steps/epoch × {epochs} epochs = {steps * epochs:,} steps",
         "lr": recipe.arithmetic(batch) if recipe else "",
@@ -195,9 +192,7 @@ def _announce(
     print_fields(fields)
 
 
-def _summary(
-    trainer: pl.Trainer, task: ClassificationTask, data: ClassificationDataModule, best: dict[str, Any]
-) -> dict[str, Any]:
+def _summary(trainer: pl.Trainer, task: Task, data: ImageDataModule, best: dict[str, Any]) -> dict[str, Any]:
     best_value = next(item.best_value for item in trainer.checkpoint_callbacks if isinstance(item, RunCheckpoints))
     return {
         "epochs": trainer.current_epoch,

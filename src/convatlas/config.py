@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from pydantic import (
     ConfigDict,
     NonNegativeInt,
@@ -130,12 +130,19 @@ def check_config(config: DictConfig, types: Mapping[str, Any]) -> None:
     Raises:
         UserError: Naming the key, its value and what was expected.
     """
-    missing = OmegaConf.missing_keys(config)
-    if missing:
-        key = sorted(missing)[0]
-        raise UserError(f"{key} is missing: give {key}=… on the command line")
     try:
+        missing = OmegaConf.missing_keys(config)
+        if missing:
+            key = sorted(missing)[0]
+            raise UserError(f"{key} is missing: give {key}=… on the command line")
         OmegaConf.resolve(config.copy())
+    except InterpolationKeyError as error:
+        wanted = re.search(r"'([^']+)'", str(error))
+        group = str(error.full_key).partition(".")[0]
+        raise UserError(
+            f"{group}: {error.full_key} asks for {wanted and wanted.group(1)}, which these data do not have; choose "
+            f"another {group}"
+        ) from error
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
     for key, expected in types.items():

@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from convatlas.config import compose, fill_num_classes, overridden_keys, project_path
 from convatlas.errors import UserError
-from convatlas.models.classifier import Classifier
-from convatlas.models.weights import load_weights
-from convatlas.restore import checkpoint_path, load_net
+from convatlas.models.architecture import Architecture, OnBackbone
+from convatlas.models.weights import load_backbone, load_weights
+from convatlas.restore import checkpoint_path, load_net, without_initial_weights
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
+from convatlas.tasks.detection import DetectionTask
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,15 @@ class Network:
     """
 
     name: str
-    net: Classifier
+    net: Architecture
     image_size: int
     trained: bool = False
 
 
-def model_names() -> list[str]:
-    """Every configuration of ``conf/model``, ``resnet50`` before ``resnet101``."""
-    names = [file.stem for file in project_path("conf").joinpath("model").glob("*.yaml")]
+def model_names(task: str = "classification") -> list[str]:
+    """Every configuration of ``conf/model`` for a task, ``resnet50`` before ``resnet101``."""
+    files = project_path("conf").joinpath("model").glob("*.yaml")
+    names = [file.stem for file in files if f"- /task/{task}@_here_\n" in file.read_text()]
     return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
@@ -65,7 +67,7 @@ def described_config(name: str, overrides: Sequence[str]) -> DictConfig:
             stored = metadata["config"]["data"] | {"num_classes": len(metadata["class_list"])}
             config.data = {key: stored[key] for key in ("num_classes", "in_channels", "image_size")}
             config.model = OmegaConf.create(metadata["config"]["model"])
-            config.model.weights = None
+            without_initial_weights(config.model)
     return config
 
 
@@ -73,8 +75,14 @@ def described_networks(config: DictConfig) -> list[Network]:
     """Build what ``described_config`` composed.
 
     Raises:
-        UserError: The data's classes are asked of files that are not there; weights that do not fit.
+        UserError: The data's classes are asked of files that are not there; weights that do not fit; a detector, which
+            looks at as many regions as it proposes.
     """
+    if str(config.model._target_).startswith(DetectionTask.__module__):
+        raise UserError(
+            f"model={config.model.name}: what a detector computes depends on what it sees; describe its backbone, such "
+            "as model=resnet50"
+        )
     path = checkpoint_path(config.run, config.checkpoint)
     if path is not None:
         return [Network(config.model.name, load_net(read_run_checkpoint(path)), config.data.image_size, trained=True)]
@@ -87,11 +95,14 @@ def _build(model: DictConfig, data: DictConfig) -> Network:
     target = get_class(model.net._target_)
     papers = inspect.signature(target).parameters["num_classes"].default
     num_classes = papers if data.num_classes is None else data.num_classes
-    trained = model.weights is not None
+    backbone_weights = OmegaConf.select(model, "backbone.weights")
+    trained = model.weights is not None or backbone_weights is not None
     with torch.device("cpu" if trained else "meta"):
-        net: Classifier = instantiate(model.net, num_classes=num_classes)
-    if trained:
+        net: Architecture = instantiate(model.net, num_classes=num_classes)
+    if model.weights is not None:
         load_weights(net, model.weights, reset_classifier=model.reset_classifier)
+    if isinstance(net, OnBackbone) and backbone_weights is not None:
+        load_backbone(net, backbone_weights)
     return Network(model.name, net, data.image_size or net.image_size, trained)
 
 

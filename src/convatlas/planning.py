@@ -7,10 +7,10 @@ from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from convatlas.config import fill_num_classes, plain
-from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.image_data import ImageDataModule
 from convatlas.report.expectations import Expectation
 from convatlas.run.directory import RunDirectory
-from convatlas.run.identity import run_id, weights_fingerprint
+from convatlas.run.identity import initial_weights, run_id
 
 TYPES: dict[str, Any] = {
     "seed": NonNegativeInt,
@@ -29,7 +29,7 @@ TYPES: dict[str, Any] = {
 """What a run asks of keys beyond their constructors."""
 
 
-def plan_run(config: DictConfig) -> tuple[RunDirectory, ClassificationDataModule]:
+def plan_run(config: DictConfig) -> tuple[RunDirectory, ImageDataModule]:
     """Find the images of a run and the directory that belongs to it.
 
     Args:
@@ -41,7 +41,8 @@ def plan_run(config: DictConfig) -> tuple[RunDirectory, ClassificationDataModule
     Raises:
         UserError: A mistake in the data's configuration or in the images.
     """
-    data: ClassificationDataModule = instantiate(config.data)
+    data: ImageDataModule = instantiate(config.data)
     fill_num_classes(config, len(data.class_list.names))
-    identity = run_id(plain(config), data.fingerprint, weights_fingerprint(config.model.weights))
+    settings = plain(config)
+    identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
     return RunDirectory.choose(config.run.root, identity, config.run.attempt, config.run.fresh), data

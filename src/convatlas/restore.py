@@ -10,11 +10,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from convatlas.config import compose, overridden_keys, parse_overrides
 from convatlas.errors import UserError
-from convatlas.models.classifier import Classifier
+from convatlas.models.architecture import Architecture
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
 from convatlas.tracking.checkpoints import PREFIX, fetch_checkpoint
 
-PREPROCESSING = ("in_channels", "image_size", "resize", "mean", "std")
+PREPROCESSING = ("in_channels", "image_size", "long_side", "resize", "mean", "std")
 """Keys of ``data`` that travel with a network: other data are shown to it as its own were."""
 
 
@@ -75,18 +75,26 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
     if "data" in given:
         config = compose(name, overrides)
         chosen = {key.split(".")[1] for key in given if key.startswith("data.")}
-        for key in set(PREPROCESSING) - chosen:
+        for key in stored["data"].keys() & set(PREPROCESSING) - chosen:
             config.data[key] = stored["data"][key]
     else:
         with open_dict(config):
             config.data = OmegaConf.create(stored["data"] | {"augment": None})
+            config.augment = None
         OmegaConf.set_struct(config.data, True)
         for override in data_values:
             _set(config, override.key_or_group, override.value())
     with open_dict(config):
         config.model = OmegaConf.create(stored["model"])
-        config.model.weights = None
+        without_initial_weights(config.model)
     return config
+
+
+def without_initial_weights(model: DictConfig) -> None:
+    """Let a restored network not start from the weights that its training started from."""
+    model.weights = None
+    if "backbone" in model:
+        model.backbone.weights = None
 
 
 def _set(config: DictConfig, key: str, value: object) -> None:
@@ -104,16 +112,16 @@ def check_preprocessing(path: Path, checkpoint: dict[str, Any], first_path: Path
     """
     mine, theirs = (member[KEY]["config"]["data"] for member in (checkpoint, first))
     for key in PREPROCESSING:
-        if mine[key] != theirs[key]:
+        if mine.get(key) != theirs.get(key):
             raise UserError(
                 f"checkpoint={path}: trained with data.{key}={mine[key]}, {first_path} with {theirs[key]}; "
                 "an ensemble's members are shown the same images"
             )
 
 
-def load_net(checkpoint: dict[str, Any]) -> Classifier:
+def load_net(checkpoint: dict[str, Any]) -> Architecture:
     """The network of a checkpoint, its weights loaded, in evaluation mode."""
-    net: Classifier = instantiate(checkpoint[KEY]["config"]["model"]["net"])
+    net: Architecture = instantiate(checkpoint[KEY]["config"]["model"]["net"])
     state = checkpoint["state_dict"]
     net.load_state_dict({name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")})
     return net.eval()

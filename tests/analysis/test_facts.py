@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convatlas.analysis.layers import Analysis, analyse
 from convatlas.models.alexnet import AlexNet, AlexNetTorchvision
+from convatlas.models.architecture import Architecture
 from convatlas.models.classifier import Classifier
 from convatlas.models.googlenet import GoogLeNet, GoogLeNetTorchvision
 from convatlas.models.resnet import CifarResNet, ResNet
@@ -265,7 +266,7 @@ def test_receptive_fields(name: str, expected: int) -> None:
     assert described(name)[1].receptive_field == expected
 
 
-def fields(net: Classifier, kind: str) -> list[int]:
+def fields(net: Architecture, kind: str) -> list[int]:
     return [layer.receptive_field for layer in analyse(net, 224).layers if layer.kind == kind]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from convatlas.tasks.optimization import OptimizerRecipe, Schedule, constant, cosine, one_cycle, step
+from convatlas.tasks.optimization import OptimizerRecipe, Schedule, constant, cosine, one_cycle, poly, step
 
 
 def rates(schedule: Schedule, steps: int) -> list[float]:
@@ -30,6 +30,13 @@ def test_without_a_reference_the_rate_stays() -> None:
     recipe = OptimizerRecipe(algorithm=torch.optim.SGD, learning_rate=0.4)
     assert recipe.scaled_learning_rate(64) == 0.4
     assert recipe.arithmetic(64) == "0.4"
+
+
+def test_poly_falls_by_a_power_of_what_is_left() -> None:
+    found = rates(poly, 100)
+    assert found == pytest.approx([(1 - k / 100) ** 0.9 for k in range(100)])
+    warm = rates(lambda o, n: poly(o, n, power=1.0, warmup_fraction=0.1), 100)
+    assert warm[:11] == pytest.approx([(k + 1) / 11 for k in range(10)] + [1.0])
 
 
 def test_cosine_warms_up_and_ends_near_zero() -> None:

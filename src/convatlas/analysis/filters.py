@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.utils import make_grid, save_image
 
-from convatlas.models.classifier import Classifier
+from convatlas.models.architecture import Architecture
 
 TILE = 44
 """About how many pixels a side a filter is shown in."""
 
 
-def filter_grid(net: Classifier) -> Tensor:
+def filter_grid(net: Architecture) -> Tensor:
     """The filters of the first convolution side by side, each stretched to its own range.
 
     Args:
@@ -32,6 +32,6 @@ def filter_grid(net: Classifier) -> Tensor:
     return grid
 
 
-def write_filters(net: Classifier, path: Path) -> None:
+def write_filters(net: Architecture, path: Path) -> None:
     """Write ``filter_grid`` as a PNG."""
     save_image(filter_grid(net), path)

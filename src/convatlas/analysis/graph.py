@@ -70,6 +70,10 @@ def layer_text(layer: Layer) -> str:
     if layer.kind == "convolution":
         groups = f", {layer.groups} groups" if layer.groups > 1 else ""
         return f"{kernel}, {layer.output_shape[0]}{step}{holes}{groups}"
+    if layer.kind == "transposed convolution":
+        return f"transposed {kernel}, {layer.output_shape[0]}, ×{layer.stride}"
+    if layer.kind == "upsample":
+        return f"upsample ×{layer.stride}"
     if layer.kind == "linear":
         return f"linear, {layer.output_shape[0]}"
     return f"{layer.kind} {kernel}{step}{holes}" if layer.kernel else layer.kind

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from convatlas.models.classifier import Classifier
+from convatlas.models.architecture import Architecture
 from convatlas.models.outputs import ClassifierOutput
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "convolution",
+    nn.ConvTranspose2d: "transposed convolution",
     nn.MaxPool2d: "max pool",
     nn.AdaptiveAvgPool2d: "average pool",
     nn.BatchNorm2d: "batch norm",
@@ -26,6 +27,7 @@ KINDS: dict[type[nn.Module], str] = {
 }
 FUNCTIONS = {
     F.adaptive_avg_pool2d: "average pool",
+    F.interpolate: "upsample",
     torch.cat: "concatenate",
     operator.add: "add",
     operator.iadd: "add",
@@ -38,15 +40,15 @@ class Layer:
 
     Attributes:
         name: Its path in the network; for what is no module, the path of the module that does it and what it does.
-        kind: ``convolution``, ``max pool``, ``average pool``, ``batch norm``, ``local response norm``, ``linear``,
-            ``add`` or ``concatenate``.
+        kind: ``convolution``, ``transposed convolution``, ``max pool``, ``average pool``, ``batch norm``,
+            ``local response norm``, ``linear``, ``upsample``, ``add`` or ``concatenate``.
         output_shape: (C, H, W), or (features,).
         kernel: Side of what it reads, in positions of its input; None where that is one position.
-        stride: Step, in positions of its input; None likewise.
+        stride: Step, in positions of its input, of a transposed convolution in those of its output; None likewise.
         dilation: Distance between the positions that it reads.
         groups: Groups of a convolution.
         parameters: Weights and biases.
-        multiply_adds: Of convolutions and linear layers, what the papers call FLOPs; 0 for the others.
+        multiply_adds: Of all convolutions and linear layers, what the papers call FLOPs; 0 for the others.
         receptive_field: Side of the part of the image that one position of the output sees, in pixels.
         jump: Distance of neighbouring positions of the output, in pixels.
     """
@@ -103,11 +105,12 @@ class Analysis:
         return before[-1].receptive_field
 
 
-def analyse(net: Classifier, image_size: int) -> Analysis:
+def analyse(net: Architecture, image_size: int) -> Analysis:
     """Take a network apart.
 
     Receptive fields follow r += (k - 1) d j and j *= s from layer to layer (Araujo et al., "Computing Receptive
     Fields", 2019); a linear layer that reads a map of h x h is a kernel of h; where paths meet, the largest counts.
+    A transposed convolution of stride s has ceil(k / s) positions in each output, bilinear upsampling two.
 
     Args:
         net: The network, on any device; it is not changed.
@@ -173,17 +176,23 @@ class _Recorder(fx.Interpreter):
         before = max((self.grids[node] for node in n.all_input_nodes), key=lambda g: g.receptive_field, default=_Grid())
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         kind = FUNCTIONS.get(n.target) if module is None else _kind(module)  # type: ignore[arg-type]
+        if not isinstance(out, Tensor):  # arithmetic of sizes
+            kind = None
         kernel, stride, dilation = 1, 1, 1
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.MaxPool2d):
             kernel, stride, dilation = (_side(value) for value in (module.kernel_size, module.stride, module.dilation))
         elif kind == "average pool" and out.shape[-1] < before.side:  # otherwise it reads single positions
             stride = before.side // out.shape[-1]
             kernel = before.side - (out.shape[-1] - 1) * stride
         elif kind == "linear":
             kernel = before.side
+        enlarging = kind in ("transposed convolution", "upsample")
+        if kind == "upsample":
+            kernel, stride = 2, max(1, round(out.shape[-1] / before.side))
+        seen = -(-kernel // stride) if kind == "transposed convolution" else kernel
         self.grids[n] = after = _Grid(
-            before.receptive_field + (kernel - 1) * dilation * before.jump,
-            before.jump * stride,
+            before.receptive_field + (seen - 1) * dilation * before.jump,
+            max(1, before.jump // stride) if enlarging else before.jump * stride,
             1 if kind == "linear" else _positions(before, out, kind),
         )
         if kind is not None and not (kind == "average pool" and kernel == 1):
@@ -192,11 +201,11 @@ class _Recorder(fx.Interpreter):
                 kind=kind,
                 output_shape=tuple(out.shape[1:]),
                 kernel=kernel if kernel > 1 or kind == "convolution" else None,
-                stride=stride if kind in ("convolution", "max pool", "average pool") else None,
+                stride=stride if enlarging or kind in ("convolution", "max pool", "average pool") else None,
                 dilation=dilation,
-                groups=module.groups if isinstance(module, nn.Conv2d) else 1,
+                groups=module.groups if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) else 1,
                 parameters=sum(p.numel() for p in module.parameters()) if module is not None else 0,
-                multiply_adds=_multiply_adds(module, out),
+                multiply_adds=_multiply_adds(module, before, out),
                 receptive_field=after.receptive_field,
                 jump=after.jump,
             )
@@ -225,7 +234,9 @@ def _side(value: int | tuple[int, ...]) -> int:
     return value if isinstance(value, int) else value[0]
 
 
-def _multiply_adds(module: nn.Module | None, out: Tensor) -> int:
+def _multiply_adds(module: nn.Module | None, before: _Grid, out: Tensor) -> int:
+    if isinstance(module, nn.ConvTranspose2d):
+        return before.side**2 * module.weight.numel()
     if isinstance(module, nn.Conv2d):
         return out[0].numel() * module.weight[0].numel()
     return module.weight.numel() if isinstance(module, nn.Linear) else 0

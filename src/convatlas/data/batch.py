@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+VOID = 255
+"""The label of a pixel that belongs to no class; it counts neither in losses nor in metrics."""
+
 
 class Batch(NamedTuple):
     """Images with their labels.
@@ -36,4 +39,56 @@ class ViewBatch(NamedTuple):
 
     images: list[list[Tensor]]
     labels: Tensor
+    indices: Tensor
+
+
+class SegmentationBatch(NamedTuple):
+    """Crops of images with the class of every pixel, for training.
+
+    Attributes:
+        images: (N, C, H, W), uint8 as loaded, float32 normalised once on the device; channels last in memory.
+        labels: Class of each pixel, (N, H, W), uint8 as loaded, int64 on the device; ``VOID`` does not count.
+        indices: Position of each image in its split, (N,) int64.
+        weights: Of each pixel in the loss, (N, H, W) float32; None where all count alike.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    weights: Tensor | None = None
+
+
+class WholeImageBatch(NamedTuple):
+    """Whole images of any sizes with the class of every pixel, for evaluation.
+
+    Attributes:
+        images: Each (C, H, W); types as in ``SegmentationBatch``.
+        labels: Class of each pixel, each (H, W).
+        indices: Position of each image in its split, (N,) int64.
+    """
+
+    images: list[Tensor]
+    labels: list[Tensor]
+    indices: Tensor
+
+
+class ObjectBatch(NamedTuple):
+    """Images of several sizes with their objects; in an evaluation without these.
+
+    Attributes:
+        images: (N, C, H, W), each at the top left with zeros around; uint8 as loaded, float32 normalised on the device.
+        sizes: Height and width of each in the batch.
+        stored_sizes: Height and width of each as it is stored.
+        boxes: x0, y0, x1, y1 of each image's objects in pixels of the batch, each (n, 4) float32.
+        labels: Their classes, each (n,) int64.
+        masks: Their masks, each (n, H, W) uint8 of 0 and 1; None where there are none.
+        indices: Position of each image in its split, (N,) int64.
+    """
+
+    images: Tensor
+    sizes: list[tuple[int, int]]
+    stored_sizes: list[tuple[int, int]]
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    masks: list[Tensor] | None
     indices: Tensor

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convatlas.data.datamodule import ClassificationDataModule
 from convatlas.data.decode import Picture
-from convatlas.data.loader import ThreadedLoader
+from convatlas.data.loader import PrefetchingLoader
 from convatlas.data.sources import ArraySource
 
 STAGES = ("read", "decode", "crop_and_resize", "steps")
@@ -33,7 +33,7 @@ class LoaderSpeed:
     cpu_ms_per_image: float
 
 
-def loader_speed(loader: ThreadedLoader, batches: int) -> LoaderSpeed:
+def loader_speed(loader: PrefetchingLoader, batches: int) -> LoaderSpeed:
     """Load batches, from as many epochs as it takes, behind a warm-up of one; nothing else is done meanwhile."""
     next(iter(loader))
     clock, processor = time.perf_counter(), time.process_time()

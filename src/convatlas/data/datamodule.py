@@ -1,23 +1,20 @@
 """The LightningDataModule of image classification."""
 
-import hashlib
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-import torch
+from hydra.utils import instantiate
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 from pydantic import PositiveInt
-from pytorch_lightning import LightningDataModule
-from torch import Tensor
 
 from convatlas.data.augment import Augmentation, CenterCrop
 from convatlas.data.batch import Batch, ViewBatch
-from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import Dataset, Split
+from convatlas.data.image_data import ImageDataModule
 from convatlas.data.loader import BatchMemory, Plan, ThreadedLoader
-from convatlas.data.order import Indices, evaluation_batches, train_batches
-from convatlas.data.skipped import SkippedImages
+from convatlas.data.order import Indices
 from convatlas.data.sources import Labels, Source
 from convatlas.data.views import Views
 from convatlas.errors import UserError
@@ -25,7 +22,7 @@ from convatlas.errors import UserError
 BatchT = TypeVar("BatchT", Batch, ViewBatch)
 
 
-class ClassificationDataModule(LightningDataModule):
+class ClassificationDataModule(ImageDataModule):
     """Labelled images in three splits: ``train``, ``val`` (for tuning) and ``test`` (reported, touched once).
 
     Args:
@@ -50,12 +47,12 @@ class ClassificationDataModule(LightningDataModule):
 
     Attributes:
         views: The views of an image that a test protocol shows; None, as at first, is the central crop.
-        skipped: The images that were left out.
 
     Raises:
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
     """
 
+    problem = "classification"
     views: Views | None = None
 
     def __init__(
@@ -79,31 +76,26 @@ class ClassificationDataModule(LightningDataModule):
         root: str | None = None,
         split: Literal["train", "val", "test"] = "test",
     ) -> None:
-        super().__init__()
-        if threads < 1 or prefetch < 0:
-            raise UserError(
-                f"data.threads={threads}, data.prefetch={prefetch}: expected at least 1 thread and 0 batches ahead"
-            )
-        if not len(mean) == len(std) == in_channels:
-            raise UserError(f"data.mean and data.std: expected {in_channels} numbers each, as data.in_channels says")
-        self.name = name
-        self.in_channels = in_channels
+        super().__init__(
+            name=name,
+            in_channels=in_channels,
+            mean=mean,
+            std=std,
+            global_batch_size=global_batch_size,
+            threads=threads,
+            prefetch=prefetch,
+            seed=seed,
+            on_error=on_error,
+            split=split,
+        )
         self.image_size = image_size
-        self.mean, self.std = mean, std
-        self.global_batch_size = global_batch_size
-        self.threads, self.prefetch = threads, prefetch
-        self.seed = seed
-        self.split: Split = split
-        self.on_error = on_error
-        self.skipped = SkippedImages()
         self._memory = BatchMemory()
         self.evaluation = Augmentation(crop=CenterCrop(resize=resize))
         self.augment = augment or self.evaluation
 
         found = dataset(in_channels) if root is None else dataset(in_channels, root=root)
-        self.class_list: ClassList = found.class_list
-        if num_classes is not None and len(self.class_list.names) != num_classes:
-            raise UserError(f"data.num_classes={num_classes}: {name} has {len(self.class_list.names)} classes")
+        self.class_list = found.class_list
+        self.check_classes(num_classes)
         self.sources: dict[Split, Source] = {"train": found.train, "val": found.val or found.train, "test": found.test}
         if found.val is None:
             train, val = cut_val(found.train.labels, val_fraction)
@@ -115,93 +107,42 @@ class ClassificationDataModule(LightningDataModule):
             "test": np.arange(len(found.test.labels)),
         }
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over classes, labels and names: another data set is another run."""
-        digest = hashlib.sha256(self.class_list.hash.encode())
-        for split in ("train", "val", "test"):
-            digest.update(self.sources[split].fingerprint())
-        return digest.hexdigest()
-
-    def num_samples(self, split: Split) -> int:
-        """Number of images of a split."""
-        return len(self.members[split])
-
-    def load(self, split: Split, index: int) -> Tensor:
-        """One image of a split as it is stored, (C, H, W) uint8."""
-        return self.sources[split].open(int(self.members[split][index])).pixels()
-
-    def path(self, split: Split, index: int) -> str:
-        """The name of one image of a split."""
-        return self.sources[split].path(int(self.members[split][index]))
-
     def check_batch(self, world_size: int, accumulation: int) -> None:
-        """Refuse a batch that cannot be dealt out.
+        """Refuse a batch that cannot be dealt out; samples that are mixed are dealt in pairs.
 
         Raises:
             UserError: Naming ``data.global_batch_size``.
         """
         size = self.global_batch_size
-        if size < 1 or size % (world_size * accumulation):
-            raise UserError(
-                f"data.global_batch_size={size}: expected a multiple of {world_size * accumulation} = "
-                f"{world_size} ranks × {accumulation} accumulation"
-            )
         if self.augment.mix is not None and size % (2 * world_size * accumulation):
             raise UserError(
                 f"data.global_batch_size={size}: augment.mix takes pairs, expected a multiple of "
                 f"{2 * world_size * accumulation} = 2 × {world_size} ranks × {accumulation} accumulation"
             )
-        if size > self.num_samples("train"):
-            raise UserError(
-                f"data.global_batch_size={size}: {self.name} has only {self.num_samples('train')} training images"
-            )
-        for split in ("val", "test"):
-            if self.num_samples(split) < world_size:
-                raise UserError(
-                    f"data.val_fraction: {self.name} has {self.num_samples(split)} {split} images, expected at least "
-                    f"one for each of {world_size} ranks"
-                )
-
-    def train_dataloader(self) -> ThreadedLoader:
-        """Augmented batches, shuffled anew each epoch."""
-        accumulation = self.trainer.accumulate_grad_batches if self.trainer else 1
-        rank, world_size = self._rank()
-        num_samples, size = self.num_samples("train"), self.global_batch_size
-        group = 1 if self.augment.mix is None else 2
-        repeats = self.augment.repeats
-
-        def plan() -> tuple[int, list[Indices]]:
-            epoch = self.trainer.current_epoch if self.trainer else 0
-            return epoch, train_batches(
-                num_samples, size, accumulation, self.seed, epoch, rank, world_size, repeats=repeats, group=group
-            )
-
-        return self._loader("train", plan, num_samples // size * accumulation, self.augment, "replace")
-
-    def val_dataloader(self) -> ThreadedLoader:
-        """Every image of ``val`` once."""
-        return self._evaluation_loader("val")
-
-    def test_dataloader(self) -> ThreadedLoader:
-        """Every image of ``split`` once."""
-        return self._evaluation_loader(self.split)
+        super().check_batch(world_size, accumulation)
 
     def on_after_batch_transfer(self, batch: BatchT, dataloader_idx: int) -> BatchT:
         """Normalise on the device and augment further: (N, C, H, W) uint8 to float32, ``(x / 255 - mean) / std``."""
         if isinstance(batch, ViewBatch):
-            return batch._replace(images=[[self._normalised(stack) for stack in views] for views in batch.images])
-        return self.augment.on_device(batch._replace(images=self._normalised(batch.images)))
+            return batch._replace(images=[[self.normalised(stack) for stack in views] for views in batch.images])
+        return self.augment.on_device(batch._replace(images=self.normalised(batch.images)))
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        return (images / 255).sub_(mean).div_(std)
+    def train_order(self, epoch: int, accumulation: int, **arguments: Any) -> list[Indices]:
+        """The batches of this rank in an epoch: pairs stay together where they are mixed."""
+        group = 1 if self.augment.mix is None else 2
+        return super().train_order(epoch, accumulation, repeats=self.augment.repeats, group=group, **arguments)
 
-    def _evaluation_loader(self, split: Split) -> ThreadedLoader:
-        rank, world_size = self._rank()
-        size = max(1, self.global_batch_size // world_size // (self.views.crops if self.views else 1))
-        batches = evaluation_batches(self.num_samples(split), size, rank, world_size)
-        return self._loader(split, lambda: (0, batches), len(batches), self.evaluation, "drop", self.views)
+    def training_loader(self, plan: Plan, num_batches: int) -> ThreadedLoader:
+        """Augmented images."""
+        return self._loader("train", plan, num_batches, self.augment, training=True)
+
+    def evaluation_loader(self, split: Split, plan: Plan, num_batches: int) -> ThreadedLoader:
+        """Central crops, or the views of a test protocol."""
+        return self._loader(split, plan, num_batches, self.evaluation, self.views)
+
+    def evaluation_batch_size(self, world_size: int) -> int:
+        """Fewer images where each has several views."""
+        return max(1, self.global_batch_size // world_size // (self.views.crops if self.views else 1))
 
     def _loader(
         self,
@@ -209,28 +150,30 @@ class ClassificationDataModule(LightningDataModule):
         plan: Plan,
         num_batches: int,
         augmentation: Augmentation,
-        on_error: Literal["replace", "drop"],
         views: Views | None = None,
+        *,
+        training: bool = False,
     ) -> ThreadedLoader:
         return ThreadedLoader(
-            source=self.sources[split],
-            members=self.members[split],
-            plan=plan,
-            num_batches=num_batches,
             augmentation=augmentation,
             in_channels=self.in_channels,
             image_size=self.image_size,
-            seed=self.seed,
-            threads=self.threads,
-            prefetch=self.prefetch,
-            on_error="raise" if self.on_error == "raise" else on_error,
-            skipped=self.skipped,
             memory=self._memory,
             views=views,
+            **self.loader_arguments(split, plan, num_batches, training=training),
         )
 
-    def _rank(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+def build_classification_data(config: DictConfig) -> ClassificationDataModule:
+    """Build the data module of a configuration's ``data``, for verbs that are about images of classes.
+
+    Raises:
+        UserError: The data are for something else.
+    """
+    data = instantiate(config)
+    if not isinstance(data, ClassificationDataModule):
+        raise UserError(f"data={config.name} is for {data.problem}; this verb is for classification")
+    return data
 
 
 def cut_val(labels: Labels, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -49,7 +49,9 @@ class Dataset:
 def open_dataset(data: DictConfig) -> Dataset:
     """Open the data set of a configuration's ``data``, without the batches."""
     root = {"root": data.root} if "root" in data else {}
-    found: Dataset = instantiate(data.dataset)(data.in_channels, **root)
+    found = instantiate(data.dataset)(data.in_channels, **root)
+    if not isinstance(found, Dataset):
+        raise UserError(f"data={data.name}: expected a data set of labelled images, without masks or boxes")
     return found
 
 
@@ -121,7 +123,7 @@ def torchvision_arrays(
         UserError: It is not under ``root`` and cannot be downloaded.
     """
     constructor = getattr(torchvision.datasets, dataset)
-    with _fetching(dataset, root, download):
+    with fetching(dataset, root, download):
         train, test = (constructor(root, train=is_train, download=download) for is_train in (True, False))
 
     def source(split: Any, name: str) -> ArraySource:
@@ -140,13 +142,13 @@ def imagenette(in_channels: int, *, root: str, download: bool, scan_cache: str |
     from torchvision.datasets import Imagenette
 
     folder = Path(root) / "imagenette2-320"
-    with _fetching("Imagenette", root, download):
+    with fetching("Imagenette", root, download):
         Imagenette(root, split="train", size="320px", download=download and not folder.is_dir())
     return image_folder(in_channels, root=str(folder), scan_cache=scan_cache)
 
 
 @contextmanager
-def _fetching(name: str, root: str, download: bool) -> Iterator[None]:
+def fetching(name: str, root: str, download: bool) -> Iterator[None]:
     """Where a download may happen: one process at a time, for all ranks of a run want it at once."""
     try:
         if not download:

@@ -25,7 +25,7 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 ROTATED = range(2, 9)
 """EXIF orientations that are not upright."""
 
-ImageFault = Literal["unreadable", "empty", "not_an_image", "bomb", "damaged", "32_bit"]
+ImageFault = Literal["unreadable", "empty", "not_an_image", "bomb", "damaged", "32_bit", "mask"]
 
 
 class ImageError(UserError):

@@ -6,10 +6,11 @@ start-up, copies and shared memory.
 
 import math
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,12 +25,28 @@ from convatlas.data.skipped import SkippedImages
 from convatlas.data.sources import Source
 from convatlas.data.views import Views
 
+SampleT = TypeVar("SampleT")
+
 Plan = Callable[[], tuple[int, Sequence[Indices]]]
 """Says, as an iteration starts, which epoch it is and which samples make up its batches."""
 
 
-class ThreadedLoader:
-    """Iterates over the batches of one split, each a ``Batch``, or a ``ViewBatch`` where there are ``views``.
+class NamedSource(Protocol):
+    """Images that have names."""
+
+    def path(self, index: int) -> str:
+        """Name one image for a message."""
+
+
+class Pending(Protocol):
+    """A batch that threads are preparing."""
+
+    def result(self) -> Any:
+        """Wait for the batch; the first error of a thread is raised here."""
+
+
+class PrefetchingLoader(ABC):
+    """Iterates over the batches of one split, a bounded number of which threads prepare ahead.
 
     A sample's augmentation is drawn from a generator seeded with (seed, epoch, entry): the batches do not depend on
     the number of threads. Lightning keeps ``state_dict()`` in its checkpoints, so that training goes on in mid-epoch.
@@ -40,17 +57,12 @@ class ThreadedLoader:
         plan: The epoch and its batches, asked at the start of each iteration. An entry of a batch is a position in
             the split, plus N for each copy of the same sample that the epoch has besides.
         num_batches: How many there are.
-        augmentation: What is done to an image.
-        views: A test protocol's views of an image in place of the augmentation.
-        in_channels: Channels of a batch.
-        image_size: Height and width of a batch in pixels, where the augmentation has no schedule for it.
         seed: The run's seed.
         threads: Number of threads.
         prefetch: Batches prepared ahead.
         on_error: What follows an image that cannot be decoded: ``raise``; ``replace`` it by the split's next one that
             can; or ``drop`` it, which leaves its batch smaller.
         skipped: Where replaced and dropped images are counted.
-        memory: Where batches come from; loaders that take turns share it.
 
     Raises:
         ImageError: An image cannot be decoded; arrives at the batch.
@@ -59,35 +71,25 @@ class ThreadedLoader:
     def __init__(
         self,
         *,
-        source: Source,
+        source: NamedSource,
         members: NDArray[np.int64],
         plan: Plan,
         num_batches: int,
-        augmentation: Augmentation,
-        in_channels: int,
-        image_size: int,
         seed: int,
         threads: int,
         prefetch: int,
         on_error: Literal["raise", "replace", "drop"],
         skipped: SkippedImages,
-        memory: "BatchMemory",
-        views: Views | None = None,
     ) -> None:
-        self.source = source
+        self.named = source
         self.members = members
         self.plan = plan
         self.num_batches = num_batches
-        self.augmentation = augmentation
-        self.in_channels = in_channels
-        self.image_size = image_size
         self.seed = seed
         self.threads = threads
         self.prefetch = prefetch
         self.on_error = on_error
         self.skipped = skipped
-        self.memory = memory
-        self.views = views
         self._position = {"epoch": 0, "batches": 0}
         self._resuming = False
 
@@ -108,7 +110,7 @@ class ThreadedLoader:
         start = self._position["batches"] if self._resuming and self._position["epoch"] == epoch else 0
         self._position = {"epoch": epoch, "batches": start}
         self._resuming = False
-        waiting: deque[_Work] = deque()
+        waiting: deque[Pending] = deque()
         upcoming = iter(batches[start:])
         # Each thread computes alone: with a team of OpenMP threads behind each, they would crowd the cores. To ask
         # first settles the caller's own number, which would otherwise become 1 too.
@@ -119,7 +121,7 @@ class ThreadedLoader:
         try:
             while True:
                 while len(waiting) < self.prefetch + 1 and (entries := next(upcoming, None)) is not None:
-                    waiting.append(self._start(pool, entries, epoch))
+                    waiting.append(self.start(pool, entries, epoch))
                 if not waiting:
                     return
                 batch = waiting.popleft().result()
@@ -129,7 +131,77 @@ class ThreadedLoader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> "_Work":
+    @abstractmethod
+    def start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> "Pending":
+        """Let the pool prepare a batch."""
+
+    def read(
+        self, entry: int, epoch: int, show: Callable[[int, int, np.random.Generator], SampleT]
+    ) -> tuple[int, SampleT] | None:
+        """Show one sample, or what takes its place.
+
+        Args:
+            entry: Of the batch.
+            epoch: Counted from zero.
+            show: Called with a position in the split, one in the source, and the sample's random generator.
+
+        Returns:
+            The position in the split of what is shown, and what ``show`` returned; None where it is dropped.
+        """
+        num_samples = len(self.members)
+        for candidate in range(entry, entry + num_samples):
+            index = candidate % num_samples
+            member = int(self.members[index])
+            try:
+                # A replacement must not repeat what its own entry of the epoch shows.
+                entries = [entry] if candidate == entry else [entry, candidate]
+                return index, show(index, member, np.random.default_rng([self.seed, epoch, *entries]))
+            except ImageError as error:
+                if self.on_error == "raise":
+                    raise
+                self.skipped.add(error)
+                if self.on_error == "drop":
+                    return None
+            except Exception as error:
+                error.add_note(f"while loading {self.named.path(member)}")
+                raise
+        raise ImageError("data.on_error=skip", "damaged", "none of the images can be decoded")
+
+
+class ThreadedLoader(PrefetchingLoader):
+    """Yields a ``Batch`` of images of one size, or a ``ViewBatch`` where there are ``views``.
+
+    Args:
+        source: The images, with their labels.
+        augmentation: What is done to an image.
+        views: A test protocol's views of an image in place of the augmentation.
+        in_channels: Channels of a batch.
+        image_size: Height and width of a batch in pixels, where the augmentation has no schedule for it.
+        memory: Where batches come from; loaders that take turns share it.
+        arguments: Those of ``PrefetchingLoader``.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        augmentation: Augmentation,
+        in_channels: int,
+        image_size: int,
+        memory: "BatchMemory",
+        views: Views | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(source=source, **arguments)
+        self.source = source
+        self.augmentation = augmentation
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.memory = memory
+        self.views = views
+
+    def start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> "_Work":
+        """Let the pool fill a batch, a few rows a task."""
         indices = entries % len(self.members)
         labels = torch.from_numpy(self.source.labels[self.members[indices]].astype(np.int64))
         batch: Batch | ViewBatch
@@ -150,39 +222,22 @@ class ThreadedLoader:
     def _fill(self, work: "_Work", rows: Indices, entries: Indices, epoch: int) -> None:
         batch = work.batch
         for row, entry in zip(rows.tolist(), entries.tolist(), strict=True):
-            shown = self._show(batch, row, entry, epoch)
-            if shown is None:
-                work.dropped.append(row)
-            elif shown != entry:
-                index = shown % len(self.members)
-                batch.labels[row], batch.indices[row] = int(self.source.labels[self.members[index]]), index
 
-    def _show(self, batch: Batch | ViewBatch, row: int, entry: int, epoch: int) -> int | None:
-        """Fill one row, and say with which entry: itself, the one that replaces it, or None where it is dropped."""
-        num_samples = len(self.members)
-        for candidate in range(entry, entry + num_samples):
-            try:
-                picture = self.source.open(int(self.members[candidate % num_samples]))
+            def show(index: int, member: int, generator: np.random.Generator, row: int = row) -> None:
+                picture = self.source.open(member)
                 if isinstance(batch, ViewBatch):
                     batch.images[row] += self.views(picture.pixels())  # type: ignore[misc]
-                    return candidate
-                # A replacement must not repeat what its own entry of the epoch shows.
-                entries = [entry] if candidate == entry else [entry, candidate]
-                generator = np.random.default_rng([self.seed, epoch, *entries])
+                    return
                 self.augmentation.show(picture, generator, batch.images[row])
                 if batch.draws is not None:
                     self.augmentation.draw(generator, batch.images.shape[-1], batch.draws[row])
-                return candidate
-            except ImageError as error:
-                if self.on_error == "raise":
-                    raise
-                self.skipped.add(error)
-                if self.on_error == "drop":
-                    return None
-            except Exception as error:
-                error.add_note(f"while loading {self.source.path(int(self.members[candidate % num_samples]))}")
-                raise
-        raise ImageError("data.on_error=skip", "damaged", "none of the images can be decoded")
+
+            shown = self.read(entry, epoch, show)
+            if shown is None:
+                work.dropped.append(row)
+            elif shown[0] != entry % len(self.members):
+                index = shown[0]
+                batch.labels[row], batch.indices[row] = int(self.source.labels[self.members[index]]), index
 
 
 class BatchMemory:

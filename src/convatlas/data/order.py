@@ -1,5 +1,7 @@
 """Which samples make up each batch: a function of the seed, the epoch and the rank, and of nothing else."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ def train_batches(
     world_size: int,
     repeats: int = 1,
     group: int = 1,
+    kinds: NDArray[np.integer[Any]] | None = None,
 ) -> list[Indices]:
     """The batches of one rank in one epoch; samples that do not fill a global batch are left out.
 
@@ -37,6 +40,8 @@ def train_batches(
         repeats: Copies of a sample in a global batch; where they do not divide it, its last group has fewer.
         group: Samples that are dealt together and stay neighbours: 2 where neighbours are mixed. It must divide a
             rank's accumulation part.
+        kinds: A number for each sample, (num_samples,): global batches are of one kind, but for the last of an epoch,
+            which take what is left of each. Images of one orientation need less padding.
 
     Returns:
         Entries, one array a batch: copy c of the sample at position i of the split is ``i + c * num_samples``, so that
@@ -45,6 +50,8 @@ def train_batches(
     groups = global_batch_size // group
     distinct = -(-groups // repeats) * group
     order = np.random.default_rng([seed, epoch]).permutation(num_samples)
+    if kinds is not None:
+        order = _by_kind(order, kinds, distinct)
     copies = num_samples * np.arange(repeats)[:, None]
     batches = []
     for batch in range(num_samples // global_batch_size):
@@ -52,6 +59,21 @@ def train_batches(
         dealt = (samples + copies).reshape(-1, group)[:groups]
         batches += np.split(dealt[rank::world_size].ravel(), parts)
     return batches
+
+
+def _by_kind(order: Indices, kinds: NDArray[np.integer[Any]], size: int) -> Indices:
+    """Put samples of one kind together, ``size`` at a time, as soon as there are so many of it."""
+    waiting: dict[int, list[int]] = {}
+    sorted_order: list[int] = []
+    for sample, kind in zip(order.tolist(), kinds[order].tolist(), strict=True):
+        group = waiting.setdefault(kind, [])
+        group.append(sample)
+        if len(group) == size:
+            sorted_order += group
+            group.clear()
+    for group in waiting.values():
+        sorted_order += group
+    return np.array(sorted_order, dtype=np.int64)
 
 
 def evaluation_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[Indices]:

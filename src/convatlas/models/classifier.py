@@ -1,41 +1,29 @@
 """The one surface of all classification networks."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convatlas.errors import UserError
+from convatlas.models.architecture import Architecture
 from convatlas.models.outputs import ClassifierOutput
 
 
-class Classifier(nn.Module, ABC):
+class Classifier(Architecture):
     """A network that maps images (N, in_channels, H, W) float32 to logits (N, num_classes).
 
     In training, a network with auxiliary heads returns a ``ClassifierOutput`` instead; in evaluation none does.
 
     Attributes:
-        num_classes: Width of the output.
-        in_channels: Channels of the input.
         num_features: Width of what enters the last linear layer.
         dilation: Dilation of the last feature map's grid: 1, unless the network is built with an ``output_stride``.
     """
 
-    image_size: ClassVar[int] = 224
-    """Height and width of the paper's images, in pixels."""
-    classifier_name: ClassVar[str] = "fc"
-    """The last linear layer, as it is called in the state dict."""
-    num_classes: int
-    in_channels: int
     num_features: int
     dilation: int = 1
-
-    @property
-    def torchvision_name(self) -> str | None:
-        """What torchvision calls the network whose weights fit; None where it has none."""
-        return None
 
     @abstractmethod
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
@@ -47,10 +35,6 @@ class Classifier(nn.Module, ABC):
 
         The network as it is, fully convolutional: linear layers become convolutions (OverFeat; VGG, section 3.2).
         """
-
-    @abstractmethod
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace what depends on the number of classes by newly initialised layers with ``num_classes`` outputs."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor | ClassifierOutput:

@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 class ClassifierOutput(NamedTuple):
-    """The outputs in training of a classifier with auxiliary heads; in evaluation it returns its logits only.
+    """The outputs in training of a network with auxiliary heads; in evaluation it returns its logits only.
 
     Attributes:
-        logits: (N, num_classes) float.
-        auxiliary: Logits of the auxiliary heads, from the input to the output, each (N, num_classes) float.
+        logits: (N, num_classes) float; of a segmentation network (N, num_classes, H, W).
+        auxiliary: Logits of the auxiliary heads, from the input to the output, each as ``logits``.
     """
 
     logits: Tensor

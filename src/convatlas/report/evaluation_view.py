@@ -9,6 +9,8 @@ import numpy as np
 from convatlas.report.evaluation_figures import NAMED_CLASSES, class_accuracies, confusion_matrix
 from convatlas.report.figures import Figure
 from convatlas.report.markup import image_file
+from convatlas.report.masks import mask_view
+from convatlas.report.objects import object_view
 from convatlas.report.quantities import metric_label, metric_text
 from convatlas.report.run_record import number
 
@@ -39,6 +41,8 @@ def evaluation_view(
         "num_classes": len(evaluation.get("classes", ())),
         "confusions": [],
         "without_samples": 0,
+        "masks": mask_view(key, folder, evaluation, figures),
+        "objects": object_view(folder, evaluation),
         "mistakes": [_picture(folder, shown, evaluation["classes"]) for shown in evaluation.get("mistakes", ())],
     }
     samples = sorted(evaluation.get("samples", ()), key=lambda shown: -shown["label_confidence"])

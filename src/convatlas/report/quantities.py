@@ -4,7 +4,7 @@ import re
 
 from convatlas.report.run_record import number
 
-SHARES = re.compile(r"top[15]|data_wait|.*_iou|.*_accuracy|(box|mask)_map.*")
+SHARES = re.compile(r"top[15]|data_wait|.*_iou|.*_accuracy|(box|mask)_ma[pr].*")
 """Quantities from 0 to 1, which are shown in per cent."""
 
 SPLITS = {"train": "Train", "val": "Validation"}
@@ -24,7 +24,7 @@ def split_name(metric: str) -> str:
 def metric_label(name: str, capital: bool = True) -> str:
     """A metric as a person writes it: ``test/top1`` becomes ``Test top-1``."""
     text = name.replace("/", " ").replace("top1", "top-1").replace("top5", "top-5")
-    text = text.replace("_", " ")
+    text = text.replace("_", " ").replace("iou", "IoU").replace(" map", " mAP").replace(" mar ", " mAR ")
     return text[:1].upper() + text[1:] if capital else text
 
 

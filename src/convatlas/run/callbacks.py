@@ -91,9 +91,8 @@ class PlainProgress(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's metrics."""
         metrics = trainer.callback_metrics
-        shown = [
-            f"{name} {float(metrics[name]):.4f}" for name in ("train/loss", "val/loss", "val/top1") if name in metrics
-        ]
+        names = ("train/loss", "val/loss", str(pl_module.monitor))
+        shown = [f"{name} {float(metrics[name]):.4f}" for name in names if name in metrics]
         self._print(trainer, "  ".join(shown))
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:

@@ -3,12 +3,14 @@
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 WITHOUT_EFFECT = (
     "run",
     "model.weights",
+    "model.backbone.weights",
     "format",
     "expected",
     "tracking",
@@ -52,8 +54,14 @@ def run_id(config: dict[str, Any], *fingerprints: str) -> str:
     return f"{config['model']['name']}-{config['data']['name']}-{digest}-s{seed}"
 
 
+def initial_weights(model: Mapping[str, Any]) -> list[str]:
+    """The fingerprints of what a network starts from: its own weights, and its backbone's where it has one."""
+    sources = [model["weights"]] + ([model["backbone"]["weights"]] if "backbone" in model else [])
+    return [weights_fingerprint(source) for source in sources]
+
+
 def weights_fingerprint(weights: str | None) -> str:
-    """What ``model.weights`` stands for: the SHA-256 of a file's content; torchvision's by name; nothing for None."""
+    """What weights stand for: the SHA-256 of a file's content; torchvision's by name; nothing for None."""
     if weights is None or not Path(weights).is_file():
         return weights or ""
     with Path(weights).open("rb") as file:

@@ -1,26 +1,23 @@
 """Image classification: cross-entropy, top-1 and top-5 accuracy."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from convatlas.data.batch import Batch, ViewBatch
-from convatlas.errors import UserError
 from convatlas.models.classifier import Classifier
 from convatlas.models.outputs import ClassifierOutput
-from convatlas.models.weights import load_weights
+from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import OptimizerRecipe, Schedule
 from convatlas.tasks.predictions import Predictions
 
 
-class ClassificationTask(LightningModule):
+class ClassificationTask(Task):
     """A classification network with its loss, metrics and optimizer.
 
     Logs ``train/loss`` and ``train/learning_rate`` as they come, ``train/top1`` once an epoch, and ``loss``, ``top1``
@@ -38,8 +35,9 @@ class ClassificationTask(LightningModule):
         schedule: The learning-rate schedule; None likewise.
     """
 
+    problem = "classification"
+    usual_protocol = "center_crop"
     monitor = "val/top1"
-    mode: Literal["min", "max"] = "max"
 
     def __init__(
         self,
@@ -54,19 +52,17 @@ class ClassificationTask(LightningModule):
         optimizer: OptimizerRecipe | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.net: nn.Module = net  # an evaluation may put a test protocol or an ensemble in its place
+        super().__init__(
+            name=name,
+            net=net,
+            weights=weights,
+            reset_classifier=reset_classifier,
+            channels_last=channels_last,
+            optimizer=optimizer,
+            schedule=schedule,
+        )
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight
-        self.optimizer_recipe = optimizer
-        self.schedule = schedule
-        if weights is not None:
-            load_weights(net, weights, reset_classifier=reset_classifier)
-        if channels_last:
-            net.to(memory_format=torch.channels_last)
-
-        self.num_classes = net.num_classes
         self.train_top1 = self._accuracy(1)
         self.val_metrics = self._metrics("val")
         self.test_metrics = self._metrics("test")
@@ -97,21 +93,17 @@ class ClassificationTask(LightningModule):
         """One forward pass; the loss, a scalar."""
         output = self.net(batch.images)
         loss = self.loss(output, batch)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._check_finite(loss)
-            self.log("train/loss", loss, sync_dist=True)  # only here: the ranks wait for each other
-            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.last_loss = loss.detach()
         logits = output.logits if isinstance(output, ClassifierOutput) else output
         labels = batch.labels
         if batch.mixed_labels is not None and batch.label_weights is not None:  # the label with the larger share
             labels = torch.where(batch.label_weights < 0.5, batch.mixed_labels, labels)
         self.train_top1.update(logits.detach(), labels)
+        self.log_step(loss)
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Log the accuracy over the epoch's batches, as they were when each was trained on."""
-        self._check_finite(self.last_loss)
+        super().on_train_epoch_end()
         self.log("train/top1", self.train_top1)
 
     def validation_step(self, batch: Batch) -> None:
@@ -138,24 +130,6 @@ class ClassificationTask(LightningModule):
         """Log the metrics and gather the predictions of all ranks."""
         self.log_dict(self.test_metrics.compute())
         self.predictions.gather()  # type: ignore[union-attr]
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and the schedule stepped after each optimizer step."""
-        if self.optimizer_recipe is None or self.schedule is None:
-            raise ValueError("a task without optimizer and schedule cannot be trained")
-        global_batch_size = self.trainer.datamodule.global_batch_size  # type: ignore[attr-defined]
-        optimizer = self.optimizer_recipe.build(self.net.parameters(), global_batch_size)
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = self.schedule(optimizer, total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _check_finite(self, loss: Tensor) -> None:
-        # Not at every step: looking at the value makes a GPU wait.
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"train/loss is {loss.item()} at step {self.global_step}: training diverged; "
-                "lower optimizer.learning_rate or set trainer.gradient_clip_val"
-            )
 
     def _count(self, metrics: MetricCollection, split: str, batch: Batch | ViewBatch) -> Tensor:
         logits: Tensor = self(batch.images)

@@ -67,6 +67,11 @@ def cosine(optimizer: Optimizer, total_steps: int, *, warmup_fraction: float = 0
     )
 
 
+def poly(optimizer: Optimizer, total_steps: int, *, power: float = 0.9, warmup_fraction: float = 0.0) -> LRScheduler:
+    """``(1 - step / steps) ** power`` after a linear warm-up (DeepLab v2, section 4.1.2: 0.9)."""
+    return _multiplied(optimizer, total_steps, warmup_fraction, lambda progress: max(0.0, 1 - progress) ** power)
+
+
 def step(
     optimizer: Optimizer,
     total_steps: int,

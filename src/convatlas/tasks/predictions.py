@@ -32,6 +32,11 @@ class Predictions:
         whole, share = torch.empty(0, dtype=torch.int64), torch.empty(0)
         self._batches: list[tuple[Tensor, ...]] = [(whole, whole, whole, share, share)]  # a rank may have no more
 
+    @property
+    def num_samples(self) -> int:
+        """Number of samples, once they are gathered."""
+        return len(self.indices)
+
     def update(self, logits: Tensor, batch: Batch | ViewBatch) -> None:
         """Keep one batch: logits (N, num_classes) and its labels and indices."""
         probabilities = logits.float().softmax(dim=1)

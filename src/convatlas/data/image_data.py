@@ -1,0 +1,214 @@
+"""What the data modules of all problem types share: splits, ranks, the order of samples, normalisation."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from convatlas.data.class_list import ClassList
+from convatlas.data.dataset import Split
+from convatlas.data.decode import Picture
+from convatlas.data.loader import Plan, PrefetchingLoader
+from convatlas.data.order import Indices, evaluation_batches, train_batches
+from convatlas.data.skipped import SkippedImages
+from convatlas.errors import UserError
+
+
+class ImageSource(Protocol):
+    """Images that can be read in any order, by several threads at once."""
+
+    def open(self, index: int) -> Picture:
+        """One image, to be decoded as far as it is needed."""
+
+    def path(self, index: int) -> str:
+        """Name one image for a message."""
+
+    def fingerprint(self) -> bytes:
+        """Bytes that change when an image is added, removed, renamed or labelled differently."""
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Images in three splits: ``train``, ``val`` (for tuning) and ``test`` (reported, touched once).
+
+    Args:
+        name: The data set, as its configuration file is called.
+        in_channels: 1 for greyscale, 3 for RGB.
+        mean: Mean of each channel, of pixels in [0, 1].
+        std: Standard deviation of each channel.
+        global_batch_size: Images in one optimizer step, over all ranks and accumulation parts.
+        threads: Loader threads of each rank.
+        prefetch: Batches that each rank prepares ahead.
+        seed: Seed of order and augmentation.
+        on_error: What follows an image that cannot be decoded: ``raise`` ends the run; ``skip`` replaces it in
+            training by the next one that can, and leaves it out of evaluations.
+        split: The split that ``test_dataloader`` reads.
+
+    Attributes:
+        class_list: The classes, in order.
+        sources: The images by split.
+        members: Positions in its source of each split's samples, (N,).
+        skipped: The images that were left out.
+
+    Raises:
+        UserError: Numbers that do not fit together; names the key.
+    """
+
+    problem: ClassVar[str]
+    """What the images are for, as the task calls it too."""
+    class_list: ClassList
+    image_size: int
+    sources: Mapping[Split, ImageSource]
+    members: Mapping[Split, NDArray[np.int64]]
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        in_channels: int,
+        mean: list[float],
+        std: list[float],
+        global_batch_size: int,
+        threads: int,
+        prefetch: int,
+        seed: int,
+        on_error: Literal["raise", "skip"],
+        split: Split,
+    ) -> None:
+        super().__init__()
+        if threads < 1 or prefetch < 0:
+            raise UserError(
+                f"data.threads={threads}, data.prefetch={prefetch}: expected at least 1 thread and 0 batches ahead"
+            )
+        if not len(mean) == len(std) == in_channels:
+            raise UserError(f"data.mean and data.std: expected {in_channels} numbers each, as data.in_channels says")
+        self.name = name
+        self.in_channels = in_channels
+        self.mean, self.std = mean, std
+        self.global_batch_size = global_batch_size
+        self.threads, self.prefetch = threads, prefetch
+        self.seed = seed
+        self.split: Split = split
+        self.on_error = on_error
+        self.skipped = SkippedImages()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over classes, labels and names: another data set is another run."""
+        digest = hashlib.sha256(self.class_list.hash.encode())
+        for split in ("train", "val", "test"):
+            digest.update(self.sources[split].fingerprint())
+        return digest.hexdigest()
+
+    def check_classes(self, num_classes: int | None) -> None:
+        """Refuse a number of classes that is not the class list's; None takes what there are."""
+        if num_classes is not None and len(self.class_list.names) != num_classes:
+            raise UserError(f"data.num_classes={num_classes}: {self.name} has {len(self.class_list.names)} classes")
+
+    def num_samples(self, split: Split) -> int:
+        """Number of images of a split."""
+        return len(self.members[split])
+
+    def load(self, split: Split, index: int) -> Tensor:
+        """One image of a split as it is stored, (C, H, W) uint8."""
+        return self.sources[split].open(int(self.members[split][index])).pixels()
+
+    def path(self, split: Split, index: int) -> str:
+        """The name of one image of a split."""
+        return self.sources[split].path(int(self.members[split][index]))
+
+    def check_batch(self, world_size: int, accumulation: int) -> None:
+        """Refuse a batch that cannot be dealt out.
+
+        Raises:
+            UserError: Naming ``data.global_batch_size``.
+        """
+        size = self.global_batch_size
+        if size < 1 or size % (world_size * accumulation):
+            raise UserError(
+                f"data.global_batch_size={size}: expected a multiple of {world_size * accumulation} = "
+                f"{world_size} ranks × {accumulation} accumulation"
+            )
+        if size > self.num_samples("train"):
+            raise UserError(
+                f"data.global_batch_size={size}: {self.name} has only {self.num_samples('train')} training images"
+            )
+        for split in ("val", "test"):
+            if self.num_samples(split) < world_size:
+                raise UserError(
+                    f"data.val_fraction: {self.name} has {self.num_samples(split)} {split} images, expected at least "
+                    f"one for each of {world_size} ranks"
+                )
+
+    def train_dataloader(self) -> PrefetchingLoader:
+        """Augmented batches, shuffled anew each epoch."""
+        accumulation = self.trainer.accumulate_grad_batches if self.trainer else 1
+        num_batches = self.num_samples("train") // self.global_batch_size * accumulation
+
+        def plan() -> tuple[int, list[Indices]]:
+            epoch = self.trainer.current_epoch if self.trainer else 0
+            return epoch, self.train_order(epoch, accumulation)
+
+        return self.training_loader(plan, num_batches)
+
+    def val_dataloader(self) -> PrefetchingLoader:
+        """Every image of ``val`` once."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> PrefetchingLoader:
+        """Every image of ``split`` once."""
+        return self._evaluation_loader(self.split)
+
+    def train_order(self, epoch: int, accumulation: int, **arguments: Any) -> list[Indices]:
+        """The batches of this rank in an epoch; ``arguments`` are further ones of ``train_batches``."""
+        rank, world_size = self._rank()
+        size = self.global_batch_size
+        return train_batches(
+            self.num_samples("train"), size, accumulation, self.seed, epoch, rank, world_size, **arguments
+        )
+
+    @abstractmethod
+    def training_loader(self, plan: Plan, num_batches: int) -> PrefetchingLoader:
+        """The loader of augmented batches."""
+
+    @abstractmethod
+    def evaluation_loader(self, split: Split, plan: Plan, num_batches: int) -> PrefetchingLoader:
+        """The loader of a split's images as an evaluation sees them."""
+
+    def evaluation_batch_size(self, world_size: int) -> int:
+        """Images of a rank's batch in an evaluation."""
+        return max(1, self.global_batch_size // world_size)
+
+    def loader_arguments(self, split: Split, plan: Plan, num_batches: int, *, training: bool) -> dict[str, Any]:
+        """What every loader takes."""
+        on_error = "raise" if self.on_error == "raise" else "replace" if training else "drop"
+        return {
+            "source": self.sources[split],
+            "members": self.members[split],
+            "plan": plan,
+            "num_batches": num_batches,
+            "seed": self.seed,
+            "threads": self.threads,
+            "prefetch": self.prefetch,
+            "on_error": on_error,
+            "skipped": self.skipped,
+        }
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images (…, C, H, W) uint8 as the network sees them: float32, ``(x / 255 - mean) / std``."""
+        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (images / 255).sub_(mean).div_(std)
+
+    def _evaluation_loader(self, split: Split) -> PrefetchingLoader:
+        rank, world_size = self._rank()
+        size = self.evaluation_batch_size(world_size)
+        batches = evaluation_batches(self.num_samples(split), size, rank, world_size)
+        return self.evaluation_loader(split, lambda: (0, batches), len(batches))
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,0 +1,129 @@
+"""The LightningDataModule of semantic segmentation."""
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import PositiveInt
+from torch import Tensor
+
+from convatlas.data.batch import SegmentationBatch, WholeImageBatch
+from convatlas.data.datamodule import cut_val
+from convatlas.data.dataset import Split
+from convatlas.data.image_data import ImageDataModule
+from convatlas.data.joint import JointAugmentation, ScaleCrop
+from convatlas.data.loader import Plan
+from convatlas.data.mask_loader import MaskLoader
+from convatlas.data.masks import MaskSource, SegmentationDataset
+from convatlas.errors import UserError
+
+BatchT = TypeVar("BatchT", SegmentationBatch, WholeImageBatch)
+
+
+class SegmentationDataModule(ImageDataModule):
+    """Images with masks in three splits. Training sees crops, evaluation whole images at their own size.
+
+    Args:
+        name: The data set, as its configuration file is called.
+        dataset: Finds images and masks: called with ``in_channels`` and, where there is one, ``root``.
+        root: The folder of the data set; None for one without files.
+        num_classes: Number of classes that is expected; None takes what the class list has.
+        in_channels: 1 for greyscale, 3 for RGB.
+        image_size: Height and width of a training crop, in pixels.
+        mean: Mean of each channel, of pixels in [0, 1].
+        std: Standard deviation of each channel.
+        val_fraction: Share of the training images that becomes ``val`` where the data have no split of their own.
+        global_batch_size: Images in one optimizer step, over all ranks and accumulation parts.
+        threads: Loader threads of each rank.
+        prefetch: Batches that each rank prepares ahead.
+        seed: Seed of order and augmentation.
+        on_error: What follows an image or mask that cannot be used: ``raise`` ends the run; ``skip`` replaces it in
+            training by the next one that can, and leaves it out of evaluations.
+        augment: What is done to a training image and its mask; None for evaluation alone.
+        split: The split that ``test_dataloader`` reads.
+
+    Raises:
+        UserError: The data are missing, empty, too small or of other classes than expected; names the key.
+    """
+
+    problem = "segmentation"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        dataset: Callable[..., SegmentationDataset],
+        num_classes: int | None,
+        in_channels: int,
+        image_size: PositiveInt,
+        mean: list[float],
+        std: list[float],
+        val_fraction: float,
+        global_batch_size: int,
+        threads: int,
+        prefetch: int,
+        seed: int,
+        on_error: Literal["raise", "skip"] = "raise",
+        augment: JointAugmentation | None = None,
+        root: str | None = None,
+        split: Literal["train", "val", "test"] = "test",
+    ) -> None:
+        super().__init__(
+            name=name,
+            in_channels=in_channels,
+            mean=mean,
+            std=std,
+            global_batch_size=global_batch_size,
+            threads=threads,
+            prefetch=prefetch,
+            seed=seed,
+            on_error=on_error,
+            split=split,
+        )
+        if not isinstance(augment, JointAugmentation | None):
+            raise UserError(
+                f"augment: it is for images without masks; data={name} expects augment=masks_scale_crop_flip"
+            )
+        self.image_size = image_size
+        self.augment = augment or JointAugmentation(crop=ScaleCrop())
+
+        found = dataset(in_channels) if root is None else dataset(in_channels, root=root)
+        self.class_list = found.class_list
+        self.check_classes(num_classes)
+        self.sources: dict[Split, MaskSource] = {
+            "train": found.train,
+            "val": found.val or found.train,
+            "test": found.test,
+        }
+        if found.val is None:
+            train, val = cut_val(np.zeros(len(found.train), np.int64), val_fraction)
+        else:
+            train, val = np.arange(len(found.train)), np.arange(len(found.val))
+        self.members: dict[Split, NDArray[np.int64]] = {"train": train, "val": val, "test": np.arange(len(found.test))}
+
+    def mask(self, split: Split, index: int) -> Tensor:
+        """The mask of one image of a split, (H, W) uint8."""
+        return self.sources[split].mask(int(self.members[split][index]))
+
+    def on_after_batch_transfer(self, batch: BatchT, dataloader_idx: int) -> BatchT:
+        """Normalise images on the device; labels become int64."""
+        if isinstance(batch, WholeImageBatch):
+            return batch._replace(
+                images=[self.normalised(image) for image in batch.images],
+                labels=[labels.to(torch.int64) for labels in batch.labels],
+            )
+        return batch._replace(images=self.normalised(batch.images), labels=batch.labels.to(torch.int64))
+
+    def training_loader(self, plan: Plan, num_batches: int) -> MaskLoader:
+        """Augmented crops."""
+        return self._loader("train", plan, num_batches, self.augment)
+
+    def evaluation_loader(self, split: Split, plan: Plan, num_batches: int) -> MaskLoader:
+        """Whole images."""
+        return self._loader(split, plan, num_batches, None)
+
+    def _loader(self, split: Split, plan: Plan, num_batches: int, augmentation: JointAugmentation | None) -> MaskLoader:
+        arguments = self.loader_arguments(split, plan, num_batches, training=augmentation is not None)
+        return MaskLoader(augmentation=augmentation, image_size=self.image_size, **arguments)

@@ -1,0 +1,182 @@
+"""Where images with the class of every pixel come from: pairs of files, or scenes made as they are asked for."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from convatlas.data.batch import VOID
+from convatlas.data.class_list import ClassList
+from convatlas.data.decode import ImageError, Picture, open_picture, read_file
+from convatlas.data.shapes import CLASSES, scene
+
+MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+"""Lossless ones: a JPEG changes the labels."""
+
+
+class MaskSource(Protocol):
+    """Images with masks that can be read in any order, by several threads at once."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def open(self, index: int) -> Picture:
+        """One image, to be decoded as far as it is needed."""
+
+    def mask(self, index: int) -> Tensor:
+        """The class of each pixel of an image, (H, W) uint8, or ``VOID``."""
+
+    def path(self, index: int) -> str:
+        """Name one image for a message."""
+
+    def fingerprint(self) -> bytes:
+        """Bytes that change when an image is added, removed, renamed or gets another mask."""
+
+
+@dataclass(frozen=True)
+class SegmentationDataset:
+    """The splits of a data set with masks.
+
+    Args:
+        class_list: The classes, in order; the first is the background where there is one.
+        train: Training images.
+        test: The reported split.
+        val: The tuning split, or None to cut it from ``train``.
+    """
+
+    class_list: ClassList
+    train: MaskSource
+    test: MaskSource
+    val: MaskSource | None = None
+
+
+class MaskFiles:
+    """Pairs of an image file and a mask file.
+
+    Args:
+        pairs: The paths of each image and its mask.
+        num_classes: Classes that masks may hold.
+        in_channels: 1 for greyscale, 3 for RGB.
+        values: The value in the masks of each class, in order, other values being void; None where class k is k.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        num_classes: int,
+        in_channels: int,
+        values: Sequence[int] | None = None,
+    ) -> None:
+        self.pairs = pairs
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.classes: NDArray[np.uint8] | None = None
+        if values is not None:
+            self.classes = np.full(256, VOID, np.uint8)
+            self.classes[list(values)] = np.arange(len(values))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def open(self, index: int) -> Picture:
+        """Read one image."""
+        path = self.pairs[index][0]
+        return open_picture(read_file(path), self.in_channels, str(path))
+
+    def mask(self, index: int) -> Tensor:
+        """Read one mask."""
+        path = self.pairs[index][1]
+        values = read_mask(path)
+        classes = values if self.classes is None else self.classes[values]
+        strange = np.flatnonzero(np.bincount(classes.ravel(), minlength=VOID)[self.num_classes : VOID])
+        if len(strange):
+            raise ImageError(
+                str(path),
+                "mask",
+                f"holds class {self.num_classes + strange[0]}; expected 0 to {self.num_classes - 1}, or {VOID} for "
+                "none (data.dataset.values says which values stand for the classes)",
+            )
+        return torch.from_numpy(classes)
+
+    def path(self, index: int) -> str:
+        """The image's path."""
+        return str(self.pairs[index][0])
+
+    def fingerprint(self) -> bytes:
+        """The names of images and masks."""
+        return hashlib.sha256("\n".join(f"{image.name}\t{mask.name}" for image, mask in self.pairs).encode()).digest()
+
+
+class ShapeScenes:
+    """Scenes of shapes, made when they are asked for first and then kept.
+
+    Args:
+        seed: Of the data set.
+        first: Number of the first scene.
+        count: Number of scenes.
+        size: Height and width in pixels.
+        in_channels: 1 for greyscale, 3 for RGB.
+    """
+
+    def __init__(self, seed: int, first: int, count: int, size: int, in_channels: int) -> None:
+        self.seed, self.first, self.count, self.size = seed, first, count, size
+        self.in_channels = in_channels
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def open(self, index: int) -> Picture:
+        """One image."""
+        return Picture.of(self._scene(index)[0], self.path(index))
+
+    def mask(self, index: int) -> Tensor:
+        """One mask: the background, the shapes, and void around them."""
+        return self._scene(index)[1]
+
+    def path(self, index: int) -> str:
+        """The data set and the number of the scene."""
+        return f"shapes[{self.first + index}]"
+
+    def fingerprint(self) -> bytes:
+        """What the scenes are a function of."""
+        return f"shapes {CLASSES} {self.seed} {self.first} {self.count} {self.size}".encode()
+
+    def _scene(self, index: int) -> tuple[Tensor, Tensor]:
+        if index not in self._made:
+            shown = scene(self.seed, self.first + index, (self.size, self.size))
+            image = Image.fromarray(shown.image).convert("L" if self.in_channels == 1 else "RGB")
+            pixels = torch.from_numpy(np.array(image)).view(self.size, self.size, -1).permute(2, 0, 1)
+            self._made[index] = pixels, torch.from_numpy(shown.semantic())
+        return self._made[index]
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """Read the values of a mask: the indices of a palette, or grey values.
+
+    Raises:
+        ImageError: It cannot be read, is in colour, or is a JPEG.
+    """
+    content = read_file(path)
+    try:
+        with Image.open(io.BytesIO(content), formats=MASK_FORMATS) as image:
+            if image.mode not in ("P", "L", "1", "I;16", "I"):
+                raise ImageError(str(path), "mask", f"a mask in {image.mode}; expected a palette or grey values")
+            values = np.array(image)
+    except UnidentifiedImageError as error:
+        raise ImageError(str(path), "mask", f"expected a mask in one of {', '.join(MASK_FORMATS)}") from error
+    except ImageError:
+        raise
+    except Exception as error:  # whatever damaged bytes lead the decoders to
+        raise ImageError(str(path), "damaged", f"truncated or damaged mask ({type(error).__name__})") from error
+    if values.max(initial=0) > VOID:
+        raise ImageError(str(path), "mask", f"holds {values.max()}; expected values up to {VOID}")
+    return values.astype(np.uint8)

@@ -1,0 +1,50 @@
+"""What all networks have in common, whatever they say of an image."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+class Architecture(nn.Module, ABC):
+    """A network over a list of classes.
+
+    Attributes:
+        num_classes: Classes that it tells apart.
+        in_channels: Channels of the input.
+    """
+
+    image_size: int = 224
+    """Height and width of the paper's images, in pixels."""
+    classifier_name: ClassVar[str] = "fc"
+    """The layer that knows the number of classes, as it is called in the state dict."""
+    background_outputs: ClassVar[int] = 0
+    """Outputs of that layer that stand for no class of the list."""
+    num_classes: int
+    in_channels: int
+
+    @property
+    def torchvision_name(self) -> str | None:
+        """What torchvision calls the network whose weights fit; None where it has none."""
+        return None
+
+    @abstractmethod
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace what depends on the number of classes by newly initialised layers with ``num_classes`` outputs."""
+
+
+class OnBackbone(Architecture):
+    """A network that stands on a classification network, whose training can be carried over."""
+
+    carried: ClassVar[tuple[str, ...]]
+    """Starts of the names whose tensors a trained classification network brings."""
+
+    @property
+    @abstractmethod
+    def classifier_body(self) -> Architecture | None:
+        """The classification network, without what this one has no use for; None where there is none."""
+
+    @abstractmethod
+    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Put the state dict of the trained classification network into this network's names and shapes."""

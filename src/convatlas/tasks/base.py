@@ -1,0 +1,111 @@
+"""What the tasks of all problem types share: where weights come from, the optimizer, the check of the loss."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from convatlas.errors import UserError
+from convatlas.models.architecture import Architecture
+from convatlas.models.weights import LoadedWeights, load_weights
+from convatlas.tasks.optimization import OptimizerRecipe, Schedule
+from convatlas.tasks.protocols import Images, Predicted
+
+
+class Task(LightningModule):
+    """A network with its optimizer.
+
+    Logs ``train/loss`` and ``train/learning_rate`` as they come.
+
+    Args:
+        name: The architecture, as its configuration file is called.
+        net: The network.
+        weights: What to start from: a state dict's file, ``torchvision``, ``torchvision:NAME``, or None.
+        reset_classifier: Take such weights at their own number of classes and start a new classifier, to fine-tune.
+        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
+        optimizer: How to optimize; None for a network that is only evaluated.
+        schedule: The learning-rate schedule; None likewise.
+
+    Attributes:
+        loaded: What became of the weights that it starts from.
+        predictions: What the last evaluation said of each image; None before.
+    """
+
+    problem: ClassVar[str]  # as its data call it too
+    usual_protocol: ClassVar[str]  # how an evaluation that is not told otherwise shows images
+    monitor: ClassVar[str]  # what the best checkpoint is best by
+    mode: ClassVar[Literal["min", "max"]] = "max"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        net: Architecture,
+        weights: str | None,
+        reset_classifier: bool,
+        channels_last: bool,
+        optimizer: OptimizerRecipe | None,
+        schedule: Schedule | None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.net: nn.Module = net  # an evaluation may put a test protocol or an ensemble in its place
+        self.num_classes = net.num_classes
+        self.optimizer_recipe = optimizer
+        self.schedule = schedule
+        self.loaded: list[LoadedWeights] = []
+        self.predictions: Predicted | None = None
+        if weights is not None:
+            self.loaded.append(load_weights(net, weights, reset_classifier=reset_classifier))
+        if channels_last:
+            net.to(memory_format=torch.channels_last)
+
+    def output(self, batch: Any) -> Any:
+        """What the network returns for a training batch."""
+        return self.net(batch.images)
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Any) -> Tensor:
+        """The training loss of what the network returned for a batch, a scalar."""
+
+    def check_data(self, data: Images) -> None:
+        """Refuse data of another problem, or images that the network does not take, with a ``UserError``."""
+        if data.problem != self.problem:
+            raise UserError(
+                f"data={data.name} is for {data.problem}, model={self.name} for {self.problem}; expected both for one"
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and the schedule stepped after each optimizer step."""
+        if self.optimizer_recipe is None or self.schedule is None:
+            raise ValueError("a task without optimizer and schedule cannot be trained")
+        global_batch_size = self.trainer.datamodule.global_batch_size  # type: ignore[attr-defined]
+        optimizer = self.optimizer_recipe.build(self.net.parameters(), global_batch_size)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.schedule(optimizer, total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def log_step(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
+        """Log a training step, with the terms of its loss, and look now and then whether the loss is finite."""
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._check_finite(loss)
+            self.log("train/loss", loss, sync_dist=True)  # only here: the ranks wait for each other
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log_dict(dict(parts or {}), sync_dist=True)
+        self.last_loss = loss.detach()
+
+    def on_train_epoch_end(self) -> None:
+        """See that the last step's loss is finite."""
+        self._check_finite(self.last_loss)
+
+    def _check_finite(self, loss: Tensor) -> None:
+        # Not at every step: looking at the value makes a GPU wait.
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"train/loss is {loss.item()} at step {self.global_step}: training diverged; "
+                "lower optimizer.learning_rate or set trainer.gradient_clip_val"
+            )
