@@ -166,7 +166,7 @@ def test_the_report_shows_classes_and_overlays(segmented: dict[str, Any], tmp_pa
     for text in ("Intersection over union of each class", "Worst images", "Test mean IoU", "triangle"):
         assert text in page
     assert page.count('alt="what the network said"') == 10 + 10
-    assert "no image" not in page
+    assert '<div class="absent">' not in page
 
 
 def test_check_and_runs_know_segmentation(segmented: dict[str, Any], convatlas: Command) -> None:
