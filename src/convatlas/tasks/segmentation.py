@@ -65,7 +65,7 @@ class SegmentationTask(Task):
         source = (backbone or {}).get("weights")
         if source is not None and weights is not None:
             raise UserError(
-                f"model.weights={weights}, model.backbone.weights={source}: both start the backbone; expected one of them"
+                f"model.weights={weights}, model.backbone.weights={source}: both start the backbone; expected one"
             )
         super().__init__(
             name=name,
