@@ -2,7 +2,8 @@
 
     python -m benchmarks.architectures [--pairs 7] [--side 64] [--batch 8] [--models resnet18,vgg16] [--threads 1]
 
-A step is forward and backward in training mode, on a GPU if there is one. The two alternate in one process, each pair
+A step is forward and backward in training mode, on a GPU if there is one; on a CPU its time is the process's own,
+which other processes leave alone. The two alternate in one process, each pair
 in the order ours, torchvision's, torchvision's, ours, so that a machine that slows down or speeds up meanwhile does so
 for both. Prints every pair's ratio and the median of each network; target: no median above 1.02.
 """
@@ -85,11 +86,12 @@ def step_time(net: nn.Module, images: Tensor, labels: Tensor) -> float:
     net.zero_grad(set_to_none=False)
     gc.collect()
     synchronise(images.device)
-    start = time.perf_counter()
+    clock = time.perf_counter if images.device.type == "cuda" else time.process_time
+    start = clock()
     losses = [loss(logits, labels) for logits in outputs(net(images))]
     torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
     synchronise(images.device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronise(device: torch.device) -> None:

@@ -16,6 +16,7 @@ from convatlas.models.resnet import CifarResNet, ResNet
 from convatlas.models.segmenter import Segmenter
 from convatlas.models.unet import UNet
 from convatlas.models.vgg import VGG
+from tests.models.test_torchvision import Operations
 
 
 def vgg(output_stride: Any = 32) -> VGG:
@@ -236,6 +237,22 @@ def test_torchvision_s_network_is_ours(name: str) -> None:
         assert float((parameter.grad - reference).norm()) <= 1e-5 * float(reference.norm()), key
     with torch.inference_mode():
         assert torch.equal(net.eval()(images), theirs.eval()(images)["out"])
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_a_training_step_is_torchvision_s_operations(name: str) -> None:
+    """No operation more, forward and backward: speed, as far as it does not depend on the day."""
+    counts = []
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name, weights_backbone=None, aux_loss=True)
+        for net in (theirs, ours(name)):
+            with Operations() as operations:
+                output = net.train()(torch.empty(2, 3, 129, 129))
+                logits = list(output.values()) if isinstance(output, dict) else [output.logits, *output.auxiliary]
+                torch.stack([each.square().mean() for each in logits]).sum().backward()  # type: ignore[no-untyped-call]
+            counts.append(operations.counts)
+    assert sum(counts[0].values()) > 400
+    assert counts[0] == counts[1]
 
 
 def test_torchvision_s_names() -> None:

@@ -166,7 +166,7 @@ def test_the_report_shows_classes_and_overlays(segmented: dict[str, Any], tmp_pa
     for text in ("Intersection over union of each class", "Worst images", "Test mean IoU", "triangle"):
         assert text in page
     assert page.count('alt="what the network said"') == 10 + 10
-    assert "no image" not in page
+    assert '<div class="absent">' not in page
 
 
 def test_check_and_runs_know_segmentation(segmented: dict[str, Any], convatlas: Command) -> None:
@@ -197,6 +197,8 @@ def test_a_trained_classifier_becomes_the_backbone_and_the_run_another(trained: 
     assert "weights" not in without
     assert carried["weights"].endswith("best.ckpt: 114 tensors loaded; new: aux_classifier, classifier; unused: fc")
     assert without["run"] != carried["run"]
+    with pytest.raises(Exception, match=r"both start the backbone; expected one"):
+        check(compose("check", [*fcn, f"model.weights={weights}", f"model.backbone.weights={weights}"]))
 
 
 @pytest.mark.parametrize("verb", ["data show", "data bench", "data verify"])

@@ -17,22 +17,16 @@ from convatlas.tasks.protocols import Images, Predicted
 
 
 class Task(LightningModule):
-    """A network with its optimizer.
-
-    Logs ``train/loss`` and ``train/learning_rate`` as they come.
+    """A network with its optimizer; logs ``train/loss`` and ``train/learning_rate`` as they come.
 
     Args:
         name: The architecture, as its configuration file is called.
         net: The network.
         weights: What to start from: a state dict's file, ``torchvision``, ``torchvision:NAME``, or None.
-        reset_classifier: Take such weights at their own number of classes and start a new classifier, to fine-tune.
-        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
+        reset_classifier: Take such weights at their own number of classes and start a new classifier.
+        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory.
         optimizer: How to optimize; None for a network that is only evaluated.
         schedule: The learning-rate schedule; None likewise.
-
-    Attributes:
-        loaded: What became of the weights that it starts from.
-        predictions: What the last evaluation said of each image; None before.
     """
 
     problem: ClassVar[str]  # as its data call it too
@@ -57,8 +51,8 @@ class Task(LightningModule):
         self.num_classes = net.num_classes
         self.optimizer_recipe = optimizer
         self.schedule = schedule
-        self.loaded: list[LoadedWeights] = []
-        self.predictions: Predicted | None = None
+        self.loaded: list[LoadedWeights] = []  # what became of the weights that it starts from
+        self.predictions: Predicted | None = None  # of the last evaluation
         if weights is not None:
             self.loaded.append(load_weights(net, weights, reset_classifier=reset_classifier))
         if channels_last:
@@ -85,8 +79,7 @@ class Task(LightningModule):
             raise ValueError("a task without optimizer and schedule cannot be trained")
         global_batch_size = self.trainer.datamodule.global_batch_size  # type: ignore[attr-defined]
         optimizer = self.optimizer_recipe.build(self.net.parameters(), global_batch_size)
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = self.schedule(optimizer, total_steps)
+        schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def log_step(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:

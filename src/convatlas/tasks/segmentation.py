@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
+from convatlas.errors import UserError
 from convatlas.models.dense_views import DenseViews
 from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.segmenter import Segmenter
@@ -61,6 +62,11 @@ class SegmentationTask(Task):
         optimizer: OptimizerRecipe | None = None,
         schedule: Schedule | None = None,
     ) -> None:
+        source = (backbone or {}).get("weights")
+        if source is not None and weights is not None:
+            raise UserError(
+                f"model.weights={weights}, model.backbone.weights={source}: both start the backbone; expected one"
+            )
         super().__init__(
             name=name,
             net=net,
@@ -70,7 +76,6 @@ class SegmentationTask(Task):
             optimizer=optimizer,
             schedule=schedule,
         )
-        source = (backbone or {}).get("weights")
         if source is not None:
             self.loaded.append(load_backbone(net, source))
         self.auxiliary_weight = auxiliary_weight
