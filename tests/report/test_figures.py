@@ -82,7 +82,7 @@ def test_the_points_of_a_page_are_bounded(make_run: Any, dashboard: Dashboard) -
     panels = list(dashboard.panels.values())
     metrics = sum(len(panel.metrics) for panel in panels)
     assert buckets_per_curve(panels, groups) == 1024
-    assert buckets_per_curve(panels, groups * 200) == POINTS // (200 * metrics)
+    assert buckets_per_curve(panels, groups * 100) == POINTS // (100 * metrics)
     assert buckets_per_curve(panels, groups * 100_000) == 64
 
 

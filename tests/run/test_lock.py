@@ -119,6 +119,20 @@ def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     pytest.fail("no beat in five seconds")
 
 
+def test_an_owner_that_slept_until_another_took_over_ends_without_writing(tmp_path: Path) -> None:
+    code = (
+        "import time; from pathlib import Path; from convatlas.run import lock\n"
+        f"path = Path({str(tmp_path)!r}); lock.HEARTBEAT_SECONDS = 0.05\n"
+        "with lock.RunLock(path):\n"
+        "    (path / 'lock.json').write_text('another')\n"
+        "    time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1
+    assert "was taken over while this process slept" in done.stderr
+    assert (tmp_path / "lock.json").read_text() == "another"
+
+
 def test_refused_is_not_taken(tmp_path: Path) -> None:
     with RunLock(tmp_path):
         before = (tmp_path / "lock.json").read_text()
