@@ -3,6 +3,7 @@ import datetime
 import pytest
 import torch
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import rank_zero_only
 
 from convatlas.config import check_config, compose
 from convatlas.errors import UserError
@@ -23,6 +24,7 @@ STEP = {
 
 @pytest.fixture
 def step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # the trainer sets it for good
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
     for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):

@@ -78,3 +78,9 @@ def test_the_queue_is_asked_first_and_then_the_accounts(programs: Path, accounti
     states = job_states(["5", "7", "8_2"])
     assert states == {"7": "RUNNING", "8_2": "PENDING (Resources)"} | ({"5": "CANCELLED"} if accounting else {})
     assert [is_queued(states.get(job)) for job in ("5", "7", "8_2")] == [False, True, True]
+
+
+def test_one_job_alone_that_the_queue_has_forgotten_is_no_error(programs: Path) -> None:
+    program(programs, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    program(programs, "sacct", "exit 1")
+    assert job_states(["5"]) == {}

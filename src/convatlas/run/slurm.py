@@ -144,9 +144,9 @@ def job_states(jobs: Sequence[str]) -> dict[str, str]:
     """
     if not jobs:
         return {}
-    known = ",".join([*jobs, "0"])  # of one job alone that it has forgotten, squeue makes an error
-    done = _run(["squeue", f"--jobs={known}", "--noheader", "--array", "--states=all", "--format=%i|%T|%r"], os.environ)
-    if done.returncode:
+    listing = ["squeue", f"--jobs={','.join(jobs)}", "--noheader", "--array", "--states=all", "--format=%i|%T|%r"]
+    done = _run(listing, os.environ)
+    if done.returncode and "Invalid job id specified" not in done.stderr:  # of one job alone that it has forgotten
         raise UserError(f"squeue failed ({' '.join(done.stderr.split())})")
     states = {}
     for line in done.stdout.splitlines():
