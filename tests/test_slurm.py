@@ -20,6 +20,7 @@ from benchmarks.kill_and_resume import difference
 from convatlas.tracking.local_record import read_metrics
 from tests.conftest import SMALL, read_json
 from tests.slurm_cluster import SlurmCluster, missing
+from tests.wandb_server import KEY, WandbServer
 
 ROOT = Path(__file__).parents[1]
 TRAIN = [
@@ -42,6 +43,13 @@ def cluster() -> Iterator[SlurmCluster]:
     with SlurmCluster(folder / "c", nodes=2, cpus=4) as running:
         yield running
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def wandb_server() -> Iterator[WandbServer]:
+    with WandbServer() as running:
+        yield running
+        assert running.unknown == []
 
 
 def convatlas(cluster: SlurmCluster, directory: Path, *arguments: str) -> Any:
@@ -121,7 +129,7 @@ def test_usr1_queues_the_job_again_and_it_ends_bit_identical(
 
 @pytest.mark.slow
 def test_a_script_submitted_by_hand_trains_four_equal_ranks_into_one_run(
-    cluster: SlurmCluster, alone: Path, tmp_path: Path
+    cluster: SlurmCluster, alone: Path, wandb_server: WandbServer, tmp_path: Path
 ) -> None:
     hook = tmp_path / "python"  # tells what each rank's weights are in the end
     hook.write_text(
@@ -138,14 +146,21 @@ def test_a_script_submitted_by_hand_trains_four_equal_ranks_into_one_run(
         "sys.exit(main())\n"
     )
     hook.chmod(0o755)
-    cluster.environment["CONVATLAS_PYTHON"] = str(hook)
+    usual = dict(cluster.environment)
+    cluster.environment |= {
+        "CONVATLAS_PYTHON": str(hook),
+        "WANDB_BASE_URL": wandb_server.url,
+        "WANDB_API_KEY": KEY,
+    }
     flags = ["--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", f"--chdir={tmp_path}", "--output=log"]
-    overrides = [item for item in TRAIN if item != "tracking=none"] + ["tracking=wandb_offline"]
+    overrides = [item for item in TRAIN if item != "tracking=none"] + ["tracking=wandb_online"]
     job = cluster.command("sbatch", "--parsable", *flags, str(ROOT / "slurm" / "train.sbatch"), *overrides)
-    del cluster.environment["CONVATLAS_PYTHON"]
+    cluster.environment = usual
     wait_for_end(cluster, tmp_path, job)
     assert_equal_to(alone, tmp_path)
-    assert len(list((run_of(tmp_path) / "wandb").glob("offline-run-*"))) == 1
+    (published,) = wandb_server.runs.values()
+    assert (published.name, published.exit_code) == (run_of(tmp_path).name, 0)
+    assert len(published.history) == len(read_metrics(run_of(tmp_path) / "metrics.jsonl"))
     hashes = [(tmp_path / f"rank{rank}").read_text() for rank in range(4)]
     assert len(set(hashes)) == 1
 
