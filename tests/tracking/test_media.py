@@ -1,6 +1,13 @@
-import numpy as np
+import json
+from pathlib import Path
+from typing import Any
 
-from convatlas.tracking.media import MATRIX_PIXELS, matrix_picture
+import numpy as np
+import pytest
+import wandb
+from PIL import Image
+
+from convatlas.tracking.media import MATRIX_PIXELS, evaluation_media, matrix_picture
 
 
 def test_a_cell_of_the_matrix_is_as_dark_as_its_share_of_the_row() -> None:
@@ -13,3 +20,35 @@ def test_a_cell_of_the_matrix_is_as_dark_as_its_share_of_the_row() -> None:
 
 def test_a_matrix_of_many_classes_has_a_pixel_a_cell() -> None:
     assert matrix_picture(np.eye(1000, dtype=int).tolist()).shape == (1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "views", "caption"),
+    [
+        ("segmented", {"mean_iou": 0.5}, ("image", "label_overlay", "prediction_overlay"), "a.jpg: mean IoU 0.500"),
+        ("worst", {"mean_iou": "NaN"}, ("image", "label_overlay", "prediction_overlay"), "a.jpg: "),
+        (
+            "detected",
+            {"right": 1, "missed": 2, "wrong": 0},
+            ("label_overlay", "prediction_overlay"),
+            "a.jpg: 1 right, 2 missed, 0 wrong",
+        ),
+    ],
+)
+def test_masks_and_objects_are_shown_side_by_side(
+    kind: str, entry: dict[str, Any], views: tuple[str, ...], caption: str, tmp_path: Path
+) -> None:
+    (tmp_path / "test").mkdir()
+    for number, name in enumerate(views):
+        Image.new("RGB", (8, 6), (number, 0, 0)).save(tmp_path / "test" / f"{name}.png")
+    shown = {"path": "a.jpg", **entry, **{name: f"test/{name}.png" for name in views}}
+    evaluation: dict[str, Any] = {"split": "test", "classes": ["ant", "bee"], kind: [shown]}
+    if kind != "detected":
+        evaluation["pixel_confusion_matrix"] = [[3, 1], [0, 2]]
+    (tmp_path / "test.json").write_text(json.dumps(evaluation))
+    media = evaluation_media(wandb, tmp_path / "test.json")
+    (picture,) = media.pop(f"test/{kind}")
+    assert picture.image.size == (8 * len(views), 6)
+    assert [picture.image.getpixel((8 * number, 0))[0] for number in range(len(views))] == list(range(len(views)))
+    assert picture._caption == caption
+    assert list(media) == ([] if kind == "detected" else ["test/confusion_matrix"])

@@ -1,6 +1,7 @@
-"""The pictures of an evaluation as W&B shows them: samples, mistakes, the table of both, the confusion matrix."""
+"""The pictures of an evaluation as W&B shows them: samples, mistakes, overlays, the confusion matrix."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ MATRIX_PIXELS = 480
 """Longest side of the confusion matrix; one of more classes has a pixel a cell."""
 NAMED_CLASSES = 20
 """As many classes are named under the matrix."""
+OVERLAID = ("worst", "segmented", "detected")
+"""Kinds of images with what is there and what was found drawn over them."""
+VIEWS = ("image", "label_overlay", "prediction_overlay")
 COLUMNS = ("image", "label", "prediction", "confidence", "path")
 
 
 def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
-    """Make the pictures of an evaluation.
+    """Make the pictures of an evaluation: of classes, of masks or of objects.
 
     Args:
         wandb: The module, which takes a while to import.
@@ -26,12 +30,29 @@ def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
     """
     evaluation = json.loads(file.read_text())
     split, classes = evaluation["split"], evaluation["classes"]
+    shown = _classified(wandb, file.parent, evaluation) if "samples" in evaluation else {}
+    for kind in OVERLAID:
+        if entries := evaluation.get(kind):
+            shown[f"{split}/{kind}"] = [
+                wandb.Image(_side_by_side(file.parent, entry), caption=_caption(entry)) for entry in entries
+            ]
+    matrix = evaluation.get("confusion_matrix") or evaluation.get("pixel_confusion_matrix")
+    if matrix:
+        named = ", ".join(classes[:NAMED_CLASSES]) + (", …" if len(classes) > NAMED_CLASSES else "")
+        caption = f"true classes in rows, predicted ones in columns, the darker the more of the row: {named}"
+        shown[f"{split}/confusion_matrix"] = wandb.Image(matrix_picture(matrix), caption=caption)
+    return shown
+
+
+def _classified(wandb: Any, folder: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Images with the class that the network said, and a table of them."""
+    split, classes = evaluation["split"], evaluation["classes"]
     shown: dict[str, Any] = {}
     rows = []
     for kind in ("samples", "mistakes"):
         images = []
         for entry in evaluation[kind]:
-            pixels = np.asarray(Image.open(file.parent / entry["image"]))  # (H, W) or (H, W, 3), uint8
+            pixels = np.asarray(Image.open(folder / entry["image"]))  # (H, W) or (H, W, 3), uint8
             label, prediction = classes[entry["label"]], classes[entry["prediction"]]
             caption = f"{prediction} {100 * entry['confidence']:.1f} %" + (
                 "" if label == prediction else f", is {label}"
@@ -41,10 +62,18 @@ def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
         if images:
             shown[f"{split}/{kind}"] = images
     shown[f"{split}/predictions"] = wandb.Table(columns=list(COLUMNS), data=rows)
-    named = ", ".join(classes[:NAMED_CLASSES]) + (", …" if len(classes) > NAMED_CLASSES else "")
-    caption = f"true classes in rows, predicted ones in columns, the darker the more of the row: {named}"
-    shown[f"{split}/confusion_matrix"] = wandb.Image(matrix_picture(evaluation["confusion_matrix"]), caption=caption)
     return shown
+
+
+def _side_by_side(folder: Path, entry: Mapping[str, Any]) -> Any:
+    """The image where there is one, what is there, and what the network found, as one picture (H, W, 3) uint8."""
+    return np.hstack([np.asarray(Image.open(folder / entry[key]).convert("RGB")) for key in VIEWS if key in entry])
+
+
+def _caption(entry: Mapping[str, Any]) -> str:
+    scores = [f"mean IoU {entry['mean_iou']:.3f}"] if isinstance(entry.get("mean_iou"), float) else []
+    scores += [f"{entry[key]} {key}" for key in ("right", "missed", "wrong") if key in entry]
+    return f"{entry['path']}: {', '.join(scores)}"
 
 
 def matrix_picture(counts: list[list[int]]) -> Any:
