@@ -9,10 +9,7 @@ for both. Prints every pair's ratio and the median of each network; target: no m
 """
 
 import argparse
-import gc
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +18,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.paired import described, paired_ratios, step_time
 from convatlas.models.alexnet import AlexNetTorchvision
 from convatlas.models.deeplab import DeepLabV3
 from convatlas.models.fcn import FCN
@@ -56,7 +54,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 """What torchvision is asked for besides the name."""
 TARGET = 1.02
-WARM_UP = 3
 
 
 def networks(name: str, device: torch.device) -> tuple[nn.Module, nn.Module]:
@@ -81,36 +78,17 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, every)
 
 
-def step_time(net: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Seconds of one forward and backward pass; gradients stay allocated from step to step."""
-    net.zero_grad(set_to_none=False)
-    gc.collect()
-    synchronise(images.device)
-    clock = time.perf_counter if images.device.type == "cuda" else time.process_time
-    start = clock()
-    losses = [loss(logits, labels) for logits in outputs(net(images))]
-    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
-    synchronise(images.device)
-    return clock() - start
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a GPU to finish; a CPU has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def ratios(name: str, pairs: int, images: Tensor, labels: Tensor) -> list[float]:
     """Our time over torchvision's, of each pair."""
+
+    def step(net: nn.Module) -> float:
+        def total() -> Tensor:
+            return torch.stack([loss(logits, labels) for logits in outputs(net(images))]).sum()
+
+        return step_time(net, total, images.device)
+
     ours, theirs = networks(name, images.device)
-    for _ in range(WARM_UP):
-        step_time(ours, images, labels)
-        step_time(theirs, images, labels)
-    found = []
-    for _ in range(pairs):
-        first, second, third, fourth = (step_time(net, images, labels) for net in (ours, theirs, theirs, ours))
-        found.append((first + fourth) / (second + third))
-    return found
+    return paired_ratios(lambda: step(ours), lambda: step(theirs), pairs)
 
 
 def main() -> None:
@@ -128,11 +106,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    described = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    print(
-        f"{described}, {arguments.threads} threads, torch {torch.__version__}; "
-        f"{arguments.batch} images of {arguments.side} pixels, {arguments.pairs} pairs"
-    )
+    print(described(device, arguments.threads, arguments.batch, arguments.side, arguments.pairs))
     images = torch.randn(arguments.batch, 3, arguments.side, arguments.side, device=device)
     labels = torch.arange(arguments.batch, device=device)
     medians = {}

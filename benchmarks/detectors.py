@@ -9,10 +9,7 @@ pair's ratio and the median of each network; target: no median above 1.03.
 """
 
 import argparse
-import gc
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +18,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from benchmarks.architectures import WARM_UP, synchronise
+from benchmarks.paired import described, paired_ratios, step_time
 from convatlas.models.detector import Detector, Proposals, Regions, Target
 from convatlas.models.faster_rcnn import FasterRCNNFPN
 from convatlas.models.mask_rcnn import MaskRCNNFPN
@@ -65,38 +62,19 @@ def their_losses(net: Any, images: Tensor, sizes: list[tuple[int, int]], what: l
     return {**head_losses, **losses}
 
 
-def step_time(net: nn.Module, step: Step, device: torch.device) -> float:
-    """Seconds of one forward and backward pass; gradients stay allocated from step to step."""
-    net.zero_grad(set_to_none=False)
-    gc.collect()
-    torch.manual_seed(0)  # the same anchors and regions
-    synchronise(device)
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    start = clock()
-    torch.stack(list(step().values())).sum().backward()  # type: ignore[no-untyped-call]
-    synchronise(device)
-    return clock() - start
-
-
 def ratios(name: str, pairs: int, batch: int, side: int, device: torch.device) -> list[float]:
     """Our time over torchvision's, of each pair."""
     ours, theirs = networks(name, device)
     images, sizes = torch.randn(batch, 3, side, side, device=device), [(side, side)] * batch
     what = targets(batch, side, device)
 
-    def mine() -> float:
-        return step_time(ours, lambda: ours(images, sizes, what), device)
+    def mine() -> Tensor:
+        return torch.stack(list(ours(images, sizes, what).values())).sum()
 
-    def other() -> float:
-        return step_time(theirs, lambda: their_losses(theirs, images, sizes, what), device)
+    def other() -> Tensor:
+        return torch.stack(list(their_losses(theirs, images, sizes, what).values())).sum()
 
-    for _ in range(WARM_UP):
-        mine(), other()
-    found = []
-    for _ in range(pairs):
-        first, second, third, fourth = (step() for step in (mine, other, other, mine))
-        found.append((first + fourth) / (second + third))
-    return found
+    return paired_ratios(lambda: step_time(ours, mine, device), lambda: step_time(theirs, other, device), pairs)
 
 
 def main() -> None:
@@ -110,11 +88,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    described = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    print(
-        f"{described}, {arguments.threads} threads, torch {torch.__version__}; "
-        f"{arguments.batch} images of {arguments.side} pixels, {arguments.pairs} pairs"
-    )
+    print(described(device, arguments.threads, arguments.batch, arguments.side, arguments.pairs))
     medians = {}
     for name in OURS:
         found = ratios(name, arguments.pairs, arguments.batch, arguments.side, device)

@@ -26,7 +26,8 @@ from convatlas.data.augment import (
     center_crop,
 )
 from convatlas.data.batch import Batch
-from convatlas.data.datamodule import ClassificationDataModule, cut_val
+from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.image_data import cut_val
 from convatlas.data.order import evaluation_batches, train_batches
 from convatlas.errors import UserError
 from tests.fixtures import write_image_folder

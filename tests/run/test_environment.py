@@ -2,6 +2,7 @@ import datetime
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -70,3 +71,10 @@ def test_what_a_lost_rank_looks_like() -> None:
     assert is_lost_rank(gloo)
     assert is_lost_rank(torch.distributed.DistBackendError("NCCL communicator was aborted"))
     assert not is_lost_rank(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_what_is_switched_off_in_lightning_is_there() -> None:
+    """Under another name the handlers would come back unnoticed."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert callable(trainer._signal_connector.register_signal_handlers)
+    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)

@@ -3,19 +3,17 @@
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 from hydra.utils import instantiate
-from numpy.typing import NDArray
 from omegaconf import DictConfig
 from pydantic import PositiveInt
 
 from convatlas.data.augment import Augmentation, CenterCrop
 from convatlas.data.batch import Batch, ViewBatch
 from convatlas.data.dataset import Dataset, Split
-from convatlas.data.image_data import ImageDataModule
+from convatlas.data.image_data import ImageDataModule, deal_splits
 from convatlas.data.loader import BatchMemory, Plan, ThreadedLoader
 from convatlas.data.order import Indices
-from convatlas.data.sources import Labels, Source
+from convatlas.data.sources import Source
 from convatlas.data.views import Views
 from convatlas.errors import UserError
 
@@ -97,15 +95,8 @@ class ClassificationDataModule(ImageDataModule):
         self.class_list = found.class_list
         self.check_classes(num_classes)
         self.sources: dict[Split, Source] = {"train": found.train, "val": found.val or found.train, "test": found.test}
-        if found.val is None:
-            train, val = cut_val(found.train.labels, val_fraction)
-        else:
-            train, val = np.arange(len(found.train.labels)), np.arange(len(found.val.labels))
-        self.members: dict[Split, NDArray[np.int64]] = {
-            "train": train,
-            "val": val,
-            "test": np.arange(len(found.test.labels)),
-        }
+        num_val = None if found.val is None else len(found.val.labels)
+        self.members = deal_splits(found.train.labels, num_val, len(found.test.labels), val_fraction)
 
     def check_batch(self, world_size: int, accumulation: int) -> None:
         """Refuse a batch that cannot be dealt out; samples that are mixed are dealt in pairs.
@@ -174,31 +165,3 @@ def build_classification_data(config: DictConfig) -> ClassificationDataModule:
     if not isinstance(data, ClassificationDataModule):
         raise UserError(f"data={config.name} is for {data.problem}; this verb is for classification")
     return data
-
-
-def cut_val(labels: Labels, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut a tuning split from the training images: the same share of every class, the same images for every seed.
-
-    Args:
-        labels: Classes of the training images, (N,).
-        fraction: Share of each class, at least one image.
-
-    Returns:
-        Positions of what stays for training, and of the tuning split, both ascending.
-
-    Raises:
-        UserError: A class would be left without training images.
-    """
-    if not 0 < fraction < 1:
-        raise UserError(f"data.val_fraction={fraction}: expected a share between 0 and 1")
-    generator = np.random.default_rng(0)  # not the run's seed: all seeds tune on the same images
-    chosen = np.zeros(len(labels), np.bool_)
-    of_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
-    for label, members in enumerate(of_class):
-        count = max(1, round(fraction * len(members)))
-        if count >= len(members) > 0:
-            raise UserError(
-                f"data.val_fraction={fraction}: class {label} has {len(members)} training images, none would be left"
-            )
-        chosen[generator.permutation(members)[:count]] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)

@@ -17,6 +17,7 @@ from convatlas.data.decode import Picture
 from convatlas.data.loader import Plan, PrefetchingLoader
 from convatlas.data.order import Indices, evaluation_batches, train_batches
 from convatlas.data.skipped import SkippedImages
+from convatlas.data.sources import Labels
 from convatlas.errors import UserError
 
 
@@ -212,3 +213,53 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def deal_splits(
+    labels: Labels, num_val: int | None, num_test: int, val_fraction: float
+) -> dict[Split, NDArray[np.int64]]:
+    """Say which images of its source belong to each split.
+
+    Args:
+        labels: Classes of the training images, (N,); zeros where images have no class of their own.
+        num_val: Number of images of the tuning split; None cuts it from the training images.
+        num_test: Number of images of the reported split.
+        val_fraction: Share of each class to cut.
+
+    Returns:
+        Positions by split; ``val`` is of the training source where it is cut.
+
+    Raises:
+        UserError: A class would be left without training images.
+    """
+    everything = np.arange(len(labels))
+    train, val = cut_val(labels, val_fraction) if num_val is None else (everything, np.arange(num_val))
+    return {"train": train, "val": val, "test": np.arange(num_test)}
+
+
+def cut_val(labels: Labels, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut a tuning split from the training images: the same share of every class, the same images for every seed.
+
+    Args:
+        labels: Classes of the training images, (N,).
+        fraction: Share of each class, at least one image.
+
+    Returns:
+        Positions of what stays for training, and of the tuning split, both ascending.
+
+    Raises:
+        UserError: A class would be left without training images.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"data.val_fraction={fraction}: expected a share between 0 and 1")
+    generator = np.random.default_rng(0)  # not the run's seed: all seeds tune on the same images
+    chosen = np.zeros(len(labels), np.bool_)
+    of_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+    for label, members in enumerate(of_class):
+        count = max(1, round(fraction * len(members)))
+        if count >= len(members) > 0:
+            raise UserError(
+                f"data.val_fraction={fraction}: class {label} has {len(members)} training images, none would be left"
+            )
+        chosen[generator.permutation(members)[:count]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)

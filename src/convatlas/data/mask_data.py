@@ -5,14 +5,12 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor
 
 from convatlas.data.batch import SegmentationBatch, WholeImageBatch
-from convatlas.data.datamodule import cut_val
 from convatlas.data.dataset import Split
-from convatlas.data.image_data import ImageDataModule
+from convatlas.data.image_data import ImageDataModule, deal_splits
 from convatlas.data.joint import JointAugmentation, ScaleCrop
 from convatlas.data.loader import Plan
 from convatlas.data.mask_loader import MaskLoader
@@ -97,11 +95,8 @@ class SegmentationDataModule(ImageDataModule):
             "val": found.val or found.train,
             "test": found.test,
         }
-        if found.val is None:
-            train, val = cut_val(np.zeros(len(found.train), np.int64), val_fraction)
-        else:
-            train, val = np.arange(len(found.train)), np.arange(len(found.val))
-        self.members: dict[Split, NDArray[np.int64]] = {"train": train, "val": val, "test": np.arange(len(found.test))}
+        num_val = None if found.val is None else len(found.val)
+        self.members = deal_splits(np.zeros(len(found.train), np.int64), num_val, len(found.test), val_fraction)
 
     def mask(self, split: Split, index: int) -> Tensor:
         """The mask of one image of a split, (H, W) uint8."""

@@ -5,13 +5,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import PositiveInt
 
 from convatlas.data.batch import ObjectBatch
-from convatlas.data.datamodule import cut_val
 from convatlas.data.dataset import Split
-from convatlas.data.image_data import ImageDataModule
+from convatlas.data.image_data import ImageDataModule, deal_splits
 from convatlas.data.loader import Plan
 from convatlas.data.object_augment import ObjectAugmentation, ResizeShortSide
 from convatlas.data.object_datasets import ObjectDataset
@@ -97,10 +95,9 @@ class DetectionDataModule(ImageDataModule):
             "val": found.val or found.train,
             "test": found.test,
         }
-        everything = {split: np.arange(len(source.sizes)) for split, source in self.sources.items()}
-        self.members: dict[Split, NDArray[np.int64]] = dict(everything)
-        if found.val is None:
-            self.members["train"], self.members["val"] = cut_val(np.zeros_like(everything["train"]), val_fraction)
+        num_val = None if found.val is None else len(found.val.sizes)
+        labels = np.zeros(len(found.train.sizes), np.int64)
+        self.members = deal_splits(labels, num_val, len(found.test.sizes), val_fraction)
         sizes = found.train.sizes[self.members["train"]]
         self._upright = (sizes[:, 0] > sizes[:, 1]).astype(np.int64)
 
