@@ -1,0 +1,37 @@
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from convatlas.run.launch import end, start, train_command
+
+
+def test_one_rank_is_one_process_and_more_are_torchruns() -> None:
+    assert train_command(["seed=1"]) == [sys.executable, "-m", "convatlas", "train", "seed=1"]
+    assert "--nproc-per-node=2" in train_command(["seed=1"], ranks=2)
+
+
+def test_the_output_is_appended_to_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for word in ("first", "second"):
+        assert start([sys.executable, "-c", f"print('{word}')"], log).wait() == 0
+    assert log.read_text() == "first\nsecond\n"
+
+
+def test_a_signal_reaches_the_children_of_the_command_too(tmp_path: Path) -> None:
+    sleeper = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {'import time; time.sleep(60)'!r}]).wait()"
+    )
+    process = start([sys.executable, "-c", sleeper], tmp_path / "log")
+    deadline = time.monotonic() + 30
+    while not (children := psutil.Process(process.pid).children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    end(process, signal.SIGKILL)
+
+    assert process.wait(30) == -signal.SIGKILL
+    assert psutil.wait_procs(children, 30)[1] == []
+    end(process, signal.SIGKILL)  # nothing is left to signal
