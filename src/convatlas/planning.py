@@ -21,6 +21,7 @@ TYPES: dict[str, Any] = {
     "run.checkpoint_steps": PositiveInt | None,
     "data.split": Literal["test"],
     "expected": list[Expectation],
+    "seeds": list[NonNegativeInt],
     "trainer.max_epochs": PositiveInt,
     "trainer.log_every_n_steps": PositiveInt,
     "trainer.devices": PositiveInt | Literal["auto"],
