@@ -1,10 +1,10 @@
 """What a run will be, before anything of it exists: its images, its name, its place."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from convatlas.config import fill_num_classes, plain
 from convatlas.data.image_data import ImageDataModule
@@ -19,6 +19,8 @@ TYPES: dict[str, Any] = {
     "run.fresh": bool,
     "run.checkpoint_minutes": PositiveFloat,
     "run.checkpoint_steps": PositiveInt | None,
+    "ema.decay": Annotated[float, Field(gt=0, lt=1)] | None,
+    "ema.every_n_steps": PositiveInt,
     "data.split": Literal["test"],
     "expected": list[Expectation],
     "trainer.max_epochs": PositiveInt,
