@@ -23,6 +23,7 @@ TYPES: dict[str, Any] = {
     "ema.every_n_steps": PositiveInt,
     "data.split": Literal["test"],
     "expected": list[Expectation],
+    "seeds": list[NonNegativeInt],
     "trainer.max_epochs": PositiveInt,
     "trainer.log_every_n_steps": PositiveInt,
     "trainer.devices": PositiveInt | Literal["auto"],
