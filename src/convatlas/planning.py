@@ -3,6 +3,7 @@
 import json
 from collections.abc import MutableMapping
 from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
