@@ -277,6 +277,8 @@ def _spoken(expected: Any) -> str:
         return " or ".join(map(_spoken, arguments))
     if origin is list and is_dataclass(arguments[0]):
         return f"a list of mappings with {', '.join(field.name for field in fields(arguments[0]))}"
+    if origin is list:
+        return f"a list, each entry {_spoken(arguments[0])}"
     if origin is Annotated:
         bounds = [bound for item in arguments[1:] for bound in getattr(item, "metadata", [item])]
         words = [f"{BOUNDS[type(bound)]} {getattr(bound, type(bound).__name__.lower())}" for bound in bounds]

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from convatlas.config import fill_num_classes, plain
 from convatlas.data.image_data import ImageDataModule
@@ -21,8 +22,11 @@ TYPES: dict[str, Any] = {
     "run.fresh": bool,
     "run.checkpoint_minutes": PositiveFloat,
     "run.checkpoint_steps": PositiveInt | None,
+    "ema.decay": Annotated[float, Field(gt=0, lt=1)] | None,
+    "ema.every_n_steps": PositiveInt,
     "data.split": Literal["test"],
     "expected": list[Expectation],
+    "seeds": list[NonNegativeInt],
     "trainer.max_epochs": PositiveInt,
     "trainer.log_every_n_steps": PositiveInt,
     "trainer.devices": PositiveInt | Literal["auto"],
