@@ -107,7 +107,11 @@ def _outcome(design: Study, plan: Plan, command_line: Sequence[str], output: Pat
     return {
         "files": {name: str(path) for name, path in write_study(outcome, of_cells, command_line, output).items()},
         "tables": [
-            {"columns": table.columns, "rows": [[cell.text for cell in row.cells] for row in table.rows]}
+            {
+                "columns": table.columns,
+                "numbers": [name for name, numeric in zip(table.columns, table.numeric, strict=True) if numeric],
+                "rows": [[cell.text for cell in row.cells] for row in table.rows],
+            }
             for table in (results_table(outcome, {}), findings_table(outcome))
         ],
         "outcome": as_data(outcome),
@@ -129,8 +133,7 @@ def show(result: Mapping[str, Any]) -> None:
     for table in result.get("tables", ()):
         if table["rows"]:
             sys.stdout.write("\n")
-            numbers = [name for name in table["columns"] if name == "n" or name.startswith(("p", "95"))]
-            print_table(table["columns"], table["rows"], numbers)
+            print_table(table["columns"], table["rows"], table["numbers"])
     if "files" in result:
         sys.stdout.write("\n")
         print_fields({name: result["files"][name] for name in ("page", "markdown", "data")})

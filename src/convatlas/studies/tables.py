@@ -41,20 +41,19 @@ def findings_table(outcome: Outcome) -> Table:
     """Each expectation, the difference seed by seed, and the verdict."""
     study = outcome.study
     ranked = any(finding.test and finding.test.wilcoxon is not None for finding in outcome.findings)
-    columns = ["Expected", "n", "Difference", "95 % interval", "p", "p (Holm)"]
-    columns += ["p (Wilcoxon)"] if ranked else []
-    table = Table([*columns, "Verdict", "Source"], [False, *(True for _ in columns[1:]), False, False])
+    numbers = ["n", "Difference", "95 % interval", "p", "p (Holm)", *(["p (Wilcoxon)"] if ranked else [])]
+    table = Table(["Expected", "Verdict", *numbers, "Source"], [False, False, *(True for _ in numbers), False])
     for finding in outcome.findings:
         test = finding.test
         cells = [
             Cell(expectation_text(study, finding)),
+            Cell(finding.verdict),
             Cell(str(len(test.differences)) if test else "0"),
             Cell(difference_text(study, test.mean) if test else "–", test.mean if test else None),
             Cell(interval_text(study, finding)),
             Cell(probability_text(test.p if test else None) + (" (sign)" if test and test.test == "sign" else "")),
             Cell(probability_text(finding.adjusted)),
             *([Cell(probability_text(test.wilcoxon if test else None))] if ranked else []),
-            Cell(finding.verdict),
             Cell(finding.direction.source),
         ]
         table.rows.append(Row(cells))
