@@ -1,5 +1,6 @@
 """Run the commands of a study, so many at a time; a signal ends them with the study, and each saves itself."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from convatlas.cores import usable_cores
 from convatlas.run.launch import end, start
 from convatlas.run.stopping import Preempted
 
@@ -22,7 +24,7 @@ class Command:
 
     Attributes:
         name: What it is called in messages.
-        words: The command.
+        words: The command line.
         log: Where its output goes.
     """
 
@@ -36,7 +38,7 @@ def run_commands(commands: Sequence[Command], num_workers: int, ended: Callable[
 
     Args:
         commands: The commands.
-        num_workers: How many at a time.
+        num_workers: How many at a time. Several share the cores, unless ``OMP_NUM_THREADS`` says how many each has.
         ended: Is told each command that ended, and its status.
 
     Raises:
@@ -48,13 +50,15 @@ def run_commands(commands: Sequence[Command], num_workers: int, ended: Callable[
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(signal.Signals(number))
 
+    threads = str(max(1, usable_cores() // num_workers))
+    shared = {} if num_workers == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}
     before = {number: signal.signal(number, receive) for number in SIGNALS}
     waiting, running, told = list(commands), dict[Command, subprocess.Popen[bytes]](), 0
     try:
         while running or (waiting and not received):
             while waiting and len(running) < num_workers and not received:
                 command = waiting.pop(0)
-                running[command] = start(command.words, command.log)
+                running[command] = start(command.words, command.log, shared)
             if told < len(received):
                 what = "ends what runs" if told else f"waits for {len(running)} to save themselves"
                 sys.stderr.write(f"convatlas: {received[-1].name}: {what}; the same command goes on\n")
