@@ -47,13 +47,17 @@ class Comparison:
 
 def compare(groups: Sequence[Group]) -> list[Comparison]:
     """Every expectation that the configurations of the groups declare, beside the result."""
-    rows = []
-    for group in groups:
-        for entry in group.runs[0].config.get("expected") or ():
-            expectation = Expectation(**entry)
-            found = group.statistic(expectation.metric)
-            rows.append(Comparison(group, expectation, found, _verdict(expectation, found)))
-    return rows
+    return [
+        row
+        for group in groups
+        for row in judge(group, [Expectation(**entry) for entry in group.runs[0].config.get("expected") or ()])
+    ]
+
+
+def judge(group: Group, expected: Sequence[Expectation]) -> list[Comparison]:
+    """Expectations beside the result of a group."""
+    rows = [(expectation, group.statistic(expectation.metric)) for expectation in expected]
+    return [Comparison(group, expectation, found, _verdict(expectation, found)) for expectation, found in rows]
 
 
 def _verdict(expectation: Expectation, found: Statistic | None) -> Verdict:
