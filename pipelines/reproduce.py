@@ -15,40 +15,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from pydantic import Field
 
 from convatlas.cli import execute
-from convatlas.config import check_config, overridden_keys, parse_overrides, plain
+from convatlas.config import check_config, compose_around_train, overridden_keys, plain
 from convatlas.config import compose as compose_config
 from convatlas.console import print_fields, print_table
+from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import TrainingFailedError, UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.report.expectations import Expectation, judge
 from convatlas.report.groups import group_runs
 from convatlas.report.quantities import metric_text, spread_text
-from convatlas.report.reproduction import CLOCK, compare_records
-from convatlas.report.run_record import RunRecord, read_run
+from convatlas.report.reproduction import CLOCK, compare_runs
+from convatlas.report.run_record import read_run
 from convatlas.run.checkpoints import equal_weights
 from convatlas.run.environment import quiet_libraries, world_size
-from convatlas.run.launch import train_to_end
 from convatlas.run.lock import run_state
 from convatlas.run.recorded import prepared_rerun
+from convatlas.studies.processes import run_training
 from convatlas.tracking.local_record import read_metrics
 
 OWN_KEYS = ("run", "code", "tolerance", "format")
-OF_RUNS = {"code", "tolerance"}
 WEIGHTS = {True: "equal weights, bit for bit", False: "other weights", None: "not compared: one is not kept"}
 
 
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose ``conf/reproduce.yaml``; ``train`` holds the overrides that are for the training."""
-    parsed = parse_overrides(overrides)
-    own = [override for override in parsed if override.key_or_group in OWN_KEYS]
-    config = compose_config(name, [str(override.input_line) for override in own])
-    with open_dict(config):
-        config.train = [str(override.input_line) for override in parsed if override not in own]
-    if config.run is None and (stray := OF_RUNS & overridden_keys(overrides)):
+    places = [override for override in overrides if override.startswith("run.")]  # of the training: `run` is ours
+    config = compose_around_train(name, [override for override in overrides if override not in places], OWN_KEYS)
+    config.train += places
+    if config.run is None and (stray := {"code", "tolerance"} & overridden_keys(overrides)):
         raise UserError(f"{min(stray)}: goes with run=DIR; an experiment has tolerances of its own, under `expected`")
     return config
 
@@ -60,13 +58,12 @@ def reproduce(config: DictConfig) -> dict[str, Any]:
         config: From ``compose``.
 
     Returns:
-        ``verdict`` and ``reproduced``, whether it is a good one. Of an experiment, ``runs`` and ``metrics``; of a run,
-        ``recorded``, ``run``, ``code``, ``differences`` of the environment, ``values`` (how many were compared),
-        ``clock`` (what was not), ``test``, and ``equal_weights`` of the best checkpoints.
+        ``reproduced`` and ``verdict``. Of an experiment, ``runs`` and ``metrics``; of a run, ``recorded``, ``run``,
+        ``code``, ``differences`` (from the record), ``values`` (how many were compared), ``equal_weights``, ``test``.
 
     Raises:
-        UserError: Nothing to judge, a record that is not that of a finished run, code or data that are not the recorded
-            ones; what the training refuses.
+        UserError: Nothing to judge; no record of a finished run; code or data that are not the recorded ones; what the
+            training refuses.
         TrainingFailedError: The run that is to be compared failed.
         Preempted: A signal came; the exit status is 75.
     """
@@ -84,29 +81,26 @@ def _experiment(overrides: list[str]) -> dict[str, Any]:
         raise UserError("seed: leave it out; seeds=[…] are those of the experiment")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise UserError(f"seeds={config.seeds}: expected at least one, and each once")
+    opened: dict[str, ImageDataModule] = {}
     lines = [[*overrides, f"seed={seed}"] for seed in config.seeds]
-    runs = [plan_run(compose_config("train", line))[0] for line in lines]
+    runs = [plan_run(compose_config("train", line), opened)[0] for line in lines]
     for run, line in zip(runs, lines, strict=True):
         if not run.finished:
-            log = run.path.parent / "reproduce" / f"{run.run_id}.log"
-            try:
-                attempt = [f"run.attempt={run.attempt}", "run.fresh=false"]  # what run.fresh=true chose
-                train_to_end([*line, *attempt], log, world_size(config.trainer))
+            try:  # the attempt that run.fresh=true chose is named
+                run_training(run, [*line, f"run.attempt={run.attempt}", "run.fresh=false"], world_size(config.trainer))
             except TrainingFailedError as error:
                 sys.stderr.write(f"convatlas: warning: {error}\n")
     finished = [read_run(run.path) for run in runs if run.finished]
     rows = [row for group in group_runs(finished) for row in judge(group, expected)]
-    judged = [row.verdict for row in rows if row.expectation.tolerance is not None]
-    good = len(finished) == len(runs) and set(judged) <= {"as expected", "better"}
+    judged = {row.verdict for row in rows if row.expectation.tolerance is not None}
+    good = len(finished) == len(runs) and judged <= {"as expected", "better"}
     return {
         "reproduced": good,
         "verdict": "reproduced" if good else "not reproduced",
-        "runs": [
-            {"run": str(run.path), "state": run_state(run), "seed": seed}
-            for run, seed in zip(runs, config.seeds, strict=True)
-        ],
+        "runs": [{"run": str(run.path), "state": run_state(run)} for run in runs],
         "metrics": [
-            asdict(row.expectation) | {"found": row.found and asdict(row.found), "verdict": row.verdict} for row in rows
+            {**asdict(row.expectation), "found": row.found and asdict(row.found), "verdict": row.verdict}
+            for row in rows
         ],
     }
 
@@ -116,11 +110,11 @@ def _run(config: DictConfig) -> dict[str, Any]:
     if recorded.state != "finished":
         raise UserError(f"run={config.run}: its state is {recorded.state}; expected a run that is finished")
     with prepared_rerun(recorded.run_id, recorded.config, recorded.provenance, config.train, config.code) as rerun:
-        sys.stderr.write("".join(f"{line}\n" for line in [f"code: {rerun.code}", *rerun.differences]))
-        log = rerun.run.path.parent / "reproduce" / f"{rerun.run.run_id}.log"
-        train_to_end(rerun.overrides, log, rerun.ranks, rerun.environment)
+        sys.stderr.writelines(f"convatlas: {line}\n" for line in [f"code: {rerun.code}", *rerun.differences])
+        run_training(rerun.run, rerun.overrides, rerun.ranks, rerun.environment)
     found = read_run(rerun.run.path)
-    agreement = compare_records(*_lines(recorded, found), config.tolerance)
+    curves = [read_metrics(side.path / "metrics.jsonl") for side in (recorded, found)]
+    agreement = compare_runs(recorded, found, curves, config.tolerance)
     equal = equal_weights(*(side.path / "checkpoints" / "best.ckpt" for side in (recorded, found)))
     verdict = agreement.verdict(equal)
     return {
@@ -132,60 +126,31 @@ def _run(config: DictConfig) -> dict[str, Any]:
         "differences": rerun.differences,
         "values": agreement.values,
         "equal_weights": equal,
-        "test": {name: {"recorded": value, "now": found.results.get(name)} for name, value in recorded.results.items()},
+        "test": {name: [value, found.results.get(name)] for name, value in recorded.results.items()},
     }
-
-
-def _lines(recorded: RunRecord, found: RunRecord) -> list[list[dict[str, Any]]]:
-    """Both records, from the state before the first step, as far as both hold it, to the final metrics."""
-    sides = (recorded, found)
-    starts = [side.provenance.get("start", {}) for side in sides]
-    known = [name for name in starts[0] if name in starts[1]]
-    return [
-        [
-            {"step": 0, **{name: start[name] for name in known}},
-            *read_metrics(side.path / "metrics.jsonl"),
-            {"step": side.summary["steps"], **{f"final {name}": value for name, value in side.results.items()}},
-        ]
-        for side, start in zip(sides, starts, strict=True)
-    ]
 
 
 def show(result: Mapping[str, Any]) -> None:
     """Print the verdict and what it rests on."""
     if "runs" in result:
-        print_fields({f"seed {run['seed']}": f"{run['run']}  {run['state']}" for run in result["runs"]})
+        print_fields({run["run"]: run["state"] for run in result["runs"]})
         print_table(["Metric", "Mean", "n", "Expected", "Tolerance", "Verdict", "Source"], map(_row, result["metrics"]))
-    else:
-        test = {
-            name: " and ".join(metric_text(name, value, 3) for value in sides.values())
-            for name, sides in result["test"].items()
-        }
-        print_fields(
-            {
-                "recorded": result["recorded"],
-                "run": result["run"],
-                "code": result["code"],
-                "differences": "; ".join(result["differences"]) or "none in environment and data",
-                **test,
-                "best.ckpt": WEIGHTS[result["equal_weights"]],
-                "values": f"{result['values']:,} compared, without {', '.join(sorted(CLOCK))}",
-            }
-        )
-    print_fields({"verdict": result["verdict"]})
+        print_fields({"verdict": result["verdict"]})
+        return
+    fields = {name: result[name] for name in ("recorded", "run", "code")}
+    fields["differences"] = "; ".join(result["differences"]) or "none in configuration, data and environment"
+    fields |= {name: " and ".join(metric_text(name, value) for value in pair) for name, pair in result["test"].items()}
+    fields["best.ckpt"] = WEIGHTS[result["equal_weights"]]
+    fields["values"] = f"{result['values']:,} compared, without {', '.join(sorted(CLOCK))}"
+    print_fields({**fields, "verdict": result["verdict"]})
 
 
-def _row(entry: Mapping[str, Any]) -> list[str]:
+def _row(entry: Mapping[str, Any]) -> list[Any]:
     metric, found, tolerance = entry["metric"], entry["found"], entry["tolerance"]
-    return [
-        metric,
-        spread_text(metric, found["mean"], found["deviation"]) if found else "–",
-        str(found["count"] if found else 0),
-        metric_text(metric, entry["value"]),
-        "not judged" if tolerance is None else f"± {metric_text(metric, tolerance)}",
-        entry["verdict"],
-        entry["source"],
-    ]
+    mean = spread_text(metric, found["mean"], found["deviation"]) if found else "–"
+    judged = "not judged" if tolerance is None else f"± {metric_text(metric, tolerance)}"
+    count, wanted = found["count"] if found else 0, metric_text(metric, entry["value"])
+    return [metric, mean, count, wanted, judged, entry["verdict"], entry["source"]]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Two records of one run, compared value by value."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from convatlas.report.run_record import number
+from convatlas.report.run_record import RunRecord, number
 
 CLOCK = frozenset({"time", "train/images_per_second", "train/data_wait"})
 """What two equal runs differ in."""
@@ -71,6 +71,31 @@ class Agreement:
         if verdict == "bit-identical":
             return verdict
         return f"{verdict}: every value is equal, but the best checkpoint's weights are not"
+
+
+def compare_runs(
+    recorded: RunRecord, found: RunRecord, curves: Sequence[Sequence[Line]], tolerance: float
+) -> Agreement:
+    """Compare two runs: the state before the first step, as far as both have it on record, curves, final metrics.
+
+    Args:
+        recorded: The run on record, finished.
+        found: The same run once more, finished.
+        curves: The lines of their ``metrics.jsonl``.
+        tolerance: As in ``compare_records``.
+    """
+    sides = (recorded, found)
+    starts = [side.provenance.get("start", {}) for side in sides]
+    known = [name for name in starts[0] if name in starts[1]]
+    before, after = (
+        [
+            {"step": 0, **{name: start[name] for name in known}},
+            *lines,
+            {"step": side.summary["steps"], **{f"final {name}": value for name, value in side.results.items()}},
+        ]
+        for side, start, lines in zip(sides, starts, curves, strict=True)
+    )
+    return compare_records(before, after, tolerance)
 
 
 def compare_records(recorded: Iterable[Line], found: Iterable[Line], tolerance: float) -> Agreement:
