@@ -219,7 +219,8 @@ def _one_machine(trainer: dict[str, Any]) -> int:
 def _changes(recorded: str, run_id: str, overrides: Sequence[str]) -> list[str]:
     """What the command line changes, and another identity that comes of it or of today's configuration."""
     identity = [f"run id: recorded {recorded}, here {run_id}"] if run_id != recorded else []
-    return [*(f"{override} on the command line" for override in overrides), *identity]
+    given = [override for override in overrides if not override.startswith("run.")]  # which says where alone
+    return [*(f"{override} on the command line" for override in given), *identity]
 
 
 def _grammar(value: Any) -> str:
