@@ -3,15 +3,13 @@
     convatlas reproduce experiment=quickstart
     convatlas reproduce run=runs/resnet20_cifar-fashion_mnist_sample-0a1b2c3d-s0
 
-With `experiment`, trains the recipe with each of its `seeds` and judges the means by its `expected`; finished runs are
-not run again. With `run`, trains a finished run once more by its own record, with the recorded configuration and code,
-and compares the curves; the original is not touched. The exit status is 0 if what was expected, or is on record, came
-out, else 1; 75 after Ctrl-C, and the same command goes on.
+With `experiment`, trains each of the recipe's `seeds`, unless it is finished, and judges the means by its `expected`.
+With `run`, trains a finished run once more, with the configuration and the code of its record, and compares the curves;
+the original is not touched. The exit status is 0 for what was expected or is on record, else 1; 75 after Ctrl-C.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,10 +60,8 @@ def reproduce(config: DictConfig) -> dict[str, Any]:
         ``code``, ``differences`` (from the record), ``values`` (how many were compared), ``equal_weights``, ``test``.
 
     Raises:
-        UserError: Nothing to judge; no record of a finished run; code or data that are not the recorded ones; what the
-            training refuses.
-        TrainingFailedError: The run that is to be compared failed.
-        Preempted: A signal came; the exit status is 75.
+        UserError: Nothing to judge; no finished run; code or data other than recorded; what the training refuses.
+        TrainingFailedError, Preempted: The run that is to be compared failed; a signal came, and the status is 75.
     """
     quiet_libraries()
     return _experiment(list(config.train)) if config.run is None else _run(config)
@@ -92,23 +88,19 @@ def _experiment(overrides: list[str]) -> dict[str, Any]:
                 sys.stderr.write(f"convatlas: warning: {error}\n")
     finished = [read_run(run.path) for run in runs if run.finished]
     rows = [row for group in group_runs(finished) for row in judge(group, expected)]
-    judged = {row.verdict for row in rows if row.expectation.tolerance is not None}
-    good = len(finished) == len(runs) and judged <= {"as expected", "better"}
+    good = len(finished) == len(runs) and all(row.met for row in rows)
     return {
         "reproduced": good,
         "verdict": "reproduced" if good else "not reproduced",
         "runs": [{"run": str(run.path), "state": run_state(run)} for run in runs],
-        "metrics": [
-            {**asdict(row.expectation), "found": row.found and asdict(row.found), "verdict": row.verdict}
-            for row in rows
-        ],
+        "metrics": [row.as_dict() for row in rows],
     }
 
 
 def _run(config: DictConfig) -> dict[str, Any]:
     recorded = read_run(Path(config.run))
-    if recorded.state != "finished":
-        raise UserError(f"run={config.run}: its state is {recorded.state}; expected a run that is finished")
+    if recorded.state != "finished" or not recorded.provenance:
+        raise UserError(f"run={config.run}: it is {recorded.state}; expected a finished run with its provenance.json")
     with prepared_rerun(recorded.run_id, recorded.config, recorded.provenance, config.train, config.code) as rerun:
         sys.stderr.writelines(f"convatlas: {line}\n" for line in [f"code: {rerun.code}", *rerun.differences])
         run_training(rerun.run, rerun.overrides, rerun.ranks, rerun.environment)
@@ -140,17 +132,17 @@ def show(result: Mapping[str, Any]) -> None:
     fields = {name: result[name] for name in ("recorded", "run", "code")}
     fields["differences"] = "; ".join(result["differences"]) or "none in configuration, data and environment"
     fields |= {name: " and ".join(metric_text(name, value) for value in pair) for name, pair in result["test"].items()}
-    fields["best.ckpt"] = WEIGHTS[result["equal_weights"]]
-    fields["values"] = f"{result['values']:,} compared, without {', '.join(sorted(CLOCK))}"
-    print_fields({**fields, "verdict": result["verdict"]})
+    values = f"{result['values']:,} compared, without {', '.join(sorted(CLOCK))}"
+    rest = {"best.ckpt": WEIGHTS[result["equal_weights"]], "values": values, "verdict": result["verdict"]}
+    print_fields(fields | rest)
 
 
 def _row(entry: Mapping[str, Any]) -> list[Any]:
     metric, found, tolerance = entry["metric"], entry["found"], entry["tolerance"]
     mean = spread_text(metric, found["mean"], found["deviation"]) if found else "–"
     judged = "not judged" if tolerance is None else f"± {metric_text(metric, tolerance)}"
-    count, wanted = found["count"] if found else 0, metric_text(metric, entry["value"])
-    return [metric, mean, count, wanted, judged, entry["verdict"], entry["source"]]
+    wanted = metric_text(metric, entry["value"])
+    return [metric, mean, found and found["count"], wanted, judged, entry["verdict"], entry["source"]]
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_the_state_at_the_start_depends_on_the_seed_and_on_nothing_else() -> Non
 def test_an_unfinished_run_is_refused(trained: dict[str, Any], tmp_path: Path) -> None:
     run = shutil.copytree(trained["run"], tmp_path / "run")
     (run / "summary.json").write_text(dumps(read_json(run / "summary.json") | {"state": "preempted"}))
-    with pytest.raises(UserError, match=r"its state is preempted; expected a run that is finished"):
+    with pytest.raises(UserError, match=r"it is preempted; expected a finished run"):
         again(f"run={run}")
 
 

@@ -1,8 +1,8 @@
 """What a recipe says that should come out, and what came out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,16 @@ class Comparison:
     expectation: Expectation
     found: Statistic | None
     verdict: Verdict
+
+    @property
+    def met(self) -> bool:
+        """Whether the result is the expected one or better; a figure that is only shown beside asks for nothing."""
+        return self.expectation.tolerance is None or self.verdict in ("as expected", "better")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The expectation's entries, ``found`` (mean, deviation, count) and ``verdict``."""
+        found = None if self.found is None else asdict(self.found)
+        return {**asdict(self.expectation), "found": found, "verdict": self.verdict}
 
 
 def compare(groups: Sequence[Group]) -> list[Comparison]:
