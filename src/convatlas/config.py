@@ -6,7 +6,7 @@ Everything here runs in well under a second and before any data, network or acce
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from pydantic import (
     ConfigDict,
@@ -90,6 +90,28 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
             raise UserError(message) from error
         key = unknown.group(1)
         raise UserError(message + _did_you_mean(key, _known_keys(name, overrides, key))) from error
+
+
+def compose_around_train(name: str, overrides: Sequence[str], own: Collection[str]) -> DictConfig:
+    """Compose the configuration of a verb that has runs trained.
+
+    Args:
+        name: The verb.
+        overrides: Its own and those of ``train``.
+        own: The keys and groups that are its own.
+
+    Returns:
+        ``conf/<name>.yaml``; its key ``train`` holds the overrides that are for the runs.
+
+    Raises:
+        UserError: As ``compose``.
+    """
+    parsed = parse_overrides(overrides)
+    mine = [override for override in parsed if override.key_or_group.split(".")[0] in own]
+    config = compose(name, [str(override.input_line) for override in mine])
+    with open_dict(config):
+        config.train = [str(override.input_line) for override in parsed if override not in mine]
+    return config
 
 
 def overridden_keys(overrides: Sequence[str]) -> set[str]:
@@ -258,6 +280,8 @@ def _spoken(expected: Any) -> str:
         return " or ".join(map(_spoken, arguments))
     if origin is list and is_dataclass(arguments[0]):
         return f"a list of mappings with {', '.join(field.name for field in fields(arguments[0]))}"
+    if origin is list:
+        return f"a list, each entry {_spoken(arguments[0])}"
     if origin is Annotated:
         bounds = [bound for item in arguments[1:] for bound in getattr(item, "metadata", [item])]
         words = [f"{BOUNDS[type(bound)]} {getattr(bound, type(bound).__name__.lower())}" for bound in bounds]
