@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.kill_and_resume import difference
 from convatlas.config import compose
+from convatlas.restore import restored_config
 from convatlas.run.averaging import ExponentialAverage
 from convatlas.run.checkpoints import read_checkpoint
-from convatlas.restore import restored_config
 from convatlas.tasks.classification import ClassificationTask
 from pipelines.evaluate import evaluate
 from pipelines.train import train
