@@ -27,7 +27,7 @@ def test_train_composes_and_passes_the_check() -> None:
     ("group", "option"),
     [
         (group, option)
-        for group in ("model", "data", "optimizer", "schedule", "augment", "trainer", "tracking", "experiment", "debug")
+        for group in ("model", "data", "optimizer", "schedule", "augment", "trainer", "tracking", "debug")
         for option in options(group)
     ],
 )

@@ -3,14 +3,12 @@ from typing import Any
 
 import pytest
 
-from convatlas.config import check_config, compose, project_path
+from convatlas.config import check_config, compose
 from convatlas.errors import UserError
 from convatlas.planning import TYPES
 from convatlas.report.expectations import compare
 from convatlas.report.groups import group_runs
 from convatlas.report.run_record import RunRecord
-
-RECIPES = sorted(path.stem for path in (project_path("conf") / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -45,11 +43,6 @@ def record(seed: int, top1: float, expected: list[dict[str, Any]]) -> RunRecord:
         torn=False,
         evaluation_files=(),
     )
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_what_a_recipe_expects_is_well_formed(recipe: str) -> None:
-    check_config(compose("train", [f"experiment={recipe}"]), TYPES)
 
 
 @pytest.mark.parametrize("entry", ["{metric: test/top1}", "{metric: test/top1, value: high, source: a}"])
