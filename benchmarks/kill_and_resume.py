@@ -10,13 +10,14 @@ must be equal bit for bit, and their records line by line but for the clock's.
 
 import argparse
 import functools
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,15 @@ MOMENTS: dict[str, tuple[type, str, int]] = {
 """What is under way when the kill comes: the method, and the latest of its calls to choose from."""
 
 
-def run_once(root: Path, moment: str | None = None, call: int = 1, number: int = signal.SIGKILL) -> int:
+def run_once(
+    root: Path,
+    moment: str | None = None,
+    call: int = 1,
+    number: int = signal.SIGKILL,
+    overrides: Sequence[str] = OVERRIDES,
+) -> int:
     """Run the command in a process of its own, sent a signal in the given call of a moment's method; its status."""
-    arguments = [str(root), *([moment, str(call), str(int(number))] if moment else [])]
+    arguments = [str(root), json.dumps(overrides), *([moment, str(call), str(int(number))] if moment else [])]
     command = [sys.executable, "-c", "from benchmarks.kill_and_resume import child; child()", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -66,8 +73,8 @@ def run_once(root: Path, moment: str | None = None, call: int = 1, number: int =
 
 
 def child() -> None:
-    """That process: trains into ``argv[1]`` and sends itself signal ``argv[4]`` in call ``argv[3]`` of ``argv[2]``."""
-    root, *kill = sys.argv[1:]
+    """That process: trains into ``argv[1]`` with ``argv[2]``, ended in a call of a moment's method: the other three."""
+    root, overrides, *kill = sys.argv[1:]
     training_step = ClassificationTask.training_step
 
     @functools.wraps(training_step)
@@ -77,7 +84,7 @@ def child() -> None:
     ClassificationTask.training_step = with_dropout  # type: ignore[method-assign]
     if kill:
         signal_in(*MOMENTS[kill[0]][:2], int(kill[1]), int(kill[2]))
-    train(compose("train", [*OVERRIDES, f"run.root={root}"]))
+    train(compose("train", [*json.loads(overrides), f"run.root={root}"]))
 
 
 def signal_in(owner: type, method: str, call: int, number: int) -> None:

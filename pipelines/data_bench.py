@@ -65,17 +65,18 @@ def _model_speed(config: DictConfig, data: ClassificationDataModule) -> tuple[fl
     """Images per second of training on a batch that is ready, one accumulation part of it, and the device."""
     fill_num_classes(config, len(data.class_list.names))
     data.global_batch_size //= config.trainer.accumulate_grad_batches
-    task: ClassificationTask = instantiate(config.model)
+    recipe = instantiate(config.optimizer)
+    task: ClassificationTask = instantiate(config.model, optimizer=recipe)  # compiled where the training is
     trainer = build_trainer(config.trainer, logger=False, enable_checkpointing=False)
     device = trainer.strategy.root_device
     batch = data.on_after_batch_transfer(move_data_to_device(next(iter(data.train_dataloader())), device), 0)
     task.to(device).train()
-    optimizer = instantiate(config.optimizer).build(task.net.parameters(), data.global_batch_size)
+    optimizer = recipe.build(task.net.parameters(), data.global_batch_size)
     seconds = math.inf
     for _ in range(1 + config.model_steps):  # the first step warms up; the best of the others is the model's own
         start = time.perf_counter()
         with trainer.precision_plugin.forward_context():
-            loss = task.loss(task.net(batch.images), batch)
+            loss = task.loss(task.output(batch), batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

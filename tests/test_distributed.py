@@ -1,13 +1,18 @@
 """Two ranks on one machine (gloo): one run, every evaluated sample once."""
 
+import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from benchmarks.kill_and_resume import difference, only_run
+from benchmarks.kill_and_resume import OVERRIDES, difference, only_run
+from convatlas.restore import restored_config
+from convatlas.tracking.local_record import read_metrics
+from pipelines.evaluate import evaluate
 from tests.conftest import SMALL, read_json
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "convatlas"]
@@ -41,7 +46,7 @@ CHILD = """
 import os, sys
 from benchmarks.kill_and_resume import child
 if os.environ["RANK"] != "1":  # only one rank is told to stop
-    del sys.argv[2:]
+    del sys.argv[3:]
 child()
 """
 
@@ -67,9 +72,25 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run_child(root: Path, *signal_in: str) -> None:
+@pytest.mark.slow
+def test_the_average_that_two_ranks_validate_is_the_checkpoint_s(tmp_path: Path) -> None:
+    """Batch normalisation's statistics included, of which each rank has averaged its own."""
+    run_child(tmp_path / "runs", overrides=[*OVERRIDES, "ema.decay=0.9", "trainer.limit_val_batches=1.0"])
+    run = only_run(tmp_path / "runs")
+    config = restored_config("evaluate", [f"run={run}", "data.split=val", f"output={tmp_path}"])
+    best = read_json(run / "summary.json")["best"]
+    (validated,) = [line for line in read_metrics(run / "metrics.jsonl") if line.get("val/top1") == best["value"]][:1]
+    found = evaluate(config)["metrics"]
+    assert found["val/top1"] == best["value"]
+    assert found["val/loss"] == pytest.approx(validated["val/loss"], rel=1e-5)
+
+
+def run_child(root: Path, *signal_in: str, overrides: Sequence[str] = OVERRIDES) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     done = subprocess.run(
-        [*launch, sys.executable, "-c", CHILD, str(root), *signal_in], capture_output=True, text=True, timeout=400
+        [*launch, sys.executable, "-c", CHILD, str(root), json.dumps(overrides), *signal_in],
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
     assert (done.returncode == 0) == (not signal_in), done.stderr

@@ -1,11 +1,13 @@
 """What the switches of the papers' ablations change."""
 
+from functools import partial
 from typing import Any, Literal
 
 import pytest
 import torch
 from hydra.errors import InstantiationException
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from convatlas.analysis.layers import analyse
 from convatlas.errors import UserError
@@ -29,6 +31,40 @@ def test_depth_that_is_not_6n_plus_2() -> None:
 def test_plain_net_cannot_start_blocks_at_zero() -> None:
     with pytest.raises(UserError, match=r"model\.net\.zero_init_residual"):
         ResNet(depth=18, residual=False, zero_init_residual=True)
+
+
+def test_stochastic_depth_rises_linearly_and_adds_no_names() -> None:
+    net, without = ResNet(depth=50, stochastic_depth=0.32), ResNet(depth=50)
+    drops = [module.p for module in net.modules() if isinstance(module, StochasticDepth)]
+    assert drops == pytest.approx([0.02 * block for block in range(1, 17)])
+    assert list(net.state_dict()) == list(without.state_dict())
+    assert "StochasticDepth" not in kinds(without)
+
+
+def test_an_image_that_drops_a_block_skips_it_and_evaluation_drops_none() -> None:
+    torch.manual_seed(0)
+    net = CifarResNet(depth=8, stochastic_depth=0.9)
+    block, images = net.layer3[0], torch.rand(64, 32, 8, 8)
+    with torch.inference_mode():
+        shortcut = block.downsample(images)
+        skipped = (block(images.clone()) == shortcut.relu()).flatten(1).all(dim=1)
+        assert 40 < skipped.sum() < 64
+        block.eval()
+        assert not (block(images.clone()) == shortcut.relu()).flatten(1).all(dim=1).any()
+
+
+def test_without_stochastic_depth_no_random_number_is_drawn() -> None:
+    net = CifarResNet(depth=8, in_channels=1)
+    before = torch.get_rng_state()
+    net(torch.zeros(2, 1, 32, 32))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("arguments", [{"stochastic_depth": 1.0}, {"stochastic_depth": 0.1, "residual": False}])
+def test_stochastic_depth_is_a_probability_and_for_residual_nets(arguments: dict[str, Any]) -> None:
+    for build_net in (partial(ResNet, depth=18), partial(CifarResNet, depth=8)):
+        with pytest.raises(UserError, match=r"model\.net\.stochastic_depth="):
+            build_net(**arguments)
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.5])

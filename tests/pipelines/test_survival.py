@@ -56,6 +56,31 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(
     assert difference(only_run(tmp_path), only_run(alone)) is None
 
 
+MODERN = [
+    "augment=rand_augment",
+    "data.global_batch_size=12",
+    "ema.decay=0.9",
+    "model.loss=binary_cross_entropy",
+    "model.net.stochastic_depth=0.2",
+    "optimizer=lamb",
+    "~optimizer.algorithm.nesterov",
+    "optimizer.decay_norms_and_biases=false",
+    "schedule=cosine",
+    "~schedule.warmup_fraction",
+    "schedule.warmup_epochs=1",
+]
+
+
+@pytest.mark.slow
+def test_with_all_that_a_modern_recipe_has_a_killed_run_ends_bit_identical(tmp_path: Path) -> None:
+    overrides = [*OVERRIDES, *MODERN]
+    assert run_once(tmp_path / "alone", overrides=overrides) == 0
+    for moment, call in (("step", 5), ("validation", 2), ("writing", 3)):
+        assert run_once(tmp_path / "killed", moment, call, overrides=overrides) == -signal.SIGKILL
+    assert run_once(tmp_path / "killed", overrides=overrides) == 0
+    assert difference(only_run(tmp_path / "killed"), only_run(tmp_path / "alone")) is None
+
+
 def test_a_truncated_checkpoint_costs_the_steps_since_the_one_before(alone: Path, tmp_path: Path) -> None:
     run_once(tmp_path, "step", 6)
     (run,) = tmp_path.iterdir()

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from convatlas.config import check_config, compose
+from convatlas.data.batch import Batch
 from convatlas.errors import UserError
 from convatlas.planning import TYPES
 from convatlas.run.checkpoints import read_checkpoint
+from convatlas.tasks.classification import ClassificationTask
 from convatlas.tracking.local_record import read_metrics
 from pipelines.train import show, train
 from tests.conftest import SMALL, read_json
@@ -133,10 +135,30 @@ def test_every_quickstart_runs_two_steps(experiment: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "exponential"])
 def test_optimizers_and_schedules_train(optimizer: str, schedule: str, tmp_path: Path) -> None:
     overrides = [f"optimizer={optimizer}", f"schedule={schedule}", "debug=fast", f"run.root={tmp_path}"]
     assert train(compose("train", overrides))["steps"] == 2
+
+
+def test_half_precision_is_of_the_computation_alone_and_training_images_may_be_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    training_step = ClassificationTask.training_step
+
+    def looks(self: ClassificationTask, batch: Batch) -> torch.Tensor:
+        seen.append((batch.images.shape[-1], self.net(batch.images).dtype))
+        return training_step(self, batch)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", looks)
+    result = small(tmp_path, "trainer.precision=bf16-mixed", "augment.image_size=24", "trainer.max_epochs=1")
+    assert set(seen) == {(24, torch.bfloat16)}
+    assert {value.dtype for value in weights(result).values()} == {torch.float32, torch.int64}
+    checkpoint = read_checkpoint(Path(result["run"]) / "checkpoints" / "last.ckpt")
+    momenta = [state["momentum_buffer"] for state in checkpoint["optimizer_states"][0]["state"].values()]
+    assert {momentum.dtype for momentum in momenta} == {torch.float32}
+    assert checkpoint["convatlas"]["config"]["data"]["image_size"] == 32, "what an evaluation shows"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +192,16 @@ def test_what_cannot_be_trained_is_named(overrides: list[str], message: str, tmp
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=-1", "data.split=val", "trainer.max_epochs=0", "trainer.log_every_n_steps=0", "trainer.devices=-1"],
+    [
+        "seed=-1",
+        "ema.decay=1.0",
+        "ema.every_n_steps=0",
+        "model.loss=hinge",
+        "data.split=val",
+        "trainer.max_epochs=0",
+        "trainer.log_every_n_steps=0",
+        "trainer.devices=-1",
+    ],
 )
 def test_values_out_of_range_are_named(override: str) -> None:
     with pytest.raises(UserError, match=override.split("=")[0].replace(".", r"\.")):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 
 from convatlas.data.batch import Batch
@@ -29,12 +30,30 @@ def test_the_loss_of_mixed_images_is_that_of_soft_labels() -> None:
     assert task(label_smoothing=0.1).loss(logits, batch).item() == pytest.approx(expected.item())
 
 
-def test_auxiliary_heads_count_with_their_weight() -> None:
-    labels = torch.tensor([1, 2])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_binary_cross_entropy_is_timm_s(smoothing: float) -> None:
+    labels, logits = torch.tensor([1, 2, 0]), torch.randn(3, 10)
+    expected = BinaryCrossEntropy(smoothing=smoothing)(logits, labels)
+    found = task(loss="binary_cross_entropy", label_smoothing=smoothing).loss(logits, batch_of(labels))
+    assert found.item() == pytest.approx(expected.item())
+
+
+def test_for_binary_cross_entropy_both_classes_of_a_mixed_image_are_in_it() -> None:
+    labels, mixed, weights = torch.tensor([1, 2, 3]), torch.tensor([2, 1, 3]), torch.tensor([0.7, 0.1, 0.5])
+    logits = torch.randn(3, 10)
+    batch = batch_of(labels)._replace(mixed_labels=mixed, label_weights=weights)
+    soft = weights[:, None] * F.one_hot(labels, 10) + (1 - weights[:, None]) * F.one_hot(mixed, 10)
+    expected = BinaryCrossEntropy(smoothing=0.0, target_threshold=0.2)(logits, soft)
+    assert task(loss="binary_cross_entropy").loss(logits, batch).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_auxiliary_heads_count_with_their_weight(loss: str) -> None:
+    batch = batch_of(torch.tensor([1, 2]))
     main, first, second = torch.randn(3, 2, 10)
-    loss = task(auxiliary_weight=0.3).loss(ClassifierOutput(main, (first, second)), batch_of(labels))
-    expected = F.cross_entropy(main, labels) + 0.3 * (F.cross_entropy(first, labels) + F.cross_entropy(second, labels))
-    assert loss.item() == pytest.approx(expected.item())
+    one = task(auxiliary_weight=0.3, loss=loss)
+    expected = one.loss(main, batch) + 0.3 * (one.loss(first, batch) + one.loss(second, batch))
+    assert one.loss(ClassifierOutput(main, (first, second)), batch).item() == pytest.approx(expected.item())
 
 
 def test_channels_last_is_the_same_network() -> None:

@@ -16,7 +16,8 @@ def compiled(net: nn.Module) -> Callable[..., Any]:
         UserError: This machine cannot compile; found out with a function of one operation.
     """
     try:
-        torch.compile(torch.neg)(torch.zeros(1, device="cuda" if torch.cuda.is_available() else "cpu"))
+        negative = torch.compile(torch.neg, options={"force_disable_caches": True})  # what a cache has proves nothing
+        negative(torch.zeros(1, device="cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise UserError(
