@@ -11,20 +11,18 @@ queued or owned by a process is not submitted.
 """
 
 import hashlib
-import os
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from pydantic import PositiveInt
 
 from convatlas.cli import execute
-from convatlas.config import check_config, overridden_keys, parse_overrides, project_path
+from convatlas.config import check_config, compose_around_train, overridden_keys
 from convatlas.config import compose as compose_config
 from convatlas.console import print_fields
 from convatlas.errors import UserError
@@ -34,9 +32,9 @@ from convatlas.run.directory import RunDirectory, now
 from convatlas.run.environment import quiet_libraries, world_size
 from convatlas.run.lock import living_owner
 from convatlas.run.provenance import SOURCE
-from convatlas.run.slurm import Cluster, Resources, is_queued, job_states, sbatch_command
+from convatlas.run.slurm import Cluster, Resources, is_queued, job_environment, job_states, sbatch_command
 from convatlas.run.slurm import submit as submit_job
-from convatlas.run.snapshot import snapshot
+from convatlas.run.snapshot import is_checkout, scripts_of, snapshot
 
 OWN_KEYS = ("cluster", "resources", "runs", "array_limit", "dry_run", "format")
 OPEN = "to be submitted"
@@ -44,12 +42,7 @@ OPEN = "to be submitted"
 
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose ``conf/submit.yaml``; ``train`` holds the overrides that are for the job."""
-    parsed = parse_overrides(overrides)
-    own = [override for override in parsed if override.key_or_group.split(".")[0] in OWN_KEYS]
-    config = compose_config(name, [str(override.input_line) for override in own])
-    with open_dict(config):
-        config.train = [str(override.input_line) for override in parsed if override not in own]
-    return config
+    return compose_around_train(name, overrides, OWN_KEYS)
 
 
 def submit(config: DictConfig) -> dict[str, Any]:
@@ -95,9 +88,8 @@ def submit(config: DictConfig) -> dict[str, Any]:
     if not config.dry_run:
         for number in open_runs:
             runs[number].create()  # a place that cannot be written is told before anything is queued
-    checkout = (SOURCE / ".git").exists()
-    source = snapshot(SOURCE, folder / "source") if checkout and open_runs and not config.dry_run else SOURCE
-    scripts = source / "slurm" if (source / "slurm").is_dir() else project_path("slurm")
+    source = snapshot(SOURCE, folder / "source") if is_checkout() and open_runs and not config.dry_run else SOURCE
+    scripts = scripts_of(source)
     script = scripts / ("train.sbatch" if config.runs is None else "array.sbatch")
     command = sbatch_command(cluster, resources, script, arguments, **flags)
     jobs: list[str | None] = [None] * len(runs)
@@ -105,7 +97,7 @@ def submit(config: DictConfig) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         if config.runs is not None:
             write_atomic(list_file, text)
-        job = submit_job(command, _environment(source, scripts, resources) | _texts(cluster.environment))
+        job = submit_job(command, job_environment(cluster, resources, source, scripts))
         for number in open_runs:
             jobs[number] = job if config.runs is None else f"{job}_{number + 1}"
             states[number] = "submitted"
@@ -118,7 +110,7 @@ def submit(config: DictConfig) -> dict[str, Any]:
         "command": shlex.join(command),
         "ranks": f"{resources.nodes} × {resources.tasks_per_node}",
         "log": flags["output"],
-        "source": str(source) if checkout else "as it is when the job starts: this is no git checkout",
+        "source": str(source) if is_checkout() else "as it is when the job starts: this is no git checkout",
     }
 
 
@@ -159,20 +151,6 @@ def _state(run: RunDirectory, slurm: Mapping[str, str]) -> str:
         return f"owned by {owner}"
     queued = [entry["job"] for entry in run.jobs if is_queued(slurm.get(entry["job"]))]
     return f"queued already as job {queued[0]}" if queued else OPEN
-
-
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in values.items()}
-
-
-def _environment(source: Path, scripts: Path, resources: Resources) -> dict[str, str]:
-    path = [str(source / "src"), os.environ.get("PYTHONPATH", "")] if (source / "src").is_dir() else []
-    return {
-        "CONVATLAS_PYTHON": sys.executable,
-        "CONVATLAS_SLURM": str(scripts),
-        "OMP_NUM_THREADS": str(resources.cpus_per_task),
-        **({"PYTHONPATH": os.pathsep.join(filter(None, path))} if path else {}),
-    }
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ Everything here runs in well under a second and before any data, network or acce
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from pydantic import (
     ConfigDict,
@@ -90,6 +90,25 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
             raise UserError(message) from error
         key = unknown.group(1)
         raise UserError(message + _did_you_mean(key, _known_keys(name, overrides, key))) from error
+
+
+def compose_around_train(name: str, overrides: Sequence[str], own_keys: Collection[str]) -> DictConfig:
+    """Compose ``conf/<name>.yaml`` for a verb that starts trainings.
+
+    Args:
+        name: The verb.
+        overrides: Overrides of the verb and of ``train``, mixed.
+        own_keys: First words of the verb's own keys.
+
+    Returns:
+        The verb's configuration; ``train`` lists the overrides of the training: those of the file, then those given.
+    """
+    parsed = parse_overrides(overrides)
+    own = [override for override in parsed if override.key_or_group.split(".")[0] in own_keys]
+    config = compose(name, [str(override.input_line) for override in own])
+    with open_dict(config):
+        config.train = [*config.get("train", []), *(str(item.input_line) for item in parsed if item not in own)]
+    return config
 
 
 def overridden_keys(overrides: Sequence[str]) -> set[str]:
