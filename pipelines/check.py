@@ -23,6 +23,7 @@ from convatlas.errors import UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
 from convatlas.tasks.base import Task
+from convatlas.tasks.optimization import Course
 
 KEPT_CHECKPOINTS = 4
 """best, last, the previous one, and the one being written."""
@@ -68,7 +69,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     batch = data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
     task.to(device).train()
     optimizer = instantiate(config.optimizer).build(task.net.parameters(), data.global_batch_size)
-    instantiate(config.schedule)(optimizer, 1000)
+    instantiate(config.schedule)(optimizer, Course(steps=1000, steps_per_epoch=100, mode=task.mode))
     loss = task.loss(task.output(batch), batch)
     loss.backward()  # type: ignore[no-untyped-call]
     if not torch.isfinite(loss):
@@ -78,9 +79,10 @@ def check(config: DictConfig) -> dict[str, Any]:
 
 
 def _checkpoint_bytes(task: Task, config: DictConfig) -> int:
-    """Weights and as many numbers of optimizer state a weight: one for SGD's momentum, two for Adam's moments."""
+    """Weights, their average where it is kept, and the optimizer's state: SGD's momentum, or Adam's two moments."""
     weights: int = sum(tensor.numel() * tensor.element_size() for tensor in task.net.state_dict().values())
-    return weights * (2 if config.optimizer.algorithm.get("momentum") is not None else 3)
+    copies = 2 if config.optimizer.algorithm.get("momentum") is not None else 3
+    return weights * (copies + (config.ema.decay is not None))
 
 
 def _disk(root: Path, checkpoint_bytes: int) -> str:

@@ -27,6 +27,7 @@ from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
 from convatlas.planning import TYPES, plan_run
 from convatlas.rank import is_rank_zero
+from convatlas.run.averaging import ExponentialAverage
 from convatlas.run.buckets import SettledBuckets
 from convatlas.run.callbacks import Throughput, progress
 from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, newest_checkpoint, read_run_checkpoint
@@ -145,7 +146,7 @@ def _trainer(
     loggers: list[Logger],
     stop: StopSignals,
 ) -> pl.Trainer:
-    callbacks = [
+    callbacks: list[pl.Callback] = [
         CheckpointMetadata(run.run_id, plain(config), data.class_list),
         ProcessStates(),
         SettledBuckets(),
@@ -161,6 +162,8 @@ def _trainer(
         Throughput(),
         progress(),
     ]
+    if config.ema.decay is not None:
+        callbacks.append(ExponentialAverage(config.ema.decay, config.ema.every_n_steps))
     return build_trainer(
         config.trainer, logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from convatlas.config import check_config, compose, overridden_keys, plain
 from convatlas.errors import UserError
@@ -105,6 +105,7 @@ def test_small_images_take_the_small_stem() -> None:
         (Literal["A", "B"], "one of A, B"),
         (Annotated[int, Field(ge=1, le=100)], "int from 1 to 100"),
         (float, "float"),
+        (list[NonNegativeInt], "a list, each entry an integer from 0"),
     ],
 )
 def test_expected_types_are_named_in_plain_words(expected: Any, spoken: str) -> None:

@@ -92,22 +92,25 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(message + _did_you_mean(key, _known_keys(name, overrides, key))) from error
 
 
-def compose_around_train(name: str, overrides: Sequence[str], own_keys: Collection[str]) -> DictConfig:
-    """Compose ``conf/<name>.yaml`` for a verb that starts trainings.
+def compose_around_train(name: str, overrides: Sequence[str], own: Collection[str]) -> DictConfig:
+    """Compose the configuration of a verb that has runs trained.
 
     Args:
         name: The verb.
-        overrides: Overrides of the verb and of ``train``, mixed.
-        own_keys: First words of the verb's own keys.
+        overrides: Its own and those of ``train``.
+        own: The keys and groups that are its own.
 
     Returns:
-        The verb's configuration; ``train`` lists the overrides of the training: those of the file, then those given.
+        ``conf/<name>.yaml``; its key ``train`` holds the overrides that are for the runs.
+
+    Raises:
+        UserError: As ``compose``.
     """
     parsed = parse_overrides(overrides)
-    own = [override for override in parsed if override.key_or_group.split(".")[0] in own_keys]
-    config = compose(name, [str(override.input_line) for override in own])
+    mine = [override for override in parsed if override.key_or_group.split(".")[0] in own]
+    config = compose(name, [str(override.input_line) for override in mine])
     with open_dict(config):
-        config.train = [*config.get("train", []), *(str(item.input_line) for item in parsed if item not in own)]
+        config.train = [str(override.input_line) for override in parsed if override not in mine]
     return config
 
 
@@ -277,6 +280,8 @@ def _spoken(expected: Any) -> str:
         return " or ".join(map(_spoken, arguments))
     if origin is list and is_dataclass(arguments[0]):
         return f"a list of mappings with {', '.join(field.name for field in fields(arguments[0]))}"
+    if origin is list:
+        return f"a list, each entry {_spoken(arguments[0])}"
     if origin is Annotated:
         bounds = [bound for item in arguments[1:] for bound in getattr(item, "metadata", [item])]
         words = [f"{BOUNDS[type(bound)]} {getattr(bound, type(bound).__name__.lower())}" for bound in bounds]

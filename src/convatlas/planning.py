@@ -1,10 +1,13 @@
 """What a run will be, before anything of it exists: its images, its name, its place."""
 
-from typing import Any, Literal
+import json
+from collections.abc import MutableMapping
+from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from convatlas.config import fill_num_classes, plain
 from convatlas.data.image_data import ImageDataModule
@@ -19,8 +22,11 @@ TYPES: dict[str, Any] = {
     "run.fresh": bool,
     "run.checkpoint_minutes": PositiveFloat,
     "run.checkpoint_steps": PositiveInt | None,
+    "ema.decay": Annotated[float, Field(gt=0, lt=1)] | None,
+    "ema.every_n_steps": PositiveInt,
     "data.split": Literal["test"],
     "expected": list[Expectation],
+    "seeds": list[NonNegativeInt],
     "trainer.max_epochs": PositiveInt,
     "trainer.log_every_n_steps": PositiveInt,
     "trainer.devices": PositiveInt | Literal["auto"],
@@ -29,11 +35,15 @@ TYPES: dict[str, Any] = {
 """What a run asks of keys beyond their constructors."""
 
 
-def plan_run(config: DictConfig) -> tuple[RunDirectory, ImageDataModule]:
+def plan_run(
+    config: DictConfig, opened: MutableMapping[str, ImageDataModule] | None = None
+) -> tuple[RunDirectory, ImageDataModule]:
     """Find the images of a run and the directory that belongs to it.
 
     Args:
         config: Composed from ``conf/train.yaml``; ``data.num_classes`` is filled in from the class list.
+        opened: Of runs that are only to be named: the images that were opened for others of them, by configuration.
+            The same ones serve all seeds, and new ones are added.
 
     Returns:
         The directory, which need not exist, and the data module.
@@ -41,7 +51,11 @@ def plan_run(config: DictConfig) -> tuple[RunDirectory, ImageDataModule]:
     Raises:
         UserError: A mistake in the data's configuration or in the images.
     """
-    data: ImageDataModule = instantiate(config.data)
+    if opened is None:
+        data: ImageDataModule = instantiate(config.data)
+    else:
+        key = json.dumps({**plain(config)["data"], "seed": None}, sort_keys=True)
+        data = opened[key] = opened.get(key) or instantiate(config.data)
     fill_num_classes(config, len(data.class_list.names))
     settings = plain(config)
     identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))

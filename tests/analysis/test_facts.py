@@ -13,6 +13,7 @@ from convatlas.analysis.layers import Analysis, analyse
 from convatlas.models.alexnet import AlexNet, AlexNetTorchvision
 from convatlas.models.architecture import Architecture
 from convatlas.models.classifier import Classifier
+from convatlas.models.cuda_convnet import CudaConvNet
 from convatlas.models.googlenet import GoogLeNet, GoogLeNetTorchvision
 from convatlas.models.resnet import CifarResNet, ResNet
 from convatlas.models.vgg import VGG
@@ -185,6 +186,15 @@ def test_cifar_resnet_1202() -> None:
     assert counts(on_meta(lambda: CifarResNet(depth=1202)), 32) == (19_421_274, 2_829_238_912)
 
 
+def test_cuda_convnet() -> None:
+    """By hand: 5x5 kernels with biases on sides of 32, 16 and 8, and a linear layer that reads 4x4."""
+    parameters = (75 + 1) * 32 + (800 + 1) * 32 + (800 + 1) * 64 + (1024 + 1) * 10
+    multiply_adds = 75 * 32 * 32**2 + 800 * 32 * 16**2 + 800 * 64 * 8**2 + 1024 * 10
+    for activation in ("relu", "tanh"):
+        net = on_meta(lambda activation=activation: CudaConvNet(activation=activation))  # type: ignore[misc]
+        assert counts(net, 32) == (parameters, multiply_adds) == (89_578, 12_298_240)
+
+
 @pytest.mark.parametrize("name", model_names())
 def test_our_counts_agree_with_torchs(name: str) -> None:
     network, analysis = described(name)
@@ -260,6 +270,7 @@ def test_googlenet_module_by_module(module: str, weights: int, mega_multiply_add
         ("resnet110_cifar", 501),
         ("resnet1202_cifar", 5597),
         ("plain110_cifar", 501),
+        ("cuda_convnet_cifar", 67),
     ],
 )
 def test_receptive_fields(name: str, expected: int) -> None:

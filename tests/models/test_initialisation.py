@@ -23,6 +23,8 @@ def promised(name: str, layer: nn.Conv2d | nn.Linear) -> tuple[Kind, float]:
     linear = isinstance(layer, nn.Linear)
     if name == "alexnet_torchvision" or (linear and name.startswith(("resnet", "plain"))):
         return "uniform", 1 / (3 * fan_in)  # torch's default
+    if name == "cuda_convnet_cifar":
+        return "normal", 1 / fan_in
     if linear or name in ("alexnet", "googlenet_torchvision"):
         return "normal", 0.01**2
     return "normal", 2 / (fan_out if name.startswith(("resnet", "plain")) else fan_in)
@@ -52,12 +54,13 @@ def biases(net: Classifier) -> dict[str, Tensor]:
         "plain18",
         "resnet56_cifar",
         "plain20_cifar",
+        "cuda_convnet_cifar",
     ],
 )
 def test_weights(name: str) -> None:
     torch.manual_seed(0)
     layers = {key: layer for key, layer in weighted(build(name)).items() if layer.weight.numel() >= FEWEST}
-    assert len(layers) >= 7
+    assert len(layers) >= (4 if name == "cuda_convnet_cifar" else 7)
     for key, layer in layers.items():
         kind, variance = promised(name, layer)
         weights = layer.weight.detach().double().flatten() / variance**0.5
@@ -68,7 +71,7 @@ def test_weights(name: str) -> None:
         assert abs(weights.pow(4).mean() - kurtosis) < 5 * (96 / count) ** 0.5, key  # 96: of z^4, if z is normal
 
 
-@pytest.mark.parametrize("name", ["vgg16_c", "vgg11_bn", "googlenet"])
+@pytest.mark.parametrize("name", ["vgg16_c", "vgg11_bn", "googlenet", "cuda_convnet_cifar"])
 def test_biases_start_at_zero(name: str) -> None:
     found = biases(build(name))
     assert found

@@ -9,6 +9,7 @@ from torch import nn
 
 from convatlas.errors import UserError
 from convatlas.models.alexnet import AlexNet
+from convatlas.models.cuda_convnet import CudaConvNet
 from convatlas.models.googlenet import GoogLeNet
 from convatlas.models.resnet import CifarResNet, ResNet, ZeroPadShortcut
 from convatlas.models.vgg import VGG
@@ -87,6 +88,21 @@ def test_alexnet_biases() -> None:
     layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     biases = [layer.get_parameter("bias") for layer in layers]
     assert [bias.mean().item() for bias in biases] == [0, 1, 0, 1, 1, 1, 1, 0]
+
+
+def test_cuda_convnet_switches() -> None:
+    relu, tanh = kinds(CudaConvNet()), kinds(CudaConvNet(activation="tanh", lrn=True))
+    assert (relu.count("ReLU"), relu.count("Tanh"), relu.count("LocalResponseNorm")) == (3, 0, 0)
+    assert (tanh.count("ReLU"), tanh.count("Tanh"), tanh.count("LocalResponseNorm")) == (0, 3, 2)
+
+
+def test_cuda_convnet_starts_from_the_same_weights_for_either_activation() -> None:
+    states = []
+    for activation in ("relu", "tanh"):
+        torch.manual_seed(0)
+        states.append(CudaConvNet(activation=activation).state_dict())  # type: ignore[arg-type]
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
 def test_vgg_c_has_three_1x1_convolutions() -> None:

@@ -33,6 +33,7 @@ MAPS_AT_224 = {
     "inception5b 1024 7",
     "basic": "conv1 64 112, layer1 64 56, layer2 128 28, layer3 256 14, layer4 512 7",
     "bottleneck": "conv1 64 112, layer1 256 56, layer2 512 28, layer3 1024 14, layer4 2048 7",
+    "cuda_convnet_cifar": "conv1 32 224, pool1 32 112, conv2 32 112, pool2 32 56, conv3 64 56, pool3 64 28",
     "cifar": "conv1 16 224, layer1 16 224, layer2 32 112, layer3 64 56",
 }
 """Name, channels and side of each feature map at 224 pixels, from the papers' tables."""

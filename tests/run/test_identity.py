@@ -25,6 +25,7 @@ def test_the_name_reads_as_model_data_hash_seed() -> None:
         "run.root=/elsewhere",
         "tracking=none",
         "format=json",
+        "seeds=[1,2,3]",
         "trainer.devices=2",
         "expected=[{metric: test/top1, value: 0.9, source: a guess}]",
     ],

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from convatlas.tasks.optimization import OptimizerRecipe, Schedule, constant, cosine, one_cycle, poly, step
+from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule, constant, cosine, one_cycle, poly, step
 
 
 def rates(schedule: Schedule, steps: int) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = schedule(optimizer, steps)
+    scheduler = schedule(optimizer, Course(steps=steps, steps_per_epoch=10))
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -35,12 +35,12 @@ def test_without_a_reference_the_rate_stays() -> None:
 def test_poly_falls_by_a_power_of_what_is_left() -> None:
     found = rates(poly, 100)
     assert found == pytest.approx([(1 - k / 100) ** 0.9 for k in range(100)])
-    warm = rates(lambda o, n: poly(o, n, power=1.0, warmup_fraction=0.1), 100)
+    warm = rates(lambda o, c: poly(o, c, power=1.0, warmup_epochs=1.0), 100)
     assert warm[:11] == pytest.approx([(k + 1) / 11 for k in range(10)] + [1.0])
 
 
 def test_cosine_warms_up_and_ends_near_zero() -> None:
-    found = rates(lambda o, n: cosine(o, n, warmup_fraction=0.1), 100)
+    found = rates(lambda o, c: cosine(o, c, warmup_epochs=1.0), 100)
     assert found[:10] == pytest.approx([(k + 1) / 11 for k in range(10)])
     assert found[10] == 1.0
     assert found[55] == pytest.approx(0.5)
@@ -48,7 +48,7 @@ def test_cosine_warms_up_and_ends_near_zero() -> None:
 
 
 def test_steps_fall_at_the_milestones() -> None:
-    found = rates(lambda o, n: step(o, n, milestones=[0.5, 0.75]), 8)
+    found = rates(lambda o, c: step(o, c, milestones=[0.5, 0.75]), 8)
     assert found == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 

@@ -20,6 +20,7 @@ KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "convolution",
     nn.ConvTranspose2d: "transposed convolution",
     nn.MaxPool2d: "max pool",
+    nn.AvgPool2d: "average pool",
     nn.AdaptiveAvgPool2d: "average pool",
     nn.BatchNorm2d: "batch norm",
     nn.LocalResponseNorm: "local response norm",
@@ -181,6 +182,8 @@ class _Recorder(fx.Interpreter):
         kernel, stride, dilation = 1, 1, 1
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.MaxPool2d):
             kernel, stride, dilation = (_side(value) for value in (module.kernel_size, module.stride, module.dilation))
+        elif isinstance(module, nn.AvgPool2d):
+            kernel, stride = _side(module.kernel_size), _side(module.stride)
         elif kind == "average pool" and out.shape[-1] < before.side:  # otherwise it reads single positions
             stride = before.side // out.shape[-1]
             kernel = before.side - (out.shape[-1] - 1) * stride

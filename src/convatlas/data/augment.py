@@ -46,7 +46,7 @@ class Augmentation:
         mix: How two samples become one, at the end, on the device; None leaves them apart.
         repeats: Copies of each sample in a global batch, each augmented anew; the epoch stays as long (Hoffer et al.
             2020, section 3).
-        image_size: Height and width by epoch, in pixels; None for that of the data.
+        image_size: Height and width in training, in pixels, or a function of the epoch; None for that of the data.
     """
 
     crop: Crop
@@ -54,7 +54,7 @@ class Augmentation:
     batch: Mapping[str, BatchStep] = field(default_factory=dict)
     mix: Mix | None = None
     repeats: PositiveInt = 1
-    image_size: Callable[[int], int] | None = None
+    image_size: PositiveInt | Callable[[int], int] | None = None
 
     @property
     def draws(self) -> int:
@@ -62,8 +62,8 @@ class Augmentation:
         return sum(step.width for step in self._on_device())
 
     def size(self, epoch: int) -> int | None:
-        """Height and width of an epoch's images, where they follow a schedule."""
-        return None if self.image_size is None else self.image_size(epoch)
+        """Height and width of an epoch's images, where they are not those of the data."""
+        return self.image_size(epoch) if callable(self.image_size) else self.image_size
 
     def show(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
         """Fill a row of a batch, (C, size, size) uint8."""

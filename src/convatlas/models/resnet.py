@@ -1,10 +1,12 @@
 """Residual networks and their plain twins (He et al., "Deep Residual Learning", CVPR 2016)."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from convatlas.errors import UserError
 from convatlas.models.classifier import Classifier, linear_at_each_position
@@ -35,6 +37,7 @@ class BasicBlock(nn.Module):
         dilation: That of the grid which enters, and of the one which leaves.
         residual: Whether the input is added to the output.
         downsample: What the input passes through before the addition; None is the identity.
+        drop: Probability that an image skips the convolutions in training.
     """
 
     expansion: ClassVar[int] = 1
@@ -48,6 +51,7 @@ class BasicBlock(nn.Module):
         *,
         residual: bool,
         downsample: nn.Module | None,
+        drop: float,
     ) -> None:
         super().__init__()
         before, after = dilation
@@ -57,11 +61,14 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.residual = residual
         self.downsample = downsample
+        self.drop = StochasticDepth(drop, "row") if drop else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, width, ceil(H / stride), ceil(W / stride))."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
+        if self.drop is not None:
+            out = self.drop(out)
         if self.residual:
             out += x if self.downsample is None else self.downsample(x)
         return F.relu(out, inplace=True)
@@ -78,6 +85,7 @@ class Bottleneck(nn.Module):
         stride_in: The convolution that has the stride, or had it before dilation took its place.
         residual: Whether the input is added to the output.
         downsample: What the input passes through before the addition; None is the identity.
+        drop: Probability that an image skips the convolutions in training.
     """
 
     expansion: ClassVar[int] = 4
@@ -92,6 +100,7 @@ class Bottleneck(nn.Module):
         stride_in: Literal["1x1", "3x3"],
         residual: bool,
         downsample: nn.Module | None,
+        drop: float,
     ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
@@ -104,12 +113,15 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
         self.residual = residual
         self.downsample = downsample
+        self.drop = StochasticDepth(drop, "row") if drop else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, 4 width, ceil(H / stride), ceil(W / stride))."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
+        if self.drop is not None:
+            out = self.drop(out)
         if self.residual:
             out += x if self.downsample is None else self.downsample(x)
         return F.relu(out, inplace=True)
@@ -167,13 +179,17 @@ class ResNet(_ResidualNetwork):
             dilations: a dilated network's map, subsampled, is the undilated one's.
         zero_init_residual: Start the last BatchNorm of each block at zero, so that the block starts as the
             identity (Goyal et al. 2017, section 5.1).
+        stochastic_depth: Probability that the last block is skipped by an image in training; it rises linearly from
+            the first (Huang et al. 2016, section 3). What is not skipped counts for more then, so that evaluation
+            needs no other scale.
         stem: ``imagenet`` is 7x7/2 and a max pool; ``small`` is 3x3/1 without the pool, because at 32 pixels
             the paper's stem and stages, which divide by 32, would leave 1x1 in the last stage.
         num_classes: Width of the output.
         in_channels: Channels of the input.
 
     Raises:
-        UserError: If ``zero_init_residual`` is asked of a plain net, whose output it would fix at zero.
+        UserError: If ``zero_init_residual`` or ``stochastic_depth`` is asked of a plain net, whose output they would
+            fix at zero; if the latter is no probability.
     """
 
     BLOCKS: ClassVar[dict[int, tuple[int, int, int, int]]] = {
@@ -193,6 +209,7 @@ class ResNet(_ResidualNetwork):
         residual: bool = True,
         output_stride: Literal[8, 16, 32] = 32,
         zero_init_residual: bool = False,
+        stochastic_depth: float = 0.0,
         stem: Literal["imagenet", "small"] = "imagenet",
         num_classes: int = 1000,
         in_channels: int = 3,
@@ -204,6 +221,7 @@ class ResNet(_ResidualNetwork):
         bottleneck = None if depth < 50 else stride_in
         expansion = BasicBlock.expansion if bottleneck is None else Bottleneck.expansion
         counts = self.BLOCKS[depth]
+        drops = _drop_probabilities(stochastic_depth, sum(counts), residual)
 
         self.in_channels = in_channels
         self.depth = depth
@@ -230,6 +248,7 @@ class ResNet(_ResidualNetwork):
                 shortcut=shortcut,
                 residual=residual,
                 bottleneck=bottleneck,
+                drops=drops,
             )
             setattr(self, name, blocks)
             channels, reached = width * expansion, reached * stride
@@ -257,11 +276,12 @@ class CifarResNet(_ResidualNetwork):
         depth: 6n + 2 layers with weights, n blocks a stage: 20, 32, 44, 56, 110 and 1202 in the paper.
         shortcut: As in `ResNet`; the paper uses A in all cases.
         residual: False leaves the additions out, which gives the plain twin.
+        stochastic_depth: As in `ResNet`.
         num_classes: Width of the output.
         in_channels: Channels of the input.
 
     Raises:
-        UserError: If ``depth`` is not 6n + 2.
+        UserError: If ``depth`` is not 6n + 2, or ``stochastic_depth`` is no probability or asked of a plain net.
     """
 
     image_size = 32
@@ -272,6 +292,7 @@ class CifarResNet(_ResidualNetwork):
         depth: int,
         shortcut: Shortcut = "A",
         residual: bool = True,
+        stochastic_depth: float = 0.0,
         num_classes: int = 10,
         in_channels: int = 3,
     ) -> None:
@@ -280,7 +301,8 @@ class CifarResNet(_ResidualNetwork):
         if rest or blocks < 1:
             raise UserError(f"model.net.depth={depth}: expected 6n + 2, such as 20, 32, 44, 56 or 110")
         self.in_channels = in_channels
-        stage = partial(_stage, dilation=(1, 1), shortcut=shortcut, residual=residual, bottleneck=None)
+        drops = _drop_probabilities(stochastic_depth, 3 * blocks, residual)
+        stage = partial(_stage, dilation=(1, 1), shortcut=shortcut, residual=residual, bottleneck=None, drops=drops)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.maxpool = nn.Identity()
@@ -303,6 +325,7 @@ def _stage(
     shortcut: Shortcut,
     residual: bool,
     bottleneck: Literal["1x1", "3x3"] | None,
+    drops: Iterator[float],
 ) -> nn.Sequential:
     """Blocks of one width, the first with the stride or the change of dilation; ``bottleneck``: where it is."""
     stage = nn.Sequential()
@@ -311,15 +334,31 @@ def _stage(
         downsample = _downsample(in_channels, out_channels, stride, shortcut) if residual else None
         if bottleneck is None:
             block: nn.Module = BasicBlock(
-                in_channels, width, stride, dilation, residual=residual, downsample=downsample
+                in_channels, width, stride, dilation, residual=residual, downsample=downsample, drop=next(drops)
             )
         else:
             block = Bottleneck(
-                in_channels, width, stride, dilation, stride_in=bottleneck, residual=residual, downsample=downsample
+                in_channels,
+                width,
+                stride,
+                dilation,
+                stride_in=bottleneck,
+                residual=residual,
+                downsample=downsample,
+                drop=next(drops),
             )
         stage.append(block)
         in_channels, stride, dilation = out_channels, 1, (dilation[1], dilation[1])
     return stage
+
+
+def _drop_probabilities(last: float, blocks: int, residual: bool) -> Iterator[float]:
+    """Those of all blocks, in order: ``last`` at the last, rising linearly (Huang et al. 2016, equation 4)."""
+    if not 0 <= last < 1:
+        raise UserError(f"model.net.stochastic_depth={last}: expected a probability, from 0 to below 1")
+    if last and not residual:
+        raise UserError(f"model.net.stochastic_depth={last}: expected a net with model.net.residual=true")
+    return (last * block / blocks for block in range(1, blocks + 1))
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, shortcut: Shortcut) -> nn.Module | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from convatlas.report.run_record import RunRecord, number
 
-WITHOUT_MEANING = re.compile(r"(^|\.)seed$|^(run|tracking|expected|format)(\.|$)|_target_$")
+WITHOUT_MEANING = re.compile(r"(^|\.)seed$|^(run|tracking|expected|seeds|format)(\.|$)|_target_$")
 """Configuration keys that distinguish no hyper-parameters."""
 
 NAMED_KEYS = 3

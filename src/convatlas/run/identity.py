@@ -13,6 +13,7 @@ WITHOUT_EFFECT = (
     "model.backbone.weights",
     "format",
     "expected",
+    "seeds",
     "tracking",
     "data.threads",
     "data.prefetch",

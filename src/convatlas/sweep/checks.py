@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from convatlas.config import check_config, compose, overridden_keys
+from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.environment import world_size
@@ -34,20 +35,21 @@ def check_space(space: Space, train: Sequence[str], own: Sequence[str]) -> str:
     for name, parameter in space.parameters.items():
         if parameter.key in given or parameter.key.startswith("run."):
             raise UserError(f"space.{name}.key={parameter.key}: expected a key that is not set otherwise")
+    opened: dict[str, ImageDataModule] = {}
     first = None
     for values in space.corners():
         try:
-            identity = _plan([*train, *space.overrides(values), *own])
+            identity = _plan([*train, *space.overrides(values), *own], opened)
         except UserError as error:
             raise _blamed(space, values, [*train, *own], error) from error
         first = first or identity
     return str(first)
 
 
-def _plan(overrides: Sequence[str]) -> str:
+def _plan(overrides: Sequence[str], opened: dict[str, ImageDataModule]) -> str:
     config = compose("train", overrides)
     check_config(config, TYPES)
-    run, data = plan_run(config)
+    run, data = plan_run(config, opened)
     data.check_batch(world_size(config.trainer), config.trainer.accumulate_grad_batches)
     return run.run_id
 
@@ -59,7 +61,7 @@ def _blamed(
     for count in range(len(values) + 1):
         some = dict(list(values.items())[:count])
         try:
-            _plan([*shared, *space.overrides(some)])
+            _plan([*shared, *space.overrides(some)], {})
         except UserError as earlier:
             if not some:
                 return earlier

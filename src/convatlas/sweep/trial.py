@@ -10,6 +10,7 @@ from pathlib import Path
 from optuna.trial import Trial, TrialState
 
 from convatlas.config import check_config, compose
+from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.directory import RunDirectory
@@ -45,6 +46,7 @@ class Training:
         self.overrides = list(overrides)
         self.launch = launch
         self.stop = stop
+        self._opened: dict[str, ImageDataModule] = {}
 
     def __call__(self, trial: Trial) -> Outcome:
         """Train to the end, or to where the pruner ends it.
@@ -57,7 +59,7 @@ class Training:
         try:
             config = compose("train", overrides)
             check_config(config, TYPES)
-            run, _ = plan_run(config)
+            run, _ = plan_run(config, self._opened)
         except UserError as error:
             return Outcome(TrialState.FAIL, reason=f"refused: {error}")
         trial.set_user_attr(RUN, run.path.name)

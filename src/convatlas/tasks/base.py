@@ -1,5 +1,6 @@
 """What the tasks of all problem types share: where weights come from, the optimizer, the check of the loss."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -8,11 +9,13 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from convatlas.errors import DivergedError, UserError
 from convatlas.models.architecture import Architecture
 from convatlas.models.weights import LoadedWeights, load_weights
-from convatlas.tasks.optimization import OptimizerRecipe, Schedule
+from convatlas.tasks.compilation import compiled
+from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
 from convatlas.tasks.protocols import Images, Predicted
 
 
@@ -25,6 +28,7 @@ class Task(LightningModule):
         weights: What to start from: a state dict's file, ``torchvision``, ``torchvision:NAME``, or None.
         reset_classifier: Take such weights at their own number of classes and start a new classifier.
         channels_last: Keep weights, and so activations, as (N, H, W, C) in memory.
+        compile: Compile the network for training steps; evaluation is as without.
         optimizer: How to optimize; None for a network that is only evaluated.
         schedule: The learning-rate schedule; None likewise.
     """
@@ -44,6 +48,7 @@ class Task(LightningModule):
         channels_last: bool,
         optimizer: OptimizerRecipe | None,
         schedule: Schedule | None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
@@ -57,10 +62,12 @@ class Task(LightningModule):
             self.loaded.append(load_weights(net, weights, reset_classifier=reset_classifier))
         if channels_last:
             net.to(memory_format=torch.channels_last)
+        # A function, not a module: names in checkpoints stay.
+        self._compiled = compiled(net) if compile and optimizer is not None else None
 
     def output(self, batch: Any) -> Any:
         """What the network returns for a training batch."""
-        return self.net(batch.images)
+        return self.net(batch.images) if self._compiled is None else self._compiled(batch.images)
 
     @abstractmethod
     def loss(self, output: Any, batch: Any) -> Tensor:
@@ -74,13 +81,30 @@ class Task(LightningModule):
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and the schedule stepped after each optimizer step."""
+        """The optimizer and its schedule."""
         if self.optimizer_recipe is None or self.schedule is None:
             raise ValueError("a task without optimizer and schedule cannot be trained")
         global_batch_size = self.trainer.datamodule.global_batch_size  # type: ignore[attr-defined]
         optimizer = self.optimizer_recipe.build(self.net.parameters(), global_batch_size)
-        schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        steps = int(self.trainer.estimated_stepping_batches)
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        schedule = self.schedule(optimizer, Course(steps=steps, steps_per_epoch=steps_per_epoch, mode=self.mode))
+        interval = "epoch" if isinstance(schedule, ReduceLROnPlateau) else "step"
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": interval, "monitor": self.monitor},
+        }
+
+    def lr_scheduler_step(self, scheduler: LRScheduler, metric: Any) -> None:
+        """Step a schedule after an optimizer step; one that follows a metric has been, see ``on_validation_end``."""
+        if metric is None:
+            scheduler.step()
+
+    def on_validation_end(self) -> None:
+        """Step a schedule that follows a metric: before the checkpoint of this epoch, where Lightning does it after."""
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                config.scheduler.step(self.trainer.callback_metrics[self.monitor])
 
     def log_step(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
         """Log a training step, with the terms of its loss, and look now and then whether the loss is finite."""

@@ -1,7 +1,7 @@
-"""Image classification: cross-entropy, top-1 and top-5 accuracy."""
+"""Image classification: cross-entropy in two forms, top-1 and top-5 accuracy."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import OptimizerRecipe, Schedule
 from convatlas.tasks.predictions import Predictions
 
+PRESENT = 0.2
+"""Share of a mixed image above which binary cross-entropy takes a class to be in it; the value of timm's recipes."""
+
 
 class ClassificationTask(Task):
     """A classification network with its loss, metrics and optimizer.
@@ -26,11 +29,14 @@ class ClassificationTask(Task):
     Args:
         name: The architecture, as its configuration file is called.
         net: The network.
+        loss: ``cross_entropy`` of the softmax, or ``binary_cross_entropy`` of each class by itself, their mean
+            ("ResNet strikes back", Wightman et al. 2021, section 2).
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016, section 7).
         auxiliary_weight: Weight of each auxiliary head's loss (GoogLeNet, section 5).
         weights: What to start from: a state dict's file, ``torchvision``, ``torchvision:NAME``, or None.
         reset_classifier: Take such weights at their own number of classes and start a new classifier, to fine-tune.
         channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
+        compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
         optimizer: How to optimize; None for a network that is only evaluated.
         schedule: The learning-rate schedule; None likewise.
     """
@@ -44,11 +50,13 @@ class ClassificationTask(Task):
         *,
         name: str,
         net: Classifier,
+        loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy",
         label_smoothing: float = 0.0,
         auxiliary_weight: float = 0.3,
         weights: str | None = None,
         reset_classifier: bool = False,
         channels_last: bool = False,
+        compile: bool = False,
         optimizer: OptimizerRecipe | None = None,
         schedule: Schedule | None = None,
     ) -> None:
@@ -60,7 +68,9 @@ class ClassificationTask(Task):
             channels_last=channels_last,
             optimizer=optimizer,
             schedule=schedule,
+            compile=compile,
         )
+        self.is_binary = loss == "binary_cross_entropy"
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight
         self.train_top1 = self._accuracy(1)
@@ -74,13 +84,16 @@ class ClassificationTask(Task):
         return output.logits if isinstance(output, ClassifierOutput) else output
 
     def loss(self, output: Tensor | ClassifierOutput, batch: Batch) -> Tensor:
-        """The training loss: cross-entropy, with label smoothing, plus that of the auxiliary heads.
+        """The training loss, with label smoothing, plus that of the auxiliary heads.
 
-        A mixed image's is the weighted mean of those of its two labels (Zhang et al. 2018, section 2).
+        The cross-entropy of a mixed image is the weighted mean of those of its two labels (Zhang et al. 2018, section
+        2). For the binary one, each class is in it or not.
         """
         if isinstance(output, ClassifierOutput):
             auxiliary = [self.loss(logits, batch) for logits in output.auxiliary]
             return self.loss(output.logits, batch) + self.auxiliary_weight * sum(auxiliary, torch.zeros(()))
+        if self.is_binary:
+            return F.binary_cross_entropy_with_logits(output, self._binary_targets(batch))
         if batch.mixed_labels is None or batch.label_weights is None:
             return F.cross_entropy(output, batch.labels, label_smoothing=self.label_smoothing)
         own, mixed = (
@@ -89,9 +102,17 @@ class ClassificationTask(Task):
         )
         return torch.lerp(mixed, own, batch.label_weights).mean()
 
+    def _binary_targets(self, batch: Batch) -> Tensor:
+        """What binary cross-entropy aims at, (N, num_classes) float32."""
+        present = F.one_hot(batch.labels, self.num_classes).float()
+        if batch.mixed_labels is not None and batch.label_weights is not None:
+            mixed = F.one_hot(batch.mixed_labels, self.num_classes).float()
+            present = (torch.lerp(mixed, present, batch.label_weights[:, None]) > PRESENT).float()
+        return present * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
+
     def training_step(self, batch: Batch) -> Tensor:
         """One forward pass; the loss, a scalar."""
-        output = self.net(batch.images)
+        output = self.output(batch)
         loss = self.loss(output, batch)
         logits = output.logits if isinstance(output, ClassifierOutput) else output
         labels = batch.labels

@@ -1,16 +1,35 @@
-"""Optimizer and learning-rate schedules, as functions of the global batch size and the number of steps."""
+"""Optimizer and learning-rate schedules, as functions of the global batch size and the length of the training."""
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from convatlas.errors import UserError
 
-Schedule = Callable[[Optimizer, int], LRScheduler]
-"""Makes the schedule of an optimizer for a number of optimizer steps; stepped once per optimizer step."""
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What a schedule may know of the training.
+
+    Args:
+        steps: Optimizer steps of all epochs.
+        steps_per_epoch: Optimizer steps of one epoch.
+        mode: Whether more or less of the monitored metric is better.
+    """
+
+    steps: int
+    steps_per_epoch: int
+    mode: Literal["min", "max"] = "max"
+
+
+Schedule = Callable[[Optimizer, Course], LRScheduler]
+"""Makes the schedule of an optimizer: a ``ReduceLROnPlateau`` steps after each validation, others after each step."""
 
 
 class OptimizerRecipe:
@@ -21,14 +40,22 @@ class OptimizerRecipe:
         learning_rate: The peak learning rate at ``reference_batch_size``.
         reference_batch_size: The learning rate is scaled linearly with the global batch size from here
             (Goyal et al. 2017, section 2.1); None keeps it for every batch size.
+        decay_norms_and_biases: Whether weight decay holds for parameters of one dimension too, the scales and shifts of
+            normalisation and the biases; He et al. 2019 ("Bag of Tricks", section 3.1) leave them out.
     """
 
     def __init__(
-        self, *, algorithm: Callable[..., Optimizer], learning_rate: float, reference_batch_size: int | None = None
+        self,
+        *,
+        algorithm: Callable[..., Optimizer],
+        learning_rate: float,
+        reference_batch_size: int | None = None,
+        decay_norms_and_biases: bool = True,
     ) -> None:
         self.algorithm = algorithm
         self.learning_rate = learning_rate
         self.reference_batch_size = reference_batch_size
+        self.decay_norms_and_biases = decay_norms_and_biases
 
     def scaled_learning_rate(self, global_batch_size: int) -> float:
         """The learning rate for a global batch size."""
@@ -49,36 +76,41 @@ class OptimizerRecipe:
         Raises:
             UserError: The algorithm refuses a setting.
         """
+        groups: list[dict[str, Any]] = [{"params": list(parameters)}]
+        if not self.decay_norms_and_biases:
+            flat = [parameter for parameter in groups[0]["params"] if parameter.ndim <= 1]
+            groups[0]["params"] = [parameter for parameter in groups[0]["params"] if parameter.ndim > 1]
+            groups.append({"params": flat, "weight_decay": 0.0})
         try:
-            return self.algorithm(parameters, lr=self.scaled_learning_rate(global_batch_size))
+            return self.algorithm(groups, lr=self.scaled_learning_rate(global_batch_size))
         except ValueError as error:
             raise UserError(f"optimizer: {error}") from error
 
 
-def constant(optimizer: Optimizer, total_steps: int, *, warmup_fraction: float = 0.0) -> LRScheduler:
-    """The same learning rate throughout, after a linear warm-up over ``warmup_fraction`` of the steps."""
-    return _multiplied(optimizer, total_steps, warmup_fraction, lambda progress: 1.0)
+def constant(optimizer: Optimizer, course: Course, *, warmup_epochs: NonNegativeFloat = 0.0) -> LRScheduler:
+    """The same learning rate throughout, after a linear warm-up."""
+    return _multiplied(optimizer, course, warmup_epochs, lambda progress: 1.0)
 
 
-def cosine(optimizer: Optimizer, total_steps: int, *, warmup_fraction: float = 0.0) -> LRScheduler:
+def cosine(optimizer: Optimizer, course: Course, *, warmup_epochs: NonNegativeFloat = 0.0) -> LRScheduler:
     """Half a cosine down to zero after a linear warm-up (Loshchilov and Hutter 2017, equation 5)."""
-    return _multiplied(
-        optimizer, total_steps, warmup_fraction, lambda progress: 0.5 * (1 + math.cos(math.pi * progress))
-    )
+    return _multiplied(optimizer, course, warmup_epochs, lambda progress: 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def poly(optimizer: Optimizer, total_steps: int, *, power: float = 0.9, warmup_fraction: float = 0.0) -> LRScheduler:
+def poly(
+    optimizer: Optimizer, course: Course, *, power: float = 0.9, warmup_epochs: NonNegativeFloat = 0.0
+) -> LRScheduler:
     """``(1 - step / steps) ** power`` after a linear warm-up (DeepLab v2, section 4.1.2: 0.9)."""
-    return _multiplied(optimizer, total_steps, warmup_fraction, lambda progress: max(0.0, 1 - progress) ** power)
+    return _multiplied(optimizer, course, warmup_epochs, lambda progress: max(0.0, 1 - progress) ** power)
 
 
 def step(
     optimizer: Optimizer,
-    total_steps: int,
+    course: Course,
     *,
     milestones: list[float],
     gamma: float = 0.1,
-    warmup_fraction: float = 0.0,
+    warmup_epochs: NonNegativeFloat = 0.0,
 ) -> LRScheduler:
     """Multiply the rate by ``gamma`` at each milestone, a fraction of the steps after the warm-up.
 
@@ -86,15 +118,57 @@ def step(
     """
     return _multiplied(
         optimizer,
-        total_steps,
-        warmup_fraction,
+        course,
+        warmup_epochs,
         lambda progress: gamma ** sum(progress >= milestone for milestone in milestones),
+    )
+
+
+def exponential(optimizer: Optimizer, course: Course, *, gamma: float, every_epochs: PositiveInt = 1) -> LRScheduler:
+    """Multiply the rate by ``gamma`` after every so many epochs (GoogLeNet, section 6: 0.96, 8)."""
+    return LambdaLR(optimizer, lambda step: gamma ** (step // (every_epochs * course.steps_per_epoch)))
+
+
+def plateau(
+    optimizer: Optimizer,
+    course: Course,
+    *,
+    factor: float = 0.1,
+    patience: PositiveInt = 5,
+    threshold: NonNegativeFloat = 0.0,
+    max_reductions: PositiveInt = 3,
+) -> ReduceLROnPlateau:
+    """Multiply the rate by ``factor`` when the monitored metric has stopped to improve.
+
+    By hand so in AlexNet (section 5) and VGG (section 3.1), three times, and in ResNet (section 3.4).
+
+    Args:
+        optimizer: Whose rate it is.
+        course: Says whether more or less of the metric is better.
+        factor: What the rate is multiplied by, below 1.
+        patience: Validations in a row without a new best, after which that happens.
+        threshold: How much better, in the metric's own unit, a new best must be.
+        max_reductions: How often it happens at most.
+
+    Raises:
+        UserError: A factor that does not reduce.
+    """
+    if not 0 < factor < 1:
+        raise UserError(f"schedule.factor={factor}: expected a number between 0 and 1")
+    return ReduceLROnPlateau(
+        optimizer,
+        mode=course.mode,
+        factor=factor,
+        patience=patience - 1,  # torch's is what is let pass
+        threshold=threshold,
+        threshold_mode="abs",
+        min_lr=[group["lr"] * factor**max_reductions for group in optimizer.param_groups],
     )
 
 
 def one_cycle(
     optimizer: Optimizer,
-    total_steps: int,
+    course: Course,
     *,
     warmup_fraction: float = 0.3,
     initial_division: float = 25.0,
@@ -102,12 +176,13 @@ def one_cycle(
 ) -> LRScheduler:
     """Up to the learning rate and down again along cosines, the momentum fixed (Smith and Topin 2018).
 
-    Starts at the learning rate divided by ``initial_division`` and ends at that divided by ``final_division``.
+    Starts at the learning rate divided by ``initial_division`` and ends at that divided by ``final_division``. The
+    way up is a share of all steps, since it is one side of the cycle.
     """
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=total_steps,
+        total_steps=course.steps,
         pct_start=warmup_fraction,
         cycle_momentum=False,
         div_factor=initial_division,
@@ -116,13 +191,13 @@ def one_cycle(
 
 
 def _multiplied(
-    optimizer: Optimizer, total_steps: int, warmup_fraction: float, after_warmup: Callable[[float], float]
+    optimizer: Optimizer, course: Course, warmup_epochs: float, after_warmup: Callable[[float], float]
 ) -> LRScheduler:
-    warmup_steps = round(warmup_fraction * total_steps)
+    warmup_steps = round(warmup_epochs * course.steps_per_epoch)
 
     def multiplier(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
-        return after_warmup((step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return after_warmup((step - warmup_steps) / max(1, course.steps - warmup_steps))
 
     return LambdaLR(optimizer, multiplier)

@@ -36,6 +36,7 @@ class SegmentationTask(Task):
         weights: What the whole network starts from, likewise.
         reset_classifier: Take such weights at their own number of classes and start a new last layer, to fine-tune.
         channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
+        compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
         optimizer: How to optimize; None for a network that is only evaluated.
         schedule: The learning-rate schedule; None likewise.
 
@@ -59,6 +60,7 @@ class SegmentationTask(Task):
         weights: str | None = None,
         reset_classifier: bool = False,
         channels_last: bool = False,
+        compile: bool = False,
         optimizer: OptimizerRecipe | None = None,
         schedule: Schedule | None = None,
     ) -> None:
@@ -75,6 +77,7 @@ class SegmentationTask(Task):
             channels_last=channels_last,
             optimizer=optimizer,
             schedule=schedule,
+            compile=compile,
         )
         if source is not None:
             self.loaded.append(load_backbone(net, source))
@@ -115,7 +118,7 @@ class SegmentationTask(Task):
 
     def training_step(self, batch: SegmentationBatch) -> Tensor:
         """One forward pass; the loss, a scalar."""
-        output = self.net(batch.images)
+        output = self.output(batch)
         loss = self.loss(output, batch)
         logits = output.logits if isinstance(output, ClassifierOutput) else output
         self.train_confusion.update(logits.detach().argmax(dim=1), centre(batch.labels, *logits.shape[-2:]))

@@ -1,0 +1,1 @@
+"""Designed comparisons: arms on the same seeds, one question, one metric."""

@@ -1,0 +1,79 @@
+"""The evaluations that arms of a study ask for: of finished runs, by ``convatlas evaluate``, each done once."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convatlas.jsonio import dumps
+from convatlas.studies.design import Cell, Study
+from convatlas.studies.outcome import Block
+from convatlas.studies.plan import Plan, PlannedRun
+from convatlas.studies.processes import Command
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of finished runs.
+
+    Attributes:
+        name: What it is called in messages.
+        folder: Where its result goes.
+        overrides: What follows ``convatlas evaluate``.
+    """
+
+    name: str
+    folder: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What it said; None if it was not done yet."""
+        files = sorted(self.folder.glob("*.json"))
+        return json.loads(files[0].read_text()) if files else None
+
+    @property
+    def command(self) -> Command:
+        """What does it."""
+        words = (sys.executable, "-m", "convatlas", "evaluate", *self.overrides)
+        return Command(self.name, words, self.folder.with_suffix(".log"))
+
+
+def plan_evaluations(study: Study, plan: Plan, output: Path) -> dict[tuple[Cell, Block], Evaluation]:
+    """The evaluations of the arms that have some, as far as their runs are finished.
+
+    Args:
+        study: The study.
+        plan: Its runs.
+        output: The folder of the study.
+    """
+    found = {}
+    for cell, runs in plan.cells.items():
+        arm = study.arms[cell.arm]
+        for block in study.blocks(cell.arm) if arm.evaluated else ():
+            members = [runs[seed] for seed in block]
+            if all(run.directory.finished for run in members):
+                folder = output / "evaluations" / _identity(members, arm.evaluate or [])
+                seeds = ", ".join(map(str, block))
+                name = f"{study.label(cell)}, seed{'s' * (len(block) > 1)} {seeds}"
+                overrides = (f"run=[{','.join(map(_quoted, members))}]", *(arm.evaluate or ()), f"output={folder}")
+                found[cell, block] = Evaluation(name, folder, overrides)
+    return found
+
+
+def _identity(runs: list[PlannedRun], overrides: list[str]) -> str:
+    """Another training of the same run is another evaluation."""
+    about = [[run.directory.run_id, run.directory.summary["ended"]] for run in runs]
+    return hashlib.sha256(dumps([about, overrides]).encode()).hexdigest()[:12]
+
+
+def _quoted(run: PlannedRun) -> str:
+    return "'" + str(run.path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def results(evaluations: Mapping[tuple[Cell, Block], Evaluation]) -> dict[tuple[Cell, Block], dict[str, Any]]:
+    """What the evaluations said that were done."""
+    return {key: found for key, evaluation in evaluations.items() if (found := evaluation.result) is not None}

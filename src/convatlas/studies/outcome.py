@@ -1,0 +1,164 @@
+"""What came out of a study: the figures of every cell, and what they say of each expectation."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from convatlas.studies.design import Cell, Direction, Setting, Study
+from convatlas.studies.statistics import LEVEL, PairedTest, holm, paired_test
+from convatlas.studies.values import Value
+
+Block = tuple[int, ...]
+"""The seeds behind a figure: one, or those of an ensemble."""
+Verdict = Literal[
+    "as expected",
+    "opposite",
+    "not distinguishable",
+    "right direction, one seed",
+    "wrong direction, one seed",
+    "no result yet",
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The figures of a cell.
+
+    Attributes:
+        cell: The cell.
+        label: What it is called.
+        values: Its figures by the seeds behind them.
+        expected: How many there should be.
+        chosen: Whether its arm is judged by it: it is not, if another value of the factor is better for the arm.
+    """
+
+    cell: Cell
+    label: str
+    values: Mapping[Block, Value]
+    expected: int
+    chosen: bool
+
+    @property
+    def numbers(self) -> list[float]:
+        """The figures themselves."""
+        return [value.value for value in self.values.values()]
+
+    @property
+    def mean(self) -> float | None:
+        """Their mean; of thresholds that were not always reached, a lower bound."""
+        return statistics.fmean(self.numbers) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Their standard deviation (N - 1)."""
+        return statistics.stdev(self.numbers) if len(self.values) > 1 else None
+
+    @property
+    def reached(self) -> int:
+        """How many reached the threshold; all, where there is none."""
+        return sum(value.reached for value in self.values.values())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An expectation and what came out.
+
+    Attributes:
+        direction: The expectation.
+        better: The cell that should be better.
+        worse: The other one.
+        setting: The value of the factor at which they are compared, where they are at each.
+        test: The comparison, better minus worse; None without a common seed.
+        adjusted: ``test.p`` after Holm's correction for all comparisons of the study.
+        verdict: What it says.
+    """
+
+    direction: Direction
+    better: Result
+    worse: Result
+    setting: Setting | None
+    test: PairedTest | None
+    adjusted: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A study and what came out.
+
+    Attributes:
+        study: The study.
+        results: Every cell, in the order of the study.
+        findings: Every expectation, at every value of the factor where that is asked.
+    """
+
+    study: Study
+    results: list[Result]
+    findings: list[Finding]
+
+
+def judge(study: Study, values: Mapping[Cell, Mapping[Block, Value]]) -> Outcome:
+    """Say what the figures mean.
+
+    Args:
+        study: The study.
+        values: The figures that there are, of each cell.
+    """
+    results = [
+        Result(cell, study.label(cell), values[cell], len(study.blocks(cell.arm)), chosen=True) for cell in study.cells
+    ]
+    if study.factor is not None and study.factor.select == "best":
+        best = {arm: _best(study, [result for result in results if result.cell.arm == arm]) for arm in study.arms}
+        results = [replace(result, chosen=result.cell == best[result.cell.arm]) for result in results]
+    judged = {(result.cell.arm, result.cell.value): result for result in results if result.chosen}
+    at_each = study.factor.values if study.factor is not None and study.factor.select == "each" else [None]
+    of_arm = dict(judged)  # of each arm the value that was chosen
+    findings = []
+    for direction in study.expect:
+        for setting in at_each:
+            better, worse = (
+                judged[arm, of_arm[arm] if setting is None else setting] for arm in (direction.better, direction.worse)
+            )
+            findings.append(Finding(direction, better, worse, setting, _compare(better, worse), None, "no result yet"))
+    tested = [number for number, finding in enumerate(findings) if finding.test and finding.test.p is not None]
+    adjusted = dict(zip(tested, holm([findings[number].test.p for number in tested]), strict=True))  # type: ignore[union-attr,misc]
+    findings = [
+        replace(finding, adjusted=adjusted.get(number), verdict=_verdict(study, finding.test, adjusted.get(number)))
+        for number, finding in enumerate(findings)
+    ]
+    return Outcome(study, results, findings)
+
+
+def _best(study: Study, results: Sequence[Result]) -> Cell:
+    """The best mean, of the values with the most figures: where seeds diverged, the others say little."""
+    most = max(len(result.values) for result in results)
+    complete = [result for result in results if len(result.values) == most]
+    sign = 1 if study.more_is_better else -1
+    return max(complete, key=lambda result: sign * (result.mean or 0.0)).cell
+
+
+def _compare(better: Result, worse: Result) -> PairedTest | None:
+    """Pair by seed; an ensemble with the mean of those of the other arm's figures that its own seeds are behind."""
+    large, small = sorted((better, worse), key=lambda result: -max(map(len, result.values), default=1))
+    pairs = {}
+    for block, value in large.values.items():
+        within = [other.value for seeds, other in small.values.items() if set(seeds) <= set(block)]
+        if sum(len(seeds) for seeds in small.values if set(seeds) <= set(block)) == len(block):
+            pairs[block] = {id(large): value.value, id(small): statistics.fmean(within)}
+    if not pairs:
+        return None
+    return paired_test(*([pair[id(side)] for pair in pairs.values()] for side in (better, worse)))
+
+
+def _verdict(study: Study, test: PairedTest | None, adjusted: float | None) -> Verdict:
+    if test is None:
+        return "no result yet"
+    right = (test.mean > 0) == study.more_is_better
+    if test.mean == 0:
+        return "not distinguishable"
+    if adjusted is None:
+        return "right direction, one seed" if right else "wrong direction, one seed"
+    if adjusted >= LEVEL:
+        return "not distinguishable"
+    return "as expected" if right else "opposite"

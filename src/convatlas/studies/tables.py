@@ -1,0 +1,116 @@
+"""The tables of a study as plain data: the terminal, the page and the Markdown show the same."""
+
+from convatlas.report.groups import short_key, value_text
+from convatlas.report.quantities import metric_label, metric_text, spread_text
+from convatlas.report.tables import Cell, Row, Table
+from convatlas.studies.design import Study
+from convatlas.studies.outcome import Finding, Outcome, Result
+
+
+def results_table(outcome: Outcome, groups: dict[str, int]) -> Table:
+    """Each arm, at each value of the factor: mean ± standard deviation, and how many figures that is.
+
+    Args:
+        outcome: What came out.
+        groups: The position of the group of runs behind each label, for the page.
+    """
+    study, factor = outcome.study, outcome.study.factor
+    published = {figure.arm: figure for figure in study.published}
+    columns = ["Arm", *([short_key(factor.key)] if factor else []), "n", figure_label(study)]
+    columns += ["Published", "Source"] if published else []
+    table = Table(columns, [False, *([True] if factor else []), True, True, True, False][: len(columns)])
+    marked = factor is not None and factor.select == "best"
+    for result in outcome.results:
+        cells = [Cell(study.arms[result.cell.arm].label)]
+        if factor:
+            value = result.cell.value
+            cells.append(Cell(value_text(value), float(value) if isinstance(value, int | float) else None))
+        cells.append(Cell(f"{len(result.values)} of {result.expected}", len(result.values)))
+        cells.append(Cell(result_text(study, result), result.mean, marked and result.chosen and bool(result.values)))
+        if published:
+            figure = published.get(result.cell.arm)
+            cells.append(Cell("" if figure is None else number_text(study, figure.value)))
+            cells.append(Cell("" if figure is None else figure.source))
+        table.rows.append(Row(cells, groups.get(result.label, 0)))
+    return table
+
+
+def findings_table(outcome: Outcome) -> Table:
+    """Each expectation, the difference seed by seed, and the verdict."""
+    study = outcome.study
+    ranked = any(finding.test and finding.test.wilcoxon is not None for finding in outcome.findings)
+    columns = ["Expected", "n", "Difference", "95 % interval", "p", "p (Holm)"]
+    columns += ["p (Wilcoxon)"] if ranked else []
+    table = Table([*columns, "Verdict", "Source"], [False, *(True for _ in columns[1:]), False, False])
+    for finding in outcome.findings:
+        test = finding.test
+        cells = [
+            Cell(expectation_text(study, finding)),
+            Cell(str(len(test.differences)) if test else "0"),
+            Cell(difference_text(study, test.mean) if test else "–", test.mean if test else None),
+            Cell(interval_text(study, finding)),
+            Cell(probability_text(test.p if test else None) + (" (sign)" if test and test.test == "sign" else "")),
+            Cell(probability_text(finding.adjusted)),
+            *([Cell(probability_text(test.wilcoxon if test else None))] if ranked else []),
+            Cell(finding.verdict),
+            Cell(finding.direction.source),
+        ]
+        table.rows.append(Row(cells, 0))
+    return table
+
+
+def figure_label(study: Study) -> str:
+    """What the figure of a run is."""
+    metric = metric_label(study.metric, capital=False)
+    if study.statistic == "epochs_to_reach":
+        relation = "≥" if study.mode == "max" else "≤"
+        return f"Epochs until {metric} {relation} {metric_text(study.metric, study.threshold)}"
+    return metric_label(study.metric) if study.statistic == "final" else f"Best {metric}"
+
+
+def number_text(study: Study, value: float) -> str:
+    """A figure of a run."""
+    return f"{value:.2f}" if study.statistic == "epochs_to_reach" else metric_text(study.metric, value)
+
+
+def result_text(study: Study, result: Result) -> str:
+    """Mean ± standard deviation; where a threshold was not always reached, what is known of it."""
+    if result.mean is None:
+        return "–"
+    if result.reached == 0:
+        return f"> {result.mean:g}"
+    if study.statistic != "epochs_to_reach":
+        return spread_text(study.metric, result.mean, result.deviation)
+    text = f"{result.mean:.2f}" + ("" if result.deviation is None else f" ± {result.deviation:.2f}")
+    complete = result.reached == len(result.values)
+    return text if complete else f"≥ {text}, {result.reached} of {len(result.values)} reached it"
+
+
+def expectation_text(study: Study, finding: Finding) -> str:
+    """Which arm should be better, and at which value of the factor."""
+    both = f"{study.arms[finding.direction.better].label} better than {study.arms[finding.direction.worse].label}"
+    if study.factor is None:
+        return both
+    if finding.setting is not None:
+        return f"{both} at {study.setting_label(finding.better.cell)}"
+    chosen = (value_text(result.cell.value) for result in (finding.better, finding.worse))
+    return f"{both}, each at its best {short_key(study.factor.key)}: {', '.join(chosen)}"
+
+
+def difference_text(study: Study, value: float) -> str:
+    """A difference with its sign."""
+    return f"{'+' * (value >= 0)}{number_text(study, value)}"
+
+
+def interval_text(study: Study, finding: Finding) -> str:
+    """The confidence interval of a difference."""
+    if finding.test is None or finding.test.low is None or finding.test.high is None:
+        return "–"
+    return f"{difference_text(study, finding.test.low)} to {difference_text(study, finding.test.high)}"
+
+
+def probability_text(p: float | None) -> str:
+    """A probability with two digits that count."""
+    if p is None:
+        return "–"
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
