@@ -4,7 +4,6 @@ import hashlib
 import shlex
 import shutil
 from collections.abc import Mapping, MutableMapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from convatlas.config import check_config, compose, overridden_keys
