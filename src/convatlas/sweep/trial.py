@@ -82,10 +82,10 @@ class Training:
 
     def _wait_for_owner(self, run: RunDirectory) -> None:
         """Wait while a process has the run: what a dead worker left saves itself and ends, an equal trial finishes."""
-        while living_owner(run.path / "lock.json") is not None:
-            if self.stop.received:
-                raise Stopped
+        while not self.stop.received and living_owner(run.path / "lock.json") is not None:
             time.sleep(POLL_SECONDS)
+        if self.stop.received:
+            raise Stopped
 
     def _watch(self, process: "subprocess.Popen[bytes]", reports: Reports | None) -> bool:
         """Wait for a training to end; tell it to if the worker is told to, or if the pruner says so.
