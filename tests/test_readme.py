@@ -38,8 +38,10 @@ def test_the_command_runs(command: str, folder_run: FolderRun, tmp_path: Path) -
     assert program == "convatlas"
     verb = [argument for argument in arguments if "=" not in argument]
     arguments = arguments[len(verb) :]
-    if verb in (["train"], ["check"]):
+    if verb in (["train"], ["check"], ["sweep"], ["study"]):
         arguments += SHORT
+    if verb == ["sweep"]:
+        arguments += ["num_trials=2"]
     if verb == ["data", "bench"]:
         arguments += ["data.global_batch_size=8", "batches=2", "stage_images=8", "model_steps=1"]
     if "data=cifar10" in arguments:  # no download in a test: the same command on the embedded images

@@ -17,6 +17,10 @@ class UserError(ReportedError):
     status = 2
 
 
+class DivergedError(UserError):
+    """The loss is no finite number any more: with these settings the training cannot go on."""
+
+
 class RankLostError(ReportedError):
     """Another rank ended or fell silent; what it said is in its own output."""
 

@@ -1,15 +1,12 @@
 """Submit runs to SLURM: as one job, or as an array of those that are open."""
 
 import hashlib
-import os
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping, MutableMapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from convatlas.config import check_config, compose, overridden_keys, project_path
+from convatlas.config import check_config, compose, overridden_keys
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.jsonio import write_atomic
@@ -18,8 +15,8 @@ from convatlas.run.directory import RunDirectory, now
 from convatlas.run.environment import world_size
 from convatlas.run.lock import living_owner
 from convatlas.run.provenance import SOURCE
-from convatlas.run.slurm import Cluster, Resources, is_queued, job_states, sbatch_command, submit
-from convatlas.run.snapshot import snapshot
+from convatlas.run.slurm import Cluster, Resources, is_queued, job_environment, job_states, sbatch_command, submit
+from convatlas.run.snapshot import is_checkout, scripts_of, snapshot
 
 OPEN = "to be submitted"
 
@@ -82,9 +79,8 @@ def submit_runs(
     if not dry_run:
         for number in open_runs:
             runs[number].create()  # a place that cannot be written is told before anything is queued
-    checkout = (SOURCE / ".git").exists()
-    source = snapshot(SOURCE, folder / "source") if checkout and open_runs and not dry_run else SOURCE
-    scripts = source / "slurm" if (source / "slurm").is_dir() else project_path("slurm")
+    source = snapshot(SOURCE, folder / "source") if is_checkout() and open_runs and not dry_run else SOURCE
+    scripts = scripts_of(source)
     script = scripts / ("train.sbatch" if array is None else "array.sbatch")
     command = sbatch_command(cluster, resources, script, arguments, **flags)
     jobs: list[str | None] = [None] * len(runs)
@@ -92,7 +88,7 @@ def submit_runs(
         folder.mkdir(parents=True, exist_ok=True)
         if array is not None:
             write_atomic(list_file, text)
-        job = submit(command, _environment(source, scripts, resources) | _texts(cluster.environment))
+        job = submit(command, job_environment(cluster, resources, source, scripts))
         for number in open_runs:
             jobs[number] = job if array is None else f"{job}_{number + 1}"
             states[number] = "submitted"
@@ -105,7 +101,7 @@ def submit_runs(
         "command": shlex.join(command),
         "ranks": f"{resources.nodes} × {resources.tasks_per_node}",
         "log": flags["output"],
-        "source": str(source) if checkout else "as it is when the job starts: this is no git checkout",
+        "source": str(source) if is_checkout() else "as it is when the job starts: this is no git checkout",
     }
 
 
@@ -131,17 +127,3 @@ def _state(run: RunDirectory, slurm: Mapping[str, str]) -> str:
         return f"owned by {owner}"
     queued = [entry["job"] for entry in run.jobs if is_queued(slurm.get(entry["job"]))]
     return f"queued already as job {queued[0]}" if queued else OPEN
-
-
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in values.items()}
-
-
-def _environment(source: Path, scripts: Path, resources: Resources) -> dict[str, str]:
-    path = [str(source / "src"), os.environ.get("PYTHONPATH", "")] if (source / "src").is_dir() else []
-    return {
-        "CONVATLAS_PYTHON": sys.executable,
-        "CONVATLAS_SLURM": str(scripts),
-        "OMP_NUM_THREADS": str(resources.cpus_per_task),
-        **({"PYTHONPATH": os.pathsep.join(filter(None, path))} if path else {}),
-    }

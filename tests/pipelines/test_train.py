@@ -12,7 +12,7 @@ import torch
 
 from convatlas.config import check_config, compose
 from convatlas.data.batch import Batch
-from convatlas.errors import UserError
+from convatlas.errors import DivergedError, UserError
 from convatlas.planning import TYPES
 from convatlas.run.checkpoints import read_checkpoint
 from convatlas.tasks.classification import ClassificationTask
@@ -209,8 +209,10 @@ def test_values_out_of_range_are_named(override: str) -> None:
 
 
 def test_divergence_in_a_short_epoch_is_noticed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="training diverged"):
+    with pytest.raises(DivergedError, match="training diverged"):
         small(tmp_path, "optimizer.learning_rate=1e30", "trainer.log_every_n_steps=100")
+    (summary,) = tmp_path.glob("*/summary.json")
+    assert read_json(summary)["reason"].startswith("DivergedError: train/loss is nan at step")
 
 
 def test_skipped_images_are_listed_and_counted_in_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,25 @@ def sbatch_command(
         if value is not None and value is not False
     ]
     return ["sbatch", "--parsable", *given, str(script), *arguments]
+
+
+def job_environment(cluster: Cluster, resources: Resources, source: Path, scripts: Path) -> dict[str, str]:
+    """The variables of a job that runs our code.
+
+    Args:
+        cluster: Its cluster, whose own come last.
+        resources: What it gets.
+        source: The code: a checkout, its snapshot, or where the package is installed.
+        scripts: Its batch scripts.
+    """
+    path = [str(source / "src"), os.environ.get("PYTHONPATH", "")] if (source / "src").is_dir() else []
+    return {
+        "CONVATLAS_PYTHON": sys.executable,
+        "CONVATLAS_SLURM": str(scripts),
+        "OMP_NUM_THREADS": str(resources.cpus_per_task),
+        **({"PYTHONPATH": os.pathsep.join(filter(None, path))} if path else {}),
+        **{name: str(value) for name, value in cluster.environment.items()},
+    }
 
 
 def submit(command: Sequence[str], environment: Mapping[str, str]) -> str:

@@ -6,12 +6,23 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from convatlas.config import project_path
 from convatlas.errors import UserError
 from convatlas.jsonio import dumps
-from convatlas.run.provenance import STATE, source_state
+from convatlas.run.provenance import SOURCE, STATE, source_state
 
 FOLDERS = ("src", "conf", "pipelines", "slurm")
 """What a job needs of a checkout."""
+
+
+def is_checkout() -> bool:
+    """Whether this code runs from a checkout, which may be edited while a job waits."""
+    return (SOURCE / ".git").exists()
+
+
+def scripts_of(source: Path) -> Path:
+    """Where the batch scripts of a source lie."""
+    return source / "slurm" if (source / "slurm").is_dir() else project_path("slurm")
 
 
 def snapshot(source: Path, root: Path) -> Path:

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from convatlas.errors import UserError
+from convatlas.errors import DivergedError, UserError
 from convatlas.models.architecture import Architecture
 from convatlas.models.weights import LoadedWeights, load_weights
 from convatlas.tasks.compilation import compiled
@@ -123,7 +123,7 @@ class Task(LightningModule):
     def _check_finite(self, loss: Tensor) -> None:
         # Not at every step: looking at the value makes a GPU wait.
         if not torch.isfinite(loss):
-            raise UserError(
+            raise DivergedError(
                 f"train/loss is {loss.item()} at step {self.global_step}: training diverged; "
                 "lower optimizer.learning_rate or set trainer.gradient_clip_val"
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convatlas.data.batch import ObjectBatch
 from convatlas.data.objects import Objects
-from convatlas.errors import UserError
+from convatlas.errors import DivergedError, UserError
 from convatlas.models.detector import Detection, Detector, Target, in_stored_image
 from convatlas.models.weights import load_backbone
 from convatlas.tasks.base import Task
@@ -121,14 +121,14 @@ class DetectionTask(Task):
         """One forward pass; the loss, a scalar.
 
         Raises:
-            UserError: A part is not finite; the weights are as they were.
+            DivergedError: A part is not finite; the weights are as they were.
         """
         losses = self.output(batch)
         loss = self.loss(losses, batch)
         # At every step: choosing regions has made a GPU wait already.
         if not torch.isfinite(loss):
             parts = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
-            raise UserError(
+            raise DivergedError(
                 f"train/loss is {loss.item()} at step {self.global_step} ({parts}): training diverged; "
                 "lower optimizer.learning_rate or set trainer.gradient_clip_val"
             )

@@ -1,0 +1,168 @@
+"""Search for hyper-parameters; the search outlives whatever ends its trials, its workers or this command.
+
+    convatlas sweep sweep=learning_rate experiment=quickstart num_workers=2
+    convatlas sweep sweep=grid model=resnet50 data=imagenet data.root=/data cluster=gpu resources=one_gpu num_workers=8
+
+Each trial is an ordinary run of `train`, whose overrides are taken as they are; conf/sweep/NAME.yaml says what varies
+and what is looked for. The same command is the same sweep: unfinished, it goes on; finished, it shows its result;
+a larger num_trials extends it, a larger num_workers helps it. docs/sweeps.md has the rest.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pydantic import NonNegativeInt, PositiveInt
+
+from convatlas.cli import execute
+from convatlas.config import compose as compose_config
+from convatlas.config import compose_around_train, overridden_keys, plain, project_path
+from convatlas.console import print_fields, print_table
+from convatlas.errors import UserError
+from convatlas.run.environment import quiet_libraries
+from convatlas.run.slurm import Resources
+from convatlas.sweep.checks import check_space
+from convatlas.sweep.cluster import submit_workers
+from convatlas.sweep.definition import MAX_RETRIES, NUM_TRIALS, Sweep, open_sweep, write_sweep
+from convatlas.sweep.local import work_here
+from convatlas.sweep.objective import Objective
+from convatlas.sweep.result import best, rows, write_table
+from convatlas.sweep.space import Space
+from convatlas.sweep.storage import VARIABLE
+
+IDENTITY = ("space", "sampler", "pruner", "objective")
+"""What makes a sweep, beside what all its trials share."""
+OWN_KEYS = (
+    *IDENTITY,
+    *("sweep", "name", "num_trials", "max_retries", "num_workers", "root", "storage", "cluster", "resources"),
+    *("dry_run", "format"),
+)
+
+
+def compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose ``conf/sweep.yaml``; ``train`` holds the overrides that all trials share."""
+    return compose_around_train(name, overrides, OWN_KEYS)
+
+
+def sweep(config: DictConfig) -> dict[str, Any]:
+    """Search, or have workers of a cluster search.
+
+    Args:
+        config: From ``compose``.
+
+    Returns:
+        ``sweep`` (the directory), ``state`` (``finished``, ``running`` by jobs of a cluster, ``checked`` by a dry run),
+        ``jobs``, ``trials`` and ``best`` as in ``convatlas.sweep.result``.
+
+    Raises:
+        UserError: A mistake in the sweep's file, in the settings of the trainings or in the data; no SLURM here.
+        WorkersEndedError: A worker on this machine failed.
+    """
+    quiet_libraries()
+    resources: Resources | None = instantiate(config.get("resources"))
+    settings, directory, own = _identify(config, resources)
+    if config.dry_run:
+        return {"sweep": str(directory), "state": "checked", "jobs": [], "trials": [], "best": []}
+    write_sweep(directory, settings, config.storage)
+    if config.storage is not None:
+        os.environ[VARIABLE] = config.storage
+    search = open_sweep(directory)
+    search.study.set_user_attr(NUM_TRIALS, config.num_trials)
+    search.study.set_user_attr(MAX_RETRIES, config.max_retries)
+    jobs: list[str] = []
+    if (left := _open_trials(search, config.num_trials)) > 0:
+        workers = min(config.num_workers, left)
+        if resources is not None and config.get("cluster") is not None:
+            jobs = submit_workers(instantiate(config.cluster), resources, directory, own, workers)
+        else:
+            work_here(resources, directory, own, workers, config.max_retries)
+    with search.mutex():
+        write_table(search)
+    state = "running" if _open_trials(search, config.num_trials) else "finished"
+    return {"sweep": str(directory), "state": state, "jobs": jobs, "trials": rows(search), "best": best(search)}
+
+
+def _identify(config: DictConfig, resources: Resources | None) -> tuple[dict[str, Any], Path, list[str]]:
+    """What the sweep is, after all checks: its settings, its directory, what it adds to each training's overrides."""
+    train = list(config.train)
+    own = [f"trainer.{key}={value}" for key, value in (resources.trainer if resources else {}).items()]
+    if resources is not None and "data.threads" not in overridden_keys(train):
+        own.append(f"data.threads={resources.cpus_per_task}")
+    if resources is not None and (set(overridden_keys(train)) & {f"trainer.{key}" for key in resources.trainer}):
+        raise UserError(
+            "trainer.accelerator, devices and num_nodes: leave them out; resources=… says what a trial gets"
+        )
+    if config.get("cluster") is not None and resources is None:
+        raise UserError("resources: expected resources=NAME, what each worker of the cluster gets")
+    objectives = [Objective(**entry) for entry in plain(config)["objective"]]
+    if len(objectives) > 1 and config.pruner._target_ != "optuna.pruners.NopPruner":
+        raise UserError(
+            f"pruner={config.pruner._target_}: expected optuna.pruners.NopPruner; pruners want one objective"
+        )
+    space = Space(instantiate(config.space, _convert_="all"), lambda key: (project_path("conf") / key).is_dir())
+    settings = {key: plain(config)[key] for key in IDENTITY}
+    if "space" in config.sampler and config.num_trials > (points := len(space.grid())):
+        raise UserError(f"num_trials={config.num_trials}: the grid has {points} points; expected no more")
+    first = check_space(space, train, own)
+    digest = hashlib.sha256(json.dumps([settings, first], sort_keys=True).encode()).hexdigest()[:8]
+    directory = Path(config.root) / f"{config.name}-{digest}"
+    own.append(f"run.root={directory / 'runs'}")
+    wandb = OmegaConf.select(compose_config("train", train), "tracking.wandb")
+    if wandb is not None and wandb.group is None:
+        own.append(f"tracking.wandb.group={directory.name}")
+    return settings | {"train": train}, directory, own
+
+
+def _open_trials(search: Sweep, num_trials: int) -> int:
+    return num_trials - sum(trial.state.is_finished() for trial in search.study.get_trials(deepcopy=False))
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print the trials, the best of them, and how to train it again."""
+    trials = result["trials"]
+    if trials:
+        metrics, names = (
+            list(trials[0]["values"]),
+            list(dict.fromkeys(name for row in trials for name in row["params"])),
+        )
+        texts = [Objective(metric, "max").text for metric in metrics]
+        table = [
+            (
+                row["number"],
+                row["state"],
+                *(text(value) for text, value in zip(texts, row["values"].values(), strict=True)),
+                *(row["params"].get(name) for name in names),
+                row["reason"] or Path(row["run"] or "").name,
+            )
+            for row in trials
+        ]
+        print_table(("trial", "state", *metrics, *names, "run, or why it failed"), table, ("trial", *metrics, *names))
+    fields = {"sweep": f"{result['sweep']}  ({result['state']})"}
+    if result["jobs"]:
+        fields |= {"jobs": " ".join(result["jobs"]), "logs": f"{result['sweep']}/logs"}
+    for row in result["best"]:
+        told = "  ".join(f"{metric} {Objective(metric, 'max').text(value)}" for metric, value in row["values"].items())
+        fields |= {f"best {row['number']}": told, f"again {row['number']}": row["command"]}
+    if trials:
+        fields |= {"table": f"{result['sweep']}/trials.csv", "report": f"convatlas report root={result['sweep']}/runs"}
+    print_fields(fields)
+
+
+TYPES = {
+    "name": str,
+    "objective": list[Objective],
+    "num_trials": PositiveInt,
+    "max_retries": NonNegativeInt,
+    "num_workers": PositiveInt,
+    "root": str,
+    "storage": str | None,
+    "dry_run": bool,
+}
+
+if __name__ == "__main__":
+    execute(sweep, show, TYPES, compose)

@@ -1,0 +1,1 @@
+"""Searching for hyper-parameters: trials, each an ordinary run, that independent workers share out by a storage."""

@@ -1,0 +1,113 @@
+"""A sweep on the disk: what it searches, and the storage that its workers share."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import yaml
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from optuna.samplers import BaseSampler
+
+from convatlas.errors import UserError
+from convatlas.jsonio import write_atomic
+from convatlas.sweep.objective import Objective
+from convatlas.sweep.space import Parameter, Space
+from convatlas.sweep.storage import VARIABLE, Mutex, address, open_storage
+
+FILE = "sweep.yaml"
+NUM_TRIALS, MAX_RETRIES = "num_trials", "max_retries"
+"""The study's attributes: how many trials there are to be, and how often one is taken up after its worker's death."""
+WORKER, DEATHS, STOPPED = "worker", "deaths", "stopped"
+"""A trial's attributes: who does it; how many workers died while they did; whether its worker was told to stop."""
+REASON, RUN = "reason", "run"
+"""And why it failed; the name of its run."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that is open.
+
+    Args:
+        directory: ``<root>/<name>-<hash>``; its runs are in ``runs``.
+        space: What is varied.
+        objectives: What is looked for: one figure, or several.
+        train: Overrides that all trials share.
+        study: The trials.
+        mutex: The lock of the study's storage.
+        sampler_settings: What a trial's sampler is made of.
+    """
+
+    directory: Path
+    space: Space
+    objectives: list[Objective]
+    train: list[str]
+    study: optuna.Study
+    mutex: Mutex
+    sampler_settings: Mapping[str, Any]
+
+    @property
+    def workers(self) -> Path:
+        """Where each worker has a folder with its lock."""
+        return self.directory / "workers"
+
+    def sampler(self, number: int) -> BaseSampler:
+        """The sampler of a trial: its random numbers are the trial's own, whichever worker draws them."""
+        settings = dict(self.sampler_settings)
+        if (seed := settings.get("seed")) is not None:
+            settings["seed"] = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        sampler: BaseSampler = instantiate(settings, _convert_="all")
+        return sampler
+
+
+def write_sweep(directory: Path, settings: Mapping[str, Any], url: str | None) -> None:
+    """Write down what a sweep is, for its workers.
+
+    Args:
+        directory: The sweep's; made if need be.
+        settings: ``space``, ``sampler``, ``pruner``, ``objective`` and ``train``, resolved.
+        url: The address of its database; None: a journal.
+
+    Raises:
+        UserError: The directory cannot be written, or the sweep has its trials elsewhere.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        known = yaml.safe_load((directory / FILE).read_text()) if (directory / FILE).is_file() else {}
+        settings = {**settings, "storage": address(url)}
+        if known.get("storage", settings["storage"]) != settings["storage"]:
+            raise UserError(f"storage: the trials of {directory} are in {known['storage'] or 'its journal.log'}")
+        write_atomic(directory / FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise UserError(f"root={directory.parent}: cannot be written ({error.strerror})") from error
+
+
+def open_sweep(directory: Path) -> Sweep:
+    """Open a sweep that was written down; the address of its database is in the environment.
+
+    Args:
+        directory: The sweep's.
+
+    Raises:
+        UserError: There is none, or its storage cannot be opened.
+    """
+    if not (directory / FILE).is_file():
+        raise UserError(f"{directory}: no sweep; expected a directory with {FILE}")
+    settings = yaml.safe_load((directory / FILE).read_text())
+    objectives = [Objective(**entry) for entry in settings["objective"]]
+    storage, mutex = open_storage(directory, os.environ.get(VARIABLE) if settings["storage"] else None)
+    study = optuna.create_study(
+        storage=storage,
+        study_name=directory.name,
+        directions=[objective.direction for objective in objectives],
+        pruner=instantiate(settings["pruner"], _convert_="all"),
+        load_if_exists=True,
+    )
+    parameters: dict[str, Parameter] = instantiate(OmegaConf.create(settings["space"]), _convert_="all")
+    return Sweep(
+        directory, Space(parameters), objectives, settings["train"], study, mutex, OmegaConf.create(settings["sampler"])
+    )

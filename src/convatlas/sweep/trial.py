@@ -1,0 +1,138 @@
+"""A trial: an ordinary run of ``convatlas train`` in processes of its own, watched by its worker."""
+
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from optuna.trial import Trial, TrialState
+
+from convatlas.config import check_config, compose
+from convatlas.data.image_data import ImageDataModule
+from convatlas.errors import UserError
+from convatlas.planning import TYPES, plan_run
+from convatlas.run.directory import RunDirectory
+from convatlas.run.launch import end, start
+from convatlas.run.lock import living_owner
+from convatlas.sweep.definition import RUN, Sweep
+from convatlas.sweep.pruning import Reports
+from convatlas.sweep.worker import EXIT_STATUS, Outcome, StopFlag, Stopped
+
+POLL_SECONDS = 0.5
+"""How often the record and the signals are looked at."""
+TOLD = (signal.SIGTERM, signal.SIGUSR1)
+TOLD_STATUSES = (EXIT_STATUS, *(-number for number in TOLD), *(128 + number for number in TOLD))
+"""What a training ends with that somebody told to stop; the last ones by srun, before it listened."""
+KILLED_STATUSES = (-signal.SIGKILL, 128 + signal.SIGKILL)
+NO_MEMORY = re.compile(r"out of memory|OutOfMemoryError|MemoryError|oom[-_ ]kill|can't allocate memory", re.IGNORECASE)
+
+
+class Training:
+    """Does a trial by training.
+
+    Args:
+        sweep: The sweep.
+        overrides: What this worker adds to them: devices, where runs go.
+        launch: Makes the command of a training from its overrides.
+        stop: Whether the worker was told to stop.
+    """
+
+    def __init__(
+        self, sweep: Sweep, overrides: Sequence[str], launch: Callable[[Sequence[str]], list[str]], stop: StopFlag
+    ) -> None:
+        self.sweep = sweep
+        self.overrides = list(overrides)
+        self.launch = launch
+        self.stop = stop
+        self._opened: dict[str, ImageDataModule] = {}
+
+    def __call__(self, trial: Trial) -> Outcome:
+        """Train to the end, or to where the pruner ends it.
+
+        Raises:
+            Stopped: The worker, or the training alone, was told to stop.
+            UserError: No run has the objective: a mistake in the sweep.
+        """
+        overrides = [*self.sweep.train, *self.sweep.space.overrides(self.sweep.space.suggest(trial)), *self.overrides]
+        try:
+            config = compose("train", overrides)
+            check_config(config, TYPES)
+            run, _ = plan_run(config, self._opened)
+        except UserError as error:
+            return Outcome(TrialState.FAIL, reason=f"refused: {error}")
+        trial.set_user_attr(RUN, run.path.name)
+        reports = None
+        if len(self.sweep.objectives) == 1 and self.sweep.objectives[0].by_epoch:
+            reports = Reports(trial, self.sweep.objectives[0], run, config.trainer.max_epochs)
+        self._wait_for_owner(run)
+        log = self.sweep.directory / "logs" / f"trial-{trial.number:04d}.log"
+        log.parent.mkdir(exist_ok=True)
+        written = log.stat().st_size if log.exists() else 0
+        process = start(self.launch(overrides), log, die_with_parent=True)
+        pruned = self._watch(process, reports)
+        if run.finished:
+            return Outcome(TrialState.COMPLETE, [objective.of(run) for objective in self.sweep.objectives])
+        if pruned:
+            return Outcome(TrialState.PRUNED)
+        if self.stop.received or process.returncode in TOLD_STATUSES:
+            raise Stopped
+        return Outcome(TrialState.FAIL, reason=reason(run, process.returncode, _read(log, written)))
+
+    def _wait_for_owner(self, run: RunDirectory) -> None:
+        """Wait while a process has the run: what a dead worker left saves itself and ends, an equal trial finishes."""
+        while not self.stop.received and living_owner(run.path / "lock.json") is not None:
+            time.sleep(POLL_SECONDS)
+        if self.stop.received:
+            raise Stopped
+
+    def _watch(self, process: "subprocess.Popen[bytes]", reports: Reports | None) -> bool:
+        """Wait for a training to end; tell it to if the worker is told to, or if the pruner says so.
+
+        Returns:
+            Whether the pruner did.
+        """
+        pruned = told = False
+        while True:
+            try:
+                process.wait(POLL_SECONDS)
+                return pruned
+            except subprocess.TimeoutExpired:
+                pass
+            if not told:
+                pruned = reports is not None and reports.should_prune()
+                told = pruned or self.stop.received
+                if told:
+                    end(process, signal.SIGTERM)
+
+
+def reason(run: RunDirectory, status: int, log: str) -> str:
+    """Why a training failed, in one line that begins with the kind of failure.
+
+    Args:
+        run: Its run.
+        status: What its process ended with, as ``subprocess`` has it.
+        log: What it printed.
+    """
+    lines = [line for line in log.splitlines() if line.strip()]
+    errors = [line.partition("error: ")[2] for line in lines if line.startswith("convatlas: error: ")]
+    said = errors[-1] if errors else lines[-1] if lines else f"status {status}"
+    if run.summary.get("state") == "failed":
+        kind, _, said = str(run.summary["reason"]).partition(": ")
+        said = " ".join(said.split())[:300]
+        if kind == "DivergedError":
+            return f"diverged: {said}"
+        if kind not in ("UserError", "RankLostError"):
+            said = f"{kind}: {said}"
+    if NO_MEMORY.search(log) or NO_MEMORY.search(said):
+        return f"out of memory: {said}"
+    if status in KILLED_STATUSES:
+        return "killed: by SIGKILL, as the kernel does when memory runs out"
+    return f"crashed: {said}"
+
+
+def _read(log: Path, start: int) -> str:
+    with log.open(errors="replace") as file:
+        file.seek(start)
+        return file.read()

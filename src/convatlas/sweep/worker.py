@@ -1,0 +1,100 @@
+"""A worker: does one trial after the other until none is left, or it is told to stop."""
+
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+from optuna.trial import Trial, TrialState
+
+from convatlas.errors import UserError
+from convatlas.run.lock import RunLock
+from convatlas.sweep.claim import claim
+from convatlas.sweep.definition import NUM_TRIALS, REASON, STOPPED, Sweep
+from convatlas.sweep.result import trial_line, write_table
+
+EXIT_STATUS = 75
+"""What a worker that was told to stop ends with, as a run does."""
+
+
+class Stopped(Exception):  # noqa: N818  no error
+    """The trial was told to stop; it goes on from where it is."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Args:
+        state: Complete, pruned or failed.
+        values: Of the objectives, of a complete one.
+        reason: Why it failed.
+    """
+
+    state: TrialState
+    values: list[float] | None = None
+    reason: str | None = None
+
+
+class StopFlag:
+    """Remembers that SIGTERM, SIGUSR1 or Ctrl-C came."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def listen(self) -> None:
+        """Handle the signals from here on."""
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+
+
+Body = Callable[[Trial], Outcome]
+"""Does a trial; raises ``Stopped`` when it is told to stop, ``UserError`` when the sweep itself has a mistake."""
+
+
+def work(sweep: Sweep, name: str, body: Body, stop: StopFlag) -> int:
+    """Do trials until none is left.
+
+    Args:
+        sweep: The sweep.
+        name: This worker's; another process that has it is dead.
+        body: What a trial is.
+        stop: Asked between trials.
+
+    Returns:
+        The exit status: 0, or 75 where the worker was told to stop and its trial waits to be taken up.
+
+    Raises:
+        UserError: The sweep has a mistake that a trial has brought to light.
+    """
+    folder = sweep.workers / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(folder):
+        while not stop.received:
+            if (trial := claim(sweep, name)) is None:
+                return 0
+            try:
+                _tell(sweep, trial, body(trial))
+            except Stopped:
+                trial.set_user_attr(STOPPED, True)
+                return EXIT_STATUS
+            except UserError as error:  # what is wrong with the sweep, not with the trial: the next would meet it too
+                _tell(sweep, trial, Outcome(TrialState.FAIL, reason=str(error)))
+                raise
+    return EXIT_STATUS
+
+
+def _tell(sweep: Sweep, trial: Trial, outcome: Outcome) -> None:
+    with sweep.mutex():
+        if outcome.reason is not None:
+            trial.set_user_attr(REASON, outcome.reason)
+        ended = sweep.study.tell(trial, outcome.values, outcome.state)
+        write_table(sweep)
+    trials = sweep.study.get_trials(deepcopy=False)
+    count = f"{sum(trial.state.is_finished() for trial in trials)} of {sweep.study.user_attrs[NUM_TRIALS]}"
+    sys.stderr.write(f"{trial_line(sweep, ended)}  ({count} ended)\n")
+    sys.stderr.flush()

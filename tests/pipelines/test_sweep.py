@@ -1,0 +1,164 @@
+"""`convatlas sweep` on this machine; tests/test_sweep_slurm.py has the cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from convatlas.config import check_config
+from convatlas.errors import UserError
+from pipelines.sweep import TYPES, compose, sweep
+from tests.conftest import SMALL, read_json
+
+FREE = [item for item in SMALL if not item.startswith("data.global_batch_size")]
+CHOICE = "_target_:convatlas.sweep.space.Choice"
+GRID = ["sweep=grid", "~space.batch", "~space.learning_rate"]
+
+
+def dry(*overrides: str) -> dict[str, Any]:
+    config = compose("sweep", [*overrides, "dry_run=true"])
+    check_config(config, TYPES)
+    return sweep(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("learning_rate", FREE),
+        ("grid", FREE),
+        ("random_asha", FREE),
+        ("hyperband", FREE),
+        ("accuracy_and_size", [*FREE, "space.model.values=[resnet20_cifar,plain20_cifar]"]),
+        ("optimizers", ["data.global_batch_size=64"]),
+    ],
+)
+def test_every_sweep_that_is_shipped_composes_and_checks(name: str, overrides: list[str], tmp_path: Path) -> None:
+    result = dry(f"sweep={name}", *overrides, f"root={tmp_path}")
+    assert Path(result["sweep"]).name.startswith(f"{name}-")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_searched_makes_the_sweep_and_how_it_is_done_does_not() -> None:
+    base = ["sweep=learning_rate", *FREE]
+    same = dry(*base)["sweep"]
+    for how in (["num_trials=40"], ["num_workers=7"], ["max_retries=0"], ["data.threads=3"], ["resources=one_cpu"]):
+        assert dry(*base, *how)["sweep"] == same
+    for what in (["seed=1"], ["space.learning_rate.high=1.0"], ["sampler.seed=1"], ["model.label_smoothing=0.2"]):
+        assert dry(*base, *what)["sweep"] != same
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["space.learning_rate.key=optimizer.lr"], r"space.learning_rate: optimizer.lr=0.05: .*'optimizer.lr'"),
+        (["space.learning_rate.low=-1", "space.learning_rate.log=false"], "space.learning_rate: .*a positive number"),
+        (["space.learning_rate.high=0.01"], "space.learning_rate: "),
+        (["space.learning_rate.low=small"], "space.learning_rate.low=small: expected"),
+        ([f"+space.net={{{CHOICE},key:model,values:[resnet20_cifar,resnet21]}}"], "space.net: model=resnet21: "),
+        ([f"+space.b={{{CHOICE},key:data.global_batch_size,values:[5000]}}"], "space.b: data.global_batch_size=5000"),
+        (
+            ["optimizer.learning_rate=0.1"],
+            "space.learning_rate.key=optimizer.learning_rate: expected a key that is not",
+        ),
+        (
+            ["sampler._target_=optuna.samplers.TPSampler"],
+            "sampler._target_=optuna.samplers.TPSampler: cannot be imported",
+        ),
+        (["objective=[{metric:test/top1,mode:max}]"], "objective.metric=test/top1: .*not for choosing"),
+        (["objective=[{metric:val/top1,mode:up}]"], "objective="),
+        (["+objective=[]"], "objective"),
+        (["num_trials=0"], "num_trials=0: expected a positive integer"),
+        (["cluster=cpu"], "resources: expected resources=NAME"),
+        (["run.root=elsewhere"], "run.root: leave it out"),
+        (["trainer.max_epochs=ten"], "trainer.max_epochs=ten: expected"),
+        (["storage=sqlite:///x.db"], "storage=sqlite://…: expected postgresql or mysql"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_starts(overrides: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        dry("sweep=learning_rate", *FREE, f"root={tmp_path}", *overrides)
+
+
+def test_pruners_want_one_objective_and_a_grid_has_no_more_trials_than_points() -> None:
+    two = "objective=[{metric:val/top1,mode:max},{metric:parameters,mode:min}]"
+    with pytest.raises(UserError, match="pruner=optuna.pruners.SuccessiveHalvingPruner: "):
+        dry("sweep=random_asha", *FREE, two)
+    with pytest.raises(UserError, match="num_trials=16: the grid has 15 points"):
+        dry("sweep=grid", *FREE, "num_trials=16")
+
+
+def command(tmp_path: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "convatlas", "sweep", *overrides, f"root={tmp_path / 'sweeps'}", "format=json"]
+
+
+def search(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], str]:
+    done = subprocess.run(command(tmp_path, *overrides), capture_output=True, text=True, timeout=900, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.slow
+def test_a_crash_a_divergence_and_a_pruned_trial_leave_the_best_one(tmp_path: Path) -> None:
+    overrides = [
+        *GRID,
+        *SMALL,
+        "trainer.max_epochs=4",
+        f"+space.rate={{{CHOICE},key:optimizer.learning_rate,values:[0.3,1e30,0.2,1e-9]}}",
+        f"+space.decay={{{CHOICE},key:optimizer.algorithm.weight_decay,values:[-1.0],when:{{rate:0.2}}}}",
+        "pruner={_target_:optuna.pruners.ThresholdPruner,lower:0.12}",
+        "num_trials=4",
+    ]
+    result, said = search(tmp_path, *overrides, "num_workers=2")
+    assert result["state"] == "finished"
+    assert [trial["number"] for trial in result["trials"]] == [0, 1, 2, 3]
+    assert [trial["state"] for trial in result["trials"]] == ["complete", "fail", "fail", "pruned"]
+    assert result["trials"][1]["reason"].startswith("diverged: train/loss is nan")
+    assert "weight_decay" in result["trials"][2]["reason"]
+    (best,) = result["best"]
+    assert best["number"] == 0
+    assert best["values"]["val/top1"] == read_json(tmp_path / best["run"] / "summary.json")["best"]["value"]
+    assert "(4 of 4 ended)" in said
+
+    again, said = search(tmp_path, *overrides, "num_workers=3")
+    assert again == result
+    assert "ended)" not in said
+    compared = subprocess.run(
+        [sys.executable, "-m", "convatlas", "report", f"root={result['sweep']}/runs", "format=json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert compared.returncode == 0, compared.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_no_training_behind_and_goes_on(tmp_path: Path) -> None:
+    overrides = ["sweep=learning_rate", *SMALL, "trainer.max_epochs=6", "run.checkpoint_steps=2", "num_trials=3"]
+    driver = subprocess.Popen(
+        command(tmp_path, *overrides, "num_workers=2"),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while len(list(tmp_path.glob("sweeps/*/runs/*/checkpoints/last.ckpt"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    processes = psutil.Process(driver.pid).children(recursive=True)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert psutil.wait_procs(processes, 60)[1] == []
+    summaries = [read_json(path) for path in tmp_path.glob("sweeps/*/runs/*/summary.json")]
+    assert [summary["state"] for summary in summaries] == ["preempted", "preempted"]
+
+    result, _ = search(tmp_path, *overrides)
+    assert [trial["state"] for trial in result["trials"]] == ["complete"] * 3
+    provenance = [read_json(tmp_path / trial["run"] / "provenance.json") for trial in result["trials"]]
+    assert [len(entry.get("earlier_attempts", [])) for entry in provenance] == [1, 1, 0]

@@ -1,0 +1,161 @@
+"""What a worker makes of a training, with a script in its place that records, fails or waits as it is told."""
+
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from optuna.trial import Trial, TrialState
+
+from convatlas.errors import UserError
+from convatlas.planning import plan_run
+from convatlas.run.lock import Owner, process_start
+from convatlas.sweep.claim import claim
+from convatlas.sweep.definition import Sweep
+from convatlas.sweep.trial import Training
+from convatlas.sweep.worker import Outcome, StopFlag, Stopped
+from tests.conftest import SMALL
+from tests.sweep.definitions import make_sweep
+
+RATE = {"_target_": "convatlas.sweep.space.Float", "key": "optimizer.learning_rate", "low": 0.1, "high": 1.0}
+FAKE = """
+import json, os, signal, sys, time
+from pathlib import Path
+run = Path(sys.argv[1])
+run.mkdir(parents=True, exist_ok=True)
+def state(**entries):
+    (run / "summary.json").write_text(json.dumps(entries))
+def epoch(number, value):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": number, "epoch": number, "val/top1": value, "val/loss": 1.0}) + "\\n")
+def told(*_):
+    state(state="preempted")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, told)
+state(state="running")
+"""
+"""The beginning of a training's stand-in; what follows is a test's own."""
+
+
+def train(tmp_path: Path, script: str, stop: StopFlag | None = None, **changed: Any) -> tuple[Sweep, Trial, Outcome]:
+    settings = {"space": {"rate": RATE}, "train": [*SMALL, "trainer.max_epochs=3"]} | changed
+    sweep = make_sweep(tmp_path / "s", 1, **settings)
+    (tmp_path / "fake.py").write_text(FAKE + script)
+    trial = claim(sweep, "w")
+    assert trial is not None
+
+    def launch(overrides: Sequence[str]) -> list[str]:
+        run = sweep.directory / "runs" / sweep.study.get_trials()[0].user_attrs["run"]
+        return [sys.executable, str(tmp_path / "fake.py"), str(run)]
+
+    training = Training(sweep, [f"run.root={sweep.directory / 'runs'}"], launch, stop or StopFlag())
+    return sweep, trial, training(trial)
+
+
+def test_a_finished_run_has_the_value_of_its_best_epoch(tmp_path: Path) -> None:
+    script = "epoch(0, 0.2); epoch(1, 0.7); epoch(2, 'NaN'); state(state='finished', parameters=10)"
+    objectives = [{"metric": "val/top1", "mode": "max"}, {"metric": "parameters", "mode": "min"}]
+    sweep, _, outcome = train(tmp_path, script, objective=objectives)
+    assert outcome == Outcome(TrialState.COMPLETE, [0.7, 10.0])
+    assert sweep.study.get_trials()[0].user_attrs["run"].startswith("resnet20_cifar-fashion_mnist_sample-")
+
+
+def test_the_pruner_ends_a_run_by_its_record(tmp_path: Path) -> None:
+    pruner = {"_target_": "optuna.pruners.ThresholdPruner", "lower": 0.5}
+    sweep, _, outcome = train(tmp_path, "epoch(0, 0.6); epoch(1, 0.4); time.sleep(60)", pruner=pruner)
+    assert outcome == Outcome(TrialState.PRUNED)
+    assert sweep.study.get_trials()[0].intermediate_values == {1: 0.6, 2: 0.4}
+
+
+def test_a_run_at_its_last_epoch_is_left_to_end(tmp_path: Path) -> None:
+    pruner = {"_target_": "optuna.pruners.ThresholdPruner", "lower": 0.5}
+    script = "epoch(0, 0.6); epoch(2, 0.4); time.sleep(1.5); state(state='finished')"
+    assert train(tmp_path, script, pruner=pruner)[2] == Outcome(TrialState.COMPLETE, [0.6])
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("state(state='failed', reason='DivergedError: train/loss is nan at step 3')", "diverged: train/loss is nan"),
+        ("state(state='failed', reason='OutOfMemoryError: CUDA out of memory. Tried')", "out of memory: OutOfMemory"),
+        ("state(state='failed', reason='ValueError: Invalid')\nsys.exit(1)", "crashed: ValueError: Invalid"),
+        ("print('convatlas: error: no such data'); sys.exit(2)", "crashed: no such data"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed: by SIGKILL"),
+        ("print('slurmstepd: error: Detected 1 oom_kill event'); sys.exit(137)", "out of memory: "),
+    ],
+)
+def test_a_failure_has_its_reason(tmp_path: Path, script: str, reason: str) -> None:
+    outcome = train(tmp_path, script)[2]
+    assert outcome.state == TrialState.FAIL
+    assert str(outcome.reason).startswith(reason)
+
+
+def test_a_worker_that_is_told_to_stop_lets_the_training_save_itself(tmp_path: Path) -> None:
+    stop = StopFlag()
+
+    def tell() -> None:
+        while not list((tmp_path / "s").glob("runs/*/summary.json")):
+            time.sleep(0.05)
+        stop.received = True
+
+    threading.Thread(target=tell, daemon=True).start()
+    with pytest.raises(Stopped):
+        train(tmp_path, "time.sleep(60)", stop)
+    (summary,) = (tmp_path / "s" / "runs").glob("*/summary.json")
+    assert json.loads(summary.read_text()) == {"state": "preempted"}
+
+
+def test_a_training_that_was_told_to_stop_stops_its_worker(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(tmp_path, "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)")
+
+
+def test_what_a_dead_worker_left_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orphan = psutil.Popen([sys.executable, "-c", "import time; time.sleep(4)"])
+    threading.Thread(target=orphan.wait).start()
+    owner = Owner(platform.node(), orphan.pid, process_start(orphan.pid), "now", None)
+    monkeypatch.setattr("convatlas.sweep.trial.plan_run", _with_owner(owner))
+    train(tmp_path, f"assert not os.path.exists('/proc/{orphan.pid}'); epoch(0, 0.1); state(state='finished')")
+
+
+def _with_owner(owner: Owner) -> Callable[..., Any]:
+    def planned(*arguments: Any) -> Any:
+        run, data = plan_run(*arguments)
+        run.path.mkdir(parents=True)
+        (run.path / "lock.json").write_text(json.dumps(asdict(owner)))
+        return run, data
+
+    return planned
+
+
+def test_a_training_ends_with_the_worker_that_started_it(tmp_path: Path) -> None:
+    starter = (
+        "import sys; from pathlib import Path; from convatlas.run.launch import start; import time\n"
+        "sleeper = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "child = start(sleeper, Path(sys.argv[1]), die_with_parent=True)\n"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    worker = psutil.Popen([sys.executable, "-c", starter, str(tmp_path / "log")], stdout=-1, text=True)
+    child = psutil.Process(int(worker.stdout.readline()))
+    os.kill(worker.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    worker.wait()
+
+
+def test_a_metric_that_no_run_has_is_a_mistake_of_the_sweep(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"objective.metric=val/topp1: no finite value; the record has val/loss, val/top1"
+    ):
+        train(tmp_path, "epoch(0, 0.1); state(state='finished')", objective=[{"metric": "val/topp1", "mode": "max"}])

@@ -1,0 +1,109 @@
+"""A sweep on a real SLURM: workers are told to stop and killed, trials crash and diverge, all are accounted for."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from convatlas.sweep.definition import open_sweep
+from tests.conftest import SMALL, read_json
+from tests.slurm_cluster import SlurmCluster, missing
+
+CHOICE = "_target_:convatlas.sweep.space.Choice"
+SWEEP = [
+    "sweep=grid",
+    "~space.batch",
+    "~space.learning_rate",
+    # Ten ordinary trainings, one that crashes by its weight decay, one that diverges.
+    f"+space.rate={{{CHOICE},key:optimizer.learning_rate,values:[0.02,0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.03,1e30]}}",
+    f"+space.decay={{{CHOICE},key:optimizer.algorithm.weight_decay,values:[-1.0],when:{{rate:0.03}}}}",
+    "num_trials=12",
+    *SMALL,
+    "run.checkpoint_steps=3",
+    *("cluster=cpu", "resources=one_cpu", "resources.cpus_per_task=1", "num_workers=2"),
+]
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+
+
+@pytest.fixture
+def cluster() -> Iterator[SlurmCluster]:
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # short: the path of a socket may not be long
+    with SlurmCluster(folder / "c", nodes=2, cpus=1) as running:
+        yield running
+    shutil.rmtree(folder)
+
+
+def sweep(cluster: SlurmCluster, directory: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "convatlas", "sweep", *SWEEP, "format=json"],
+        cwd=directory,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def running_trial(directory: Path, job: str) -> int | None:
+    """The trial whose training one worker has begun."""
+    for trial in open_sweep(directory).study.get_trials():
+        run = directory / "runs" / trial.user_attrs.get("run", "none") / "summary.json"
+        if not trial.state.is_finished() and trial.user_attrs.get("worker") == f"job-{job}" and run.exists():
+            return trial.number
+    return None
+
+
+def worker_process(job: str) -> psutil.Process:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "convatlas.sweep" in process.cmdline() and f"job-{job}" in process.cmdline():
+                return process
+    raise LookupError(job)
+
+
+def test_every_trial_is_accounted_for_whatever_ends_workers(cluster: SlurmCluster, tmp_path: Path) -> None:
+    started = sweep(cluster, tmp_path)
+    directory, jobs = tmp_path / started["sweep"], started["jobs"]
+    assert (started["state"], len(jobs)) == ("running", 2)
+    assert sweep(cluster, tmp_path)["jobs"] == jobs  # they are queued or run: no more are submitted
+
+    cluster.wait(lambda: running_trial(directory, jobs[0]) is not None, 300, "the first worker's trial")
+    told = running_trial(directory, jobs[0])
+    cluster.command("scancel", "--signal=USR1", "--batch", jobs[0])
+    cluster.wait(lambda: cluster.field(jobs[0], "Restarts") == "1", 120, "the requeue after USR1")
+
+    cluster.wait(lambda: running_trial(directory, jobs[1]) is not None, 300, "the second worker's trial")
+    worker_process(jobs[1]).kill()
+    cluster.wait(lambda: cluster.field(jobs[1], "Restarts") == "1", 120, "the requeue after SIGKILL")
+
+    for job in jobs:
+        cluster.wait(lambda job=job: cluster.state(job) in ("COMPLETED", "FAILED", "CANCELLED"), 1800, "the end")
+    logs = "\n".join(path.read_text()[-3000:] for path in sorted((directory / "logs").glob("*.log")))
+    assert [cluster.state(job) for job in jobs] == ["COMPLETED", "COMPLETED"], logs
+
+    result = sweep(cluster, tmp_path)
+    assert (result["state"], result["jobs"]) == ("finished", [])
+    trials = result["trials"]
+    assert [trial["number"] for trial in trials] == list(range(12))
+    assert [trial["state"] for trial in trials] == ["complete"] * 10 + ["fail"] * 2, logs
+    assert "weight_decay" in trials[10]["reason"]
+    assert trials[11]["reason"].startswith("diverged: train/loss is nan")
+    (best,) = result["best"]
+    assert best["values"]["val/top1"] == max(trial["values"]["val/top1"] for trial in trials[:10])
+    assert f"optimizer.learning_rate={best['params']['rate']}" in best["command"]
+    records = open_sweep(directory).study.get_trials()
+    assert sum(record.user_attrs.get("deaths", 0) for record in records) == 1
+    assert records[told or 0].user_attrs.get("deaths") == 0  # told to stop, gone on with
+    provenance = [read_json(Path(tmp_path, trial["run"], "provenance.json")) for trial in trials if trial["run"]]
+    assert sum(len(entry.get("earlier_attempts", [])) for entry in provenance) == 2
