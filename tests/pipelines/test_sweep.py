@@ -88,7 +88,7 @@ def test_a_mistake_is_told_before_anything_starts(overrides: list[str], message:
 
 def test_pruners_want_one_objective_and_a_grid_has_no_more_trials_than_points() -> None:
     two = "objective=[{metric:val/top1,mode:max},{metric:parameters,mode:min}]"
-    with pytest.raises(UserError, match="pruner=optuna.pruners.SuccessiveHalvingPruner: "):
+    with pytest.raises(UserError, match=r"pruner=optuna\.pruners\.SuccessiveHalvingPruner: "):
         dry("sweep=random_asha", *FREE, two)
     with pytest.raises(UserError, match="num_trials=16: the grid has 15 points"):
         dry("sweep=grid", *FREE, "num_trials=16")
