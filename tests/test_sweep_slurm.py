@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ def sweep(cluster: SlurmCluster, directory: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+def has_ended(cluster: SlurmCluster, job: str) -> bool:
+    return cluster.state(job) in ("COMPLETED", "FAILED", "CANCELLED")
+
+
 def running_trial(directory: Path, job: str) -> int | None:
     """The trial whose training one worker has begun."""
     for trial in open_sweep(directory).study.get_trials():
@@ -88,7 +93,7 @@ def test_every_trial_is_accounted_for_whatever_ends_workers(cluster: SlurmCluste
     cluster.wait(lambda: cluster.field(jobs[1], "Restarts") == "1", 120, "the requeue after SIGKILL")
 
     for job in jobs:
-        cluster.wait(lambda job=job: cluster.state(job) in ("COMPLETED", "FAILED", "CANCELLED"), 1800, "the end")
+        cluster.wait(partial(has_ended, cluster, job), 1800, "the end")
     logs = "\n".join(path.read_text()[-3000:] for path in sorted((directory / "logs").glob("*.log")))
     assert [cluster.state(job) for job in jobs] == ["COMPLETED", "COMPLETED"], logs
 

@@ -17,6 +17,7 @@ from convatlas.planning import plan_run, state_at_start
 from convatlas.report.reproduction import compare_runs
 from convatlas.report.run_record import read_run
 from convatlas.run import recorded
+from convatlas.run.directory import RunDirectory
 from convatlas.run.provenance import SOURCE
 from convatlas.run.snapshot import snapshot
 from convatlas.run.stopping import Preempted
@@ -65,7 +66,8 @@ def test_a_run_once_more_is_bit_identical_and_the_original_is_as_it_was(
     (tampered / "metrics.jsonl").write_text("".join(f"{dumps(line)}\n" for line in lines))
     sides = [tampered, Path(result["run"])]
     curves = [read_metrics(side / "metrics.jsonl") for side in sides]
-    agreement = compare_runs(*map(read_run, sides), curves, 0.001)
+    original, repeated = map(read_run, sides)
+    agreement = compare_runs(original, repeated, curves, 0.001)
     assert agreement.sentence(agreement.verdict(equal_weights=True)).startswith("different from step 6: train/loss")
 
 
@@ -154,7 +156,7 @@ def test_how_a_training_ended_is_told_with_its_own_words(
 ) -> None:
     monkeypatch.setattr(processes, "train_command", lambda overrides, ranks: [sys.executable, "-c", script])
     with pytest.raises(error, match=message):
-        processes.run_training(recorded.RunDirectory(tmp_path / "run"), [])
+        processes.run_training(RunDirectory(tmp_path / "run"), [])
 
 
 def test_a_seed_that_failed_spoils_the_verdict_and_not_the_other_seeds(

@@ -7,7 +7,7 @@ import pytest
 from convatlas.report.reproduction import compare_records, compare_runs
 from convatlas.report.run_record import RunRecord
 
-LINES = [
+LINES: list[dict[str, Any]] = [
     {"step": 10, "epoch": 0, "time": 1.0, "train/loss": 2.0, "train/learning_rate": 0.1, "train/data_wait": 0.5},
     {"step": 20, "epoch": 0, "time": 2.0, "train/loss": 1.0, "train/images_per_second": 700.0},
     {"step": 20, "epoch": 0, "time": 3.0, "val/loss": "NaN"},

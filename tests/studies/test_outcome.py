@@ -51,7 +51,7 @@ def test_verdicts_are_corrected_for_all_comparisons(asked: dict[str, Any]) -> No
     twice = judged(study_of(asked, expect=both), deep, flat).findings[0]
     assert alone.test is not None
     assert alone.test.p == alone.adjusted == pytest.approx(0.03, abs=0.01)
-    assert twice.adjusted == pytest.approx(2 * alone.test.p)
+    assert twice.adjusted == pytest.approx(2 * float(alone.test.p or 0))
     assert (alone.verdict, twice.verdict) == ("as expected", "not distinguishable")
 
 
@@ -97,7 +97,7 @@ def test_or_the_arms_are_compared_at_each_value(asked: dict[str, Any]) -> None:
 def test_an_ensemble_is_paired_with_the_mean_of_its_seeds(asked: dict[str, Any]) -> None:
     arms = {"deep": {"label": "two", "members": 2}, "flat": {"label": "one"}}
     study = study_of(asked, arms=arms, seeds=[0, 1, 2, 3], metric="test/top1")
-    pairs = {(0, 1): Value(0.9), (2, 3): Value(0.8)}
+    pairs: dict[tuple[int, ...], Value] = {(0, 1): Value(0.9), (2, 3): Value(0.8)}
     test = judged(study, pairs, singles(0.6, 0.7, 0.5, 0.7)).findings[0].test
     assert test is not None
     assert test.differences == pytest.approx((0.25, 0.2))
@@ -108,7 +108,7 @@ def test_an_ensemble_is_paired_with_the_mean_of_its_seeds(asked: dict[str, Any])
 
 def test_of_thresholds_that_were_not_reached_the_common_epochs_count(asked: dict[str, Any]) -> None:
     study = study_of(asked, statistic="epochs_to_reach", threshold=0.5)
-    never = {(0,): Value(20.0, False), (1,): Value(20.0, False), (2,): Value(18.0)}
+    never: dict[tuple[int, ...], Value] = {(0,): Value(20.0, False), (1,): Value(20.0, False), (2,): Value(18.0)}
     outcome = judged(study, singles(4.0, 5.5, 30.0), never)
     finding = outcome.findings[0]
     assert finding.test is not None
