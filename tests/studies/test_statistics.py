@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 from scipy import stats
 
@@ -20,16 +19,16 @@ def test_the_paired_test_is_students_on_the_differences() -> None:
 
 
 def test_six_pairs_have_a_signed_rank_test_too() -> None:
-    first = np.array([1.0, 2.5, 3.1, 4.7, 5.2, 6.9])
-    found = paired_test(first, np.zeros(6))
+    first = [1.0, 2.5, 3.1, 4.7, 5.2, 6.9]
+    found = paired_test(first, [0.0] * 6)
     assert found.wilcoxon == pytest.approx(2 / 2**6)  # all of one sign: the smallest there is
-    assert paired_test(first[:5], np.zeros(5)).wilcoxon is None
+    assert paired_test(first[:5], [0.0] * 5).wilcoxon is None
 
 
 @pytest.mark.parametrize(("count", "p"), [(2, 0.5), (3, 0.25), (6, 0.03125)])
 def test_equal_differences_are_judged_by_their_signs(count: int, p: float) -> None:
-    second = 0.1 * np.arange(count)
-    found = paired_test(second + 0.3, second)  # equal but for rounding: Student's p would be 0
+    second = [0.1 * place for place in range(count)]
+    found = paired_test([value + 0.3 for value in second], second)  # equal but for rounding: Student's p would be 0
     assert (found.test, found.low) == ("sign", None)
     assert found.p == pytest.approx(p)
 
