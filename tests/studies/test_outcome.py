@@ -9,12 +9,14 @@ from convatlas.studies.tables import findings_table, results_table
 from convatlas.studies.values import Value
 from tests.studies.conftest import study_of
 
+Figures = dict[tuple[int, ...], Value]
 
-def singles(*values: float | None) -> dict[tuple[int, ...], Value]:
+
+def singles(*values: float | None) -> Figures:
     return {(seed,): Value(value) for seed, value in enumerate(values) if value is not None}
 
 
-def judged(study: Study, deep: dict[tuple[int, ...], Value], flat: dict[tuple[int, ...], Value]) -> Outcome:
+def judged(study: Study, deep: Figures, flat: Figures) -> Outcome:
     return judge(study, {Cell("deep"): deep, Cell("flat"): flat})
 
 
@@ -50,8 +52,9 @@ def test_verdicts_are_corrected_for_all_comparisons(asked: dict[str, Any]) -> No
     alone = judged(study_of(asked), deep, flat).findings[0]
     twice = judged(study_of(asked, expect=both), deep, flat).findings[0]
     assert alone.test is not None
+    assert alone.test.p is not None
     assert alone.test.p == alone.adjusted == pytest.approx(0.03, abs=0.01)
-    assert twice.adjusted == pytest.approx(2 * float(alone.test.p or 0))
+    assert twice.adjusted == pytest.approx(2 * alone.test.p)
     assert (alone.verdict, twice.verdict) == ("as expected", "not distinguishable")
 
 
@@ -97,7 +100,7 @@ def test_or_the_arms_are_compared_at_each_value(asked: dict[str, Any]) -> None:
 def test_an_ensemble_is_paired_with_the_mean_of_its_seeds(asked: dict[str, Any]) -> None:
     arms = {"deep": {"label": "two", "members": 2}, "flat": {"label": "one"}}
     study = study_of(asked, arms=arms, seeds=[0, 1, 2, 3], metric="test/top1")
-    pairs: dict[tuple[int, ...], Value] = {(0, 1): Value(0.9), (2, 3): Value(0.8)}
+    pairs: Figures = {(0, 1): Value(0.9), (2, 3): Value(0.8)}
     test = judged(study, pairs, singles(0.6, 0.7, 0.5, 0.7)).findings[0].test
     assert test is not None
     assert test.differences == pytest.approx((0.25, 0.2))
@@ -108,13 +111,14 @@ def test_an_ensemble_is_paired_with_the_mean_of_its_seeds(asked: dict[str, Any])
 
 def test_of_thresholds_that_were_not_reached_the_common_epochs_count(asked: dict[str, Any]) -> None:
     study = study_of(asked, statistic="epochs_to_reach", threshold=0.5)
-    never: dict[tuple[int, ...], Value] = {(0,): Value(20.0, False), (1,): Value(20.0, False), (2,): Value(18.0)}
+    never: Figures = {(0,): Value(20.0, False), (1,): Value(20.0, False), (2,): Value(18.0)}
     outcome = judged(study, singles(4.0, 5.5, 30.0), never)
     finding = outcome.findings[0]
     assert finding.test is not None
     assert finding.test.differences == pytest.approx((-16.0, -14.5, 2.0))  # 30 counts as 20
     texts = [row.cells[2].text for row in results_table(outcome, {}).rows]
     assert texts == ["13.17 ± 14.60", "≥ 19.33 ± 1.15, 1 of 3 reached it"]
-    reached = judged(study, singles(4.0, 5.5, 5.0), {(seed,): Value(20.0, False) for seed in range(3)})
+    all_never: Figures = {(seed,): Value(20.0, False) for seed in range(3)}
+    reached = judged(study, singles(4.0, 5.5, 5.0), all_never)
     assert reached.findings[0].verdict == "as expected"  # fewer epochs are better
     assert results_table(reached, {}).rows[1].cells[2].text == "> 20"

@@ -27,7 +27,7 @@ def test_six_pairs_have_a_signed_rank_test_too() -> None:
 
 @pytest.mark.parametrize(("count", "p"), [(2, 0.5), (3, 0.25), (6, 0.03125)])
 def test_equal_differences_are_judged_by_their_signs(count: int, p: float) -> None:
-    second = [0.1 * index for index in range(count)]
+    second = [0.1 * place for place in range(count)]
     found = paired_test([value + 0.3 for value in second], second)  # equal but for rounding: Student's p would be 0
     assert (found.test, found.low) == ("sign", None)
     assert found.p == pytest.approx(p)

@@ -16,7 +16,7 @@ from convatlas.studies.values import Value, value_of_run
 from tests.report.visit import Visit
 from tests.studies.conftest import study_of
 
-SKILLS: dict[tuple[Any, Any], float] = {("deep", 0.1): 1.0, ("deep", 1.0): 1.4, ("flat", 0.1): 0.5, ("flat", 1.0): 0.7}
+SKILLS: dict[tuple[str, Any], float] = {("deep", 0.1): 1.0, ("deep", 1.0): 1.4, ("flat", 0.1): 0.5, ("flat", 1.0): 0.7}
 
 
 def written(asked: dict[str, Any], make_run: Any, output: Path, *, factor: bool, seeds: int = 3) -> dict[str, Path]:

@@ -30,7 +30,7 @@ def results_table(outcome: Outcome, groups: Mapping[str, int]) -> Table:
         cells.append(Cell(f"{len(result.values)} of {result.expected}", len(result.values)))
         cells.append(Cell(result_text(study, result), result.mean, marked and result.chosen and bool(result.values)))
         if published:
-            figure = published.get(result.cell.arm)
+            figure = published.get(result.cell.arm) if result.chosen else None
             cells.append(Cell("" if figure is None else number_text(study, figure.value)))
             cells.append(Cell("" if figure is None else figure.source))
         table.rows.append(Row(cells, groups.get(result.label)))
