@@ -3,7 +3,6 @@
 import json
 from collections.abc import MutableMapping
 from typing import Annotated, Any, Literal
-from typing import Annotated, Any, Literal
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
