@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from convatlas.config import compose
 from convatlas.data.batch import Batch
+from convatlas.report.reproduction import CLOCK
 from convatlas.run.checkpoints import AtomicCheckpointIO, read_checkpoint
 from convatlas.run.saving import RunCheckpoints
 from convatlas.run.stopping import EXIT_STATUS
@@ -51,8 +52,6 @@ MOMENTS: dict[str, tuple[type, str, int]] = {
     "test": (ClassificationTask, "test_step", 3),
 }
 """What is under way when the kill comes: the method, and the latest of its calls to choose from."""
-CLOCK = {"time", "train/images_per_second", "train/data_wait"}
-"""What two equal runs differ in."""
 
 
 def run_once(root: Path, moment: str | None = None, call: int = 1, number: int = signal.SIGKILL) -> int:

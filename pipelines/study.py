@@ -23,24 +23,24 @@ from convatlas.cli import execute
 from convatlas.config import compose_around_train, plain
 from convatlas.console import print_fields, print_table
 from convatlas.errors import UserError
-from convatlas.report.run_record import RunReader, RunRecord
+from convatlas.report.run_record import RunReader
 from convatlas.report.selection import is_run
 from convatlas.run.directory import RunDirectory
 from convatlas.run.environment import quiet_libraries
-from convatlas.run.launch import train_command
 from convatlas.run.lock import run_state
 from convatlas.studies.design import Study, read_study
 from convatlas.studies.evaluations import plan_evaluations
-from convatlas.studies.evaluations import results as evaluation_results
-from convatlas.studies.outcome import Outcome, judge
-from convatlas.studies.plan import Plan, owner, plan_study
-from convatlas.studies.processes import Command, run_commands
+from convatlas.studies.gather import gather
+from convatlas.studies.outcome import judge
+from convatlas.studies.page import as_data, write_study
+from convatlas.studies.plan import Plan, plan_study
 from convatlas.studies.tables import findings_table, results_table
-from convatlas.studies.values import value_of_evaluation, value_of_run
+from convatlas.studies.workers import Workers
 from convatlas.submission import submit_runs
 
 OWN_KEYS = ("study", "cluster", "resources", "num_workers", "array_limit", "dry_run", "output", "format")
 TYPES = {"num_workers": PositiveInt, "array_limit": PositiveInt | None, "dry_run": bool, "output": str | None}
+"""What a study asks of its own keys."""
 
 
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -49,107 +49,94 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def study(config: DictConfig) -> dict[str, Any]:
-    """Run what is missing of a study and write down what came out."""
+    """Run what is missing of a study, and write down what came out.
+
+    Args:
+        config: From ``compose``.
+
+    Returns:
+        ``runs``: each with ``run`` (the directory), ``state`` and ``overrides``; ``failed``: commands with their
+        ``status`` and ``log``; ``submitted``: as ``submit_runs``, or None; and, but for a dry run, ``files``,
+        ``outcome`` and the ``tables`` of it.
+
+    Raises:
+        UserError: A mistake in the study, in an arm's overrides, in data or resources.
+        Preempted: A signal came; the trainings have saved themselves, and the same command goes on.
+    """
     quiet_libraries()
     design = read_study(plain(config.study))
     if ("cluster" in config) != ("resources" in config):
         raise UserError("cluster and resources: give both to submit the missing runs, or neither to run them here")
     plan = plan_study(design, config.train)
     output = Path(config.output or f"studies/{design.name}")
-    result: dict[str, Any] = {
-        "study": design.name,
-        "runs": len(plan.runs),
-        "missing": [str(run.path) for run in plan.missing],
-        "failed": [],
-        "submitted": None,
-    }
-    if config.dry_run:
-        return result
+    failed: list[dict[str, Any]] = []
+    submitted = None
     if "cluster" in config and plan.missing:
-        lines = [run.overrides for run in plan.missing]
-        result["submitted"] = submit_runs(
+        submitted = submit_runs(
             [],
-            lines,
+            [run.overrides for run in plan.missing],
             instantiate(config.cluster),
             instantiate(config.resources),
             array=design.name,
             limit=config.array_limit,
+            dry_run=config.dry_run,
             opened=plan.opened,
         )
-    else:
-        result["failed"] += _train(plan, output, config.num_workers)
-    result["failed"] += _evaluate(design, plan, output, config.num_workers)
-    result["missing"] = [str(run.path) for run in plan.missing]
-    outcome = _outcome(design, plan, output)
-    result["results"] = [[cell.text for cell in row.cells] for row in results_table(outcome, {}).rows]
-    result["columns"] = results_table(outcome, {}).columns
-    result["findings"] = [[cell.text for cell in row.cells] for row in findings_table(outcome).rows]
-    result["finding_columns"] = findings_table(outcome).columns
-    return result
+    if not config.dry_run:
+        workers = Workers(output / "logs", config.num_workers)
+        if submitted is None:
+            failed += workers.train(plan)
+        failed += workers.evaluate(plan_evaluations(design, plan, output).values())
+    states = [
+        {"run": str(run.path), "state": run_state(run.directory), "overrides": list(run.overrides)} for run in plan.runs
+    ]
+    result = {"study": design.name, "runs": states, "failed": failed, "submitted": submitted}
+    return result if config.dry_run else result | _outcome(design, plan, config.train, output)
 
 
-def _train(plan: Plan, output: Path, num_workers: int) -> list[dict[str, Any]]:
-    logs = output / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    commands = []
-    for run in plan.missing:
-        if (busy := owner(run)) is not None:
-            sys.stderr.write(f"convatlas: {run.path} is {busy}; left to it\n")
-            continue
-        words = tuple(train_command(run.overrides))
-        commands.append(Command(run.directory.run_id, words, logs / f"{run.directory.run_id}.log"))
-    return _run(commands, num_workers)
-
-
-def _evaluate(design: Study, plan: Plan, output: Path, num_workers: int) -> list[dict[str, Any]]:
-    found = {item.folder: item for item in plan_evaluations(design, plan, output).values() if item.result is None}
-    (output / "evaluations").mkdir(parents=True, exist_ok=True)
-    return _run([item.command for item in found.values()], num_workers)
-
-
-def _run(commands: Sequence[Command], num_workers: int) -> list[dict[str, Any]]:
-    failed: list[dict[str, Any]] = []
-    done = 0
-
-    def ended(command: Command, status: int) -> None:
-        nonlocal done
-        done += 1
-        outcome = f"failed with status {status}: {command.log}" if status else "done"
-        sys.stderr.write(f"convatlas: {done} of {len(commands)}: {command.name} {outcome}\n")
-        if status:
-            failed.append({"name": command.name, "status": status, "log": str(command.log)})
-
-    run_commands(commands, num_workers, ended)
-    return failed
-
-
-def _outcome(design: Study, plan: Plan, output: Path) -> Outcome:
-    records = {run.path: _read(run.path) for run in plan.runs if is_run(run.path)}
-    evaluations = evaluation_results(plan_evaluations(design, plan, output))
-    values = {}
-    for cell, runs in plan.cells.items():
-        if design.arms[cell.arm].evaluated:
-            found = {key[1]: value_of_evaluation(said, design) for key, said in evaluations.items() if key[0] == cell}
-        else:
-            finished = {(seed,): run.path for seed, run in runs.items() if run.directory.finished}
-            found = {block: value_of_run(records[path], design) for block, path in finished.items()}
-        values[cell] = {block: value for block, value in found.items() if value is not None}
-    return judge(design, values)
-
-
-def _read(path: Path) -> RunRecord:
-    return RunReader(path, lambda path: run_state(RunDirectory(path))).read()
+def _outcome(design: Study, plan: Plan, command_line: Sequence[str], output: Path) -> dict[str, Any]:
+    records = {
+        run.path: RunReader(run.path, lambda path: run_state(RunDirectory(path))).read()
+        for run in plan.runs
+        if is_run(run.path)
+    }
+    outcome = judge(design, gather(design, plan, plan_evaluations(design, plan, output), records))
+    of_cells = {
+        cell: [records[run.path] for run in runs.values() if run.path in records] for cell, runs in plan.cells.items()
+    }
+    return {
+        "files": {name: str(path) for name, path in write_study(outcome, of_cells, command_line, output).items()},
+        "tables": [
+            {
+                "columns": table.columns,
+                "numbers": [name for name, numeric in zip(table.columns, table.numeric, strict=True) if numeric],
+                "rows": [[cell.text for cell in row.cells] for row in table.rows],
+            }
+            for table in (results_table(outcome, {}), findings_table(outcome))
+        ],
+        "outcome": as_data(outcome),
+    }
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print what came out."""
-    print_fields({"runs": f"{result['runs']}, {len(result['missing'])} missing"})
-    if "results" in result:
-        print_table(result["columns"], result["results"])
-        print_table(result["finding_columns"], result["findings"])
-    else:
-        for path in result["missing"]:
-            print_fields({"missing": path})
+    """Print what is missing, or what came out."""
+    missing = [run for run in result["runs"] if run["state"] != "finished"]
+    sys.stdout.write(f"{len(result['runs'])} runs, {len(missing)} not finished\n")
+    for run in missing:
+        print_fields({run["run"]: run["state"]})
+    if result["submitted"]:
+        jobs = [entry["job"] for entry in result["submitted"]["runs"] if entry["job"]]
+        told = f"{len(jobs)} runs, jobs {jobs[0]} to {jobs[-1]}" if jobs else "nothing"
+        print_fields({"submitted": told, "command": result["submitted"]["command"]})
+    for entry in result["failed"]:
+        print_fields({"failed": f"{entry['name']} with status {entry['status']}: {entry['log']}"})
+    for table in result.get("tables", ()):
+        if table["rows"]:
+            sys.stdout.write("\n")
+            print_table(table["columns"], table["rows"], table["numbers"])
+    if "files" in result:
+        sys.stdout.write("\n")
+        print_fields({name: result["files"][name] for name in ("page", "markdown", "data")})
 
 
 if __name__ == "__main__":

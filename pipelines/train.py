@@ -25,7 +25,7 @@ from convatlas.console import metric_text, print_fields, print_result
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
-from convatlas.planning import TYPES, plan_run
+from convatlas.planning import TYPES, plan_run, state_at_start
 from convatlas.rank import is_rank_zero
 from convatlas.run.averaging import ExponentialAverage
 from convatlas.run.buckets import SettledBuckets
@@ -99,7 +99,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
     settings = plain(config)
     if is_rank_zero():
         record.resume(resume_step)
-        provenance = collect_provenance(data.fingerprint, data.class_list.hash)
+        provenance = collect_provenance(data.fingerprint, data.class_list.hash, state_at_start(task, data))
         run.begin(settings, list(data.class_list.names), provenance)
     data.skipped.log = run.skipped
     earlier_seconds = run.summary.get("train_seconds", 0.0)

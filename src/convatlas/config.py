@@ -92,25 +92,22 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(message + _did_you_mean(key, _known_keys(name, overrides, key))) from error
 
 
-def compose_around_train(name: str, overrides: Sequence[str], own: Collection[str]) -> DictConfig:
-    """Compose the configuration of a verb that has runs trained.
+def compose_around_train(name: str, overrides: Sequence[str], own_keys: Collection[str]) -> DictConfig:
+    """Compose ``conf/<name>.yaml`` for a verb that starts trainings.
 
     Args:
         name: The verb.
-        overrides: Its own and those of ``train``.
-        own: The keys and groups that are its own.
+        overrides: Overrides of the verb and of ``train``, mixed.
+        own_keys: First words of the verb's own keys.
 
     Returns:
-        ``conf/<name>.yaml``; its key ``train`` holds the overrides that are for the runs.
-
-    Raises:
-        UserError: As ``compose``.
+        The verb's configuration; ``train`` lists the overrides of the training: those of the file, then those given.
     """
     parsed = parse_overrides(overrides)
-    mine = [override for override in parsed if override.key_or_group.split(".")[0] in own]
-    config = compose(name, [str(override.input_line) for override in mine])
+    own = [override for override in parsed if override.key_or_group.split(".")[0] in own_keys]
+    config = compose(name, [str(override.input_line) for override in own])
     with open_dict(config):
-        config.train = [str(override.input_line) for override in parsed if override not in mine]
+        config.train = [*config.get("train", []), *(str(item.input_line) for item in parsed if item not in own)]
     return config
 
 

@@ -21,3 +21,9 @@ class RankLostError(ReportedError):
     """Another rank ended or fell silent; what it said is in its own output."""
 
     status = 1
+
+
+class TrainingFailedError(ReportedError):
+    """A training that another command started failed; its log says why."""
+
+    status = 1

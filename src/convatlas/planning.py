@@ -1,9 +1,11 @@
 """What a run will be, before anything of it exists: its images, its name, its place."""
 
+import hashlib
 import json
 from collections.abc import MutableMapping
 from typing import Annotated, Any, Literal
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -13,6 +15,7 @@ from convatlas.data.image_data import ImageDataModule
 from convatlas.report.expectations import Expectation
 from convatlas.run.directory import RunDirectory
 from convatlas.run.identity import initial_weights, run_id
+from convatlas.tasks.base import Task
 
 TYPES: dict[str, Any] = {
     "seed": NonNegativeInt,
@@ -59,3 +62,23 @@ def plan_run(
     settings = plain(config)
     identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
     return RunDirectory.choose(config.run.root, identity, config.run.attempt, config.run.fresh), data
+
+
+def state_at_start(task: Task, data: ImageDataModule) -> dict[str, str]:
+    """Fingerprints of what a run does before its first step: two runs that differ here differ from step 0.
+
+    Args:
+        task: As it was constructed, before a checkpoint is loaded: so a resumed run's are those of its beginning.
+        data: Not yet dealt to ranks: the order is that of the global batches.
+
+    Returns:
+        ``initial_weights`` and ``first_order`` (the images of the first epoch's batches), SHA-256.
+    """
+    weights = hashlib.sha256()
+    for name, tensor in task.net.state_dict().items():
+        weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    order = hashlib.sha256()
+    for batch in data.train_order(epoch=0, accumulation=1):
+        order.update(batch.tobytes())
+    return {"initial_weights": weights.hexdigest(), "first_order": order.hexdigest()}

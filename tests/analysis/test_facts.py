@@ -89,6 +89,28 @@ def test_vgg(
         assert counts(net) == (with_batch_norm, expected_multiply_adds)
 
 
+def convolutions(net: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+
+
+def test_vgg_b_with_five_5x5_layers() -> None:
+    """VGG, section 4.1: fewer layers, more parameters."""
+    stacks, single = (
+        on_meta(lambda stacked=stacked: VGG(configuration="B", stacked=stacked)) for stacked in (True, False)
+    )  # type: ignore[misc]
+    assert [sum(map(all_parameters, convolutions(net))) for net in (stacks, single)] == [9_404_992, 10_860_672]
+    assert [len(convolutions(net)) for net in (stacks, single)] == [10, 5]
+
+
+def test_one_7x7_layer_has_81_percent_more_weights_than_three_of_3x3() -> None:
+    """VGG, section 2.3: 49 C² against 27 C²; the last stage of D has C = 512 throughout."""
+    stacks, single = (
+        on_meta(lambda stacked=stacked: VGG(configuration="D", stacked=stacked)) for stacked in (True, False)
+    )  # type: ignore[misc]
+    assert sum(layer.weight.numel() for layer in convolutions(stacks)[-3:]) == 27 * 512**2
+    assert convolutions(single)[-1].weight.numel() == 49 * 512**2
+
+
 @pytest.mark.parametrize(
     ("model", "inference", "training", "expected_multiply_adds"),
     [

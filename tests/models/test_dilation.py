@@ -24,6 +24,7 @@ RESNETS: dict[str, dict[str, Any]] = {
 VGGS: dict[str, dict[str, Any]] = {
     "A": {"configuration": "A"},
     "C": {"configuration": "C"},
+    "D without stacks": {"configuration": "D", "stacked": False},
     "D with BatchNorm": {"configuration": "D", "batch_norm": True},
 }
 

@@ -7,6 +7,7 @@ import torch
 from hydra.errors import InstantiationException
 from torch import nn
 
+from convatlas.analysis.layers import analyse
 from convatlas.errors import UserError
 from convatlas.models.alexnet import AlexNet
 from convatlas.models.cuda_convnet import CudaConvNet
@@ -110,6 +111,30 @@ def test_vgg_c_has_three_1x1_convolutions() -> None:
         net = VGG(configuration="C")
     kernels = [module.kernel_size for module in net.modules() if isinstance(module, nn.Conv2d)]
     assert (len(kernels), kernels.count((1, 1))) == (13, 3)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "expected"),
+    [("A", [3, 3, 5, 5, 5]), ("B", [5] * 5), ("C", [5, 5, 5, 5, 5]), ("D", [5, 5, 7, 7, 7]), ("E", [5, 5, 9, 9, 9])],
+)
+def test_one_layer_takes_the_place_of_a_stack(
+    configuration: Literal["A", "B", "C", "D", "E"], expected: list[int]
+) -> None:
+    """With its receptive field at every pool, and the sizes of its maps."""
+    with torch.device("meta"):
+        net = VGG(configuration=configuration, stacked=False)
+        stacks = VGG(configuration=configuration)
+    kernels = [module.kernel_size[0] for module in net.modules() if isinstance(module, nn.Conv2d)]
+    assert kernels == expected
+    fields = [
+        [layer.receptive_field for layer in analyse(vgg, 224).layers if layer.kind == "max pool"]
+        for vgg in (net, stacks)
+    ]
+    assert fields[0] == fields[1]
+    images = torch.empty(1, 3, 224, 224, device="meta")
+    shapes = [{name: x.shape for name, x in vgg.feature_maps(images).items()} for vgg in (net, stacks)]
+    assert shapes[0] == shapes[1]
+    assert net.torchvision_name is None
 
 
 def test_googlenet_batch_norm_replaces_lrn() -> None:

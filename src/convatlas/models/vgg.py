@@ -41,6 +41,8 @@ class VGG(FullyConnectedClassifier):
     Args:
         configuration: A column of table 1. ``A-LRN`` normalises after the first ReLU as AlexNet does; ``C`` has
             1x1 convolutions at the end of its last three stages.
+        stacked: False puts one layer in the place of each stage's stack, with the stack's receptive field: 5x5 for two
+            layers of 3x3, as in the comparison of section 4.1, and 7x7 for three (section 2.3).
         batch_norm: Normalise the batch after each convolution, which the paper does not.
         output_stride: Pixels between neighbours of the last feature map. With 16 or 8 the last one or two pools keep
             the size, and what follows them is dilated to see what it saw (DeepLab, section 3.1).
@@ -65,6 +67,7 @@ class VGG(FullyConnectedClassifier):
         self,
         *,
         configuration: Literal["A", "A-LRN", "B", "C", "D", "E"],
+        stacked: bool = True,
         batch_norm: bool = False,
         output_stride: Literal[8, 16, 32] = 32,
         dropout: float = 0.5,
@@ -73,15 +76,15 @@ class VGG(FullyConnectedClassifier):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.configuration, self.batch_norm, self.stem = configuration, batch_norm, stem
+        self.configuration, self.stacked, self.batch_norm, self.stem = configuration, stacked, batch_norm, stem
         self.in_channels = in_channels
         self.features = nn.Sequential()
         self.maps: dict[int, str] = {}
         stride = dilation = 1
         for stage, width in enumerate(self.WIDTHS, 1):
-            convolutions = self.CONVOLUTIONS[configuration][stage - 1]
-            for index in range(convolutions):
-                kernel = 1 if configuration == "C" and index == 2 else 3
+            kernels = [3] * self.CONVOLUTIONS[configuration][stage - 1]
+            kernels[2:] = [1 if configuration == "C" else 3 for _ in kernels[2:]]
+            for kernel in kernels if stacked else [1 + sum(kernel - 1 for kernel in kernels)]:
                 conv = nn.Conv2d(in_channels, width, kernel, padding=kernel // 2 * dilation, dilation=dilation)
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
                 nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -113,9 +116,9 @@ class VGG(FullyConnectedClassifier):
 
     @property
     def torchvision_name(self) -> str | None:
-        """``vgg11``, ``vgg13``, ``vgg16`` or ``vgg19``, with ``_bn``; None for A-LRN, C and the small stem."""
+        """``vgg11``, ``vgg13``, ``vgg16`` or ``vgg19``, with ``_bn``; None where torchvision has no such network."""
         names = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
-        if self.stem != "imagenet" or self.configuration not in names:
+        if self.stem != "imagenet" or not self.stacked or self.configuration not in names:
             return None
         return names[self.configuration] + ("_bn" if self.batch_norm else "")
 

@@ -1,8 +1,8 @@
 """What a recipe says that should come out, and what came out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -44,16 +44,30 @@ class Comparison:
     found: Statistic | None
     verdict: Verdict
 
+    @property
+    def met(self) -> bool:
+        """Whether the result is the expected one or better; a figure that is only shown beside asks for nothing."""
+        return self.expectation.tolerance is None or self.verdict in ("as expected", "better")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The expectation's entries, ``found`` (mean, deviation, count) and ``verdict``."""
+        found = None if self.found is None else asdict(self.found)
+        return {**asdict(self.expectation), "found": found, "verdict": self.verdict}
+
 
 def compare(groups: Sequence[Group]) -> list[Comparison]:
     """Every expectation that the configurations of the groups declare, beside the result."""
-    rows = []
-    for group in groups:
-        for entry in group.runs[0].config.get("expected") or ():
-            expectation = Expectation(**entry)
-            found = group.statistic(expectation.metric)
-            rows.append(Comparison(group, expectation, found, _verdict(expectation, found)))
-    return rows
+    return [
+        row
+        for group in groups
+        for row in judge(group, [Expectation(**entry) for entry in group.runs[0].config.get("expected") or ()])
+    ]
+
+
+def judge(group: Group, expected: Sequence[Expectation]) -> list[Comparison]:
+    """Expectations beside the result of a group."""
+    rows = [(expectation, group.statistic(expectation.metric)) for expectation in expected]
+    return [Comparison(group, expectation, found, _verdict(expectation, found)) for expectation, found in rows]
 
 
 def _verdict(expectation: Expectation, found: Statistic | None) -> Verdict:

@@ -20,16 +20,17 @@ def markdown(title: str, groups: Sequence[Group]) -> str:
         f"# {escape(title)}",
         "## Results",
         "Mean ± standard deviation over the runs.",
-        _table(results_table(groups)),
+        table_text(results_table(groups)),
     ]
     expected = expectations_table(groups)
     if expected.rows:
-        parts += ["## Beside what was expected", _table(expected)]
-    parts += ["## Runs", _table(runs_table(groups))]
+        parts += ["## Beside what was expected", table_text(expected)]
+    parts += ["## Runs", table_text(runs_table(groups))]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(table: Table) -> str:
+def table_text(table: Table) -> str:
+    """A table as GitHub's Markdown, its first ``ROWS`` rows."""
     lines = [
         _line([escape(column) for column in table.columns]),
         _line(["--:" if numeric else "---" for numeric in table.numeric]),

@@ -32,10 +32,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row, and the position of the group or of the run that it is about."""
+    """A row, and the position of the group or of the run that it is about, if it is about one."""
 
     cells: list[Cell]
-    group: int
+    group: int | None = None
     run: int | None = None
 
 

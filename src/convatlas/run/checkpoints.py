@@ -115,6 +115,14 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def equal_weights(first: Path, second: Path) -> bool | None:
+    """Whether two checkpoints hold the same weights, bit for bit; None where one is not kept."""
+    if not (first.is_file() and second.is_file()):
+        return None
+    weights, others = (read_checkpoint(path)["state_dict"] for path in (first, second))
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
 def newest_checkpoint(*candidates: Path) -> tuple[Path, dict[str, Any]] | None:
     """The first of several checkpoints of a run that can be read; each damaged one is named on standard error.
 

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,16 +20,22 @@ def train_command(overrides: Sequence[str], ranks: int = 1) -> list[str]:
     return [sys.executable, *launcher, "-m", "convatlas", "train", *overrides]
 
 
-def start(command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+def start(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
     """Start a command in a process group of its own, its output appended to a file.
 
     Args:
         command: From ``train_command``.
         log: Where standard output and error go; its folder exists.
+        environment: Variables beside those of this process.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
         )
 
 

@@ -4,9 +4,11 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,29 +40,73 @@ STATE = "git.json"
 """What a snapshot was taken of."""
 
 
-def collect_provenance(data_fingerprint: str, class_list_hash: str) -> dict[str, Any]:
+DECISIVE = ("system", "cpu", "cpus", "torch_threads", "gpus")
+"""What of the host may change how numbers are rounded, and so the last digits of a result."""
+
+
+def collect_provenance(data_fingerprint: str, class_list_hash: str, start: Mapping[str, str]) -> dict[str, Any]:
     """Gather the provenance of a run that starts now.
 
     Only named facts are taken, never the whole environment: it may hold secrets.
+
+    Args:
+        data_fingerprint: Of the images.
+        class_list_hash: Of the classes.
+        start: Fingerprints of the state before the first step.
     """
     return {
         "started": now(),
         "command": shlex.join(["convatlas", Path(sys.argv[0]).stem, *sys.argv[1:]]),
         "directory": str(Path.cwd()),
         "git": source_state(SOURCE),
+        **environment(),
+        "slurm": {name: os.environ[name] for name in SLURM if name in os.environ},
+        "data_fingerprint": data_fingerprint,
+        "class_list_hash": class_list_hash,
+        "start": dict(start),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Python, packages and machine of this process."""
+    return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "host": {
             "name": platform.node(),
             "system": platform.platform(),
+            "cpu": _cpu(),
             "cpus": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         },
-        "slurm": {name: os.environ[name] for name in SLURM if name in os.environ},
-        "data_fingerprint": data_fingerprint,
-        "class_list_hash": class_list_hash,
     }
+
+
+def environment_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Where two results of ``environment`` differ in what may change a result, one line each.
+
+    ConvAtlas's own version is left out: the commit says more.
+    """
+    before, after = map(_decisive, (recorded, here))
+    return [
+        f"{name}: recorded {before.get(name, 'nothing')}, here {after.get(name, 'nothing')}"
+        for name in before | after
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _decisive(found: Mapping[str, Any]) -> dict[str, Any]:
+    host = {name: found["host"][name] for name in DECISIVE if name in found["host"]}
+    packages = {name: version for name, version in found["packages"].items() if name != "convatlas"}
+    return {"python": found["python"], **packages, **host}
+
+
+def _cpu() -> str:
+    """The model of the processor, where the system tells it, and which of its instructions PyTorch uses."""
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*: (.+)$", info.read_text() if info.is_file() else "", flags=re.MULTILINE)
+    return f"{models[0] if models else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def source_state(source: Path) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from convatlas.jsonio import dumps
 from convatlas.studies.design import Cell, Study
 from convatlas.studies.outcome import Block
 from convatlas.studies.plan import Plan, PlannedRun
-from convatlas.studies.processes import Command
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,9 @@ class Evaluation:
         return json.loads(files[0].read_text()) if files else None
 
     @property
-    def command(self) -> Command:
+    def command(self) -> list[str]:
         """What does it."""
-        words = (sys.executable, "-m", "convatlas", "evaluate", *self.overrides)
-        return Command(self.name, words, self.folder.with_suffix(".log"))
+        return [sys.executable, "-m", "convatlas", "evaluate", *self.overrides]
 
 
 def plan_evaluations(study: Study, plan: Plan, output: Path) -> dict[tuple[Cell, Block], Evaluation]:
@@ -72,8 +69,3 @@ def _identity(runs: list[PlannedRun], overrides: list[str]) -> str:
 
 def _quoted(run: PlannedRun) -> str:
     return "'" + str(run.path).replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def results(evaluations: Mapping[tuple[Cell, Block], Evaluation]) -> dict[tuple[Cell, Block], dict[str, Any]]:
-    """What the evaluations said that were done."""
-    return {key: found for key, evaluation in evaluations.items() if (found := evaluation.result) is not None}

@@ -1,5 +1,6 @@
 """What came out of a study: the figures of every cell, and what they say of each expectation."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -111,18 +112,16 @@ def judge(study: Study, values: Mapping[Cell, Mapping[Block, Value]]) -> Outcome
     if study.factor is not None and study.factor.select == "best":
         best = {arm: _best(study, [result for result in results if result.cell.arm == arm]) for arm in study.arms}
         results = [replace(result, chosen=result.cell == best[result.cell.arm]) for result in results]
-    judged = {(result.cell.arm, result.cell.value): result for result in results if result.chosen}
-    at_each = study.factor.values if study.factor is not None and study.factor.select == "each" else [None]
-    of_arm = dict(judged)  # of each arm the value that was chosen
     findings = []
     for direction in study.expect:
-        for setting in at_each:
+        for setting in study.factor.values if study.factor is not None and study.factor.select == "each" else [None]:
             better, worse = (
-                judged[arm, of_arm[arm] if setting is None else setting] for arm in (direction.better, direction.worse)
+                next(r for r in results if r.chosen and r.cell.arm == arm and setting in (None, r.cell.value))
+                for arm in (direction.better, direction.worse)
             )
             findings.append(Finding(direction, better, worse, setting, _compare(better, worse), None, "no result yet"))
-    tested = [number for number, finding in enumerate(findings) if finding.test and finding.test.p is not None]
-    adjusted = dict(zip(tested, holm([findings[number].test.p for number in tested]), strict=True))  # type: ignore[union-attr,misc]
+    tested = {number: f.test.p for number, f in enumerate(findings) if f.test and f.test.p is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     findings = [
         replace(finding, adjusted=adjusted.get(number), verdict=_verdict(study, finding.test, adjusted.get(number)))
         for number, finding in enumerate(findings)
@@ -139,16 +138,24 @@ def _best(study: Study, results: Sequence[Result]) -> Cell:
 
 
 def _compare(better: Result, worse: Result) -> PairedTest | None:
-    """Pair by seed; an ensemble with the mean of those of the other arm's figures that its own seeds are behind."""
+    """Pair by seed; an ensemble with the mean of the other arm's figures of the same seeds.
+
+    Where a threshold was not reached, only the epochs that all runs of both arms had are counted: the difference is
+    then of restricted means (Royston and Parmar 2013).
+    """
     large, small = sorted((better, worse), key=lambda result: -max(map(len, result.values), default=1))
-    pairs = {}
+    both = [*better.values.values(), *worse.values.values()]
+    bound = min((value.value for value in both if not value.reached), default=math.inf)
+    pairs = []
     for block, value in large.values.items():
-        within = [other.value for seeds, other in small.values.items() if set(seeds) <= set(block)]
-        if sum(len(seeds) for seeds in small.values if set(seeds) <= set(block)) == len(block):
-            pairs[block] = {id(large): value.value, id(small): statistics.fmean(within)}
+        within = {seeds: other for seeds, other in small.values.items() if set(seeds) <= set(block)}
+        if sum(map(len, within)) == len(block):
+            mean = statistics.fmean(min(other.value, bound) for other in within.values())
+            pairs.append((min(value.value, bound), mean))
     if not pairs:
         return None
-    return paired_test(*([pair[id(side)] for pair in pairs.values()] for side in (better, worse)))
+    of_large, of_small = zip(*pairs, strict=True)
+    return paired_test(of_large, of_small) if large is better else paired_test(of_small, of_large)
 
 
 def _verdict(study: Study, test: PairedTest | None, adjusted: float | None) -> Verdict:

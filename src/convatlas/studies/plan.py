@@ -1,9 +1,11 @@
 """Which runs a study consists of, before any of them exists."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from convatlas.config import check_config, compose, overridden_keys
@@ -11,8 +13,8 @@ from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import living_owner
 from convatlas.studies.design import Cell, Study
+from convatlas.tasks.base import Task
 
 OWN_KEYS = {"seed": "study.seeds says which", "run.fresh": "a study goes on with its runs; expected run.attempt=2"}
 """Keys of ``train`` that a study does not leave to its arms, and why."""
@@ -34,6 +36,11 @@ class PlannedRun:
     def path(self) -> Path:
         """Where the run is."""
         return self.directory.path
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss was no finite number at some step: the same command comes to the same end."""
+        return "training diverged" in self.directory.summary.get("reason", "")
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,8 @@ class Plan:
 
     @property
     def missing(self) -> list[PlannedRun]:
-        """The runs that are not finished."""
-        return [run for run in self.runs if not run.directory.finished]
+        """The runs that are still to come to an end: those that diverged have."""
+        return [run for run in self.runs if not (run.directory.finished or run.diverged)]
 
 
 def plan_study(study: Study, command_line: Sequence[str]) -> Plan:
@@ -83,6 +90,7 @@ def plan_study(study: Study, command_line: Sequence[str]) -> Plan:
                 raise UserError(f"{key}: {OWN_KEYS[key]}")
             config = compose("train", overrides)
             check_config(config, TYPES)
+            _check_metric(study.metric, config)
             cells[cell] = {seed: _plan_run(config, overrides, seed, plan.opened) for seed in study.seeds}
         except UserError as error:
             raise UserError(f"study.arms.{cell.arm}: {error}") from error
@@ -99,6 +107,13 @@ def _plan_run(
     return PlannedRun(directory, (*overrides, f"seed={seed}"))
 
 
+def _check_metric(metric: str, config: DictConfig) -> None:
+    split, _, quantity = metric.partition("/")
+    task: type[Task] = get_class(config.model._target_)
+    if split != "train" and not re.fullmatch(task.measures, quantity):
+        raise UserError(f"study.metric={metric}: {task.problem} has {split}/({task.measures})")
+
+
 def _check_different(study: Study, plan: Plan) -> None:
     known: dict[tuple[object, ...], Cell] = {}
     for cell, runs in plan.cells.items():
@@ -110,12 +125,6 @@ def _check_different(study: Study, plan: Plan) -> None:
                 f"study.arms: '{study.label(other)}' and '{study.label(cell)}' are the same run, "
                 f"{next(iter(runs.values())).path}; expected overrides that tell them apart"
             )
-
-
-def owner(run: PlannedRun) -> str | None:
-    """Who trains a run at this moment, if anybody does."""
-    found = living_owner(run.path / "lock.json")
-    return None if found is None else f"owned by {found}"
 
 
 def _written(value: object) -> str:

@@ -1,34 +1,42 @@
-"""Run the commands of a study, so many at a time; a signal ends them with the study, and each saves itself."""
+"""Run commands that train or evaluate, so many at a time; a signal ends them, and each saves itself."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from convatlas.run.launch import end, start
-from convatlas.run.stopping import Preempted
+from convatlas.cores import usable_cores
+from convatlas.errors import TrainingFailedError, UserError
+from convatlas.run.directory import RunDirectory
+from convatlas.run.launch import end, start, train_command
+from convatlas.run.stopping import EXIT_STATUS, Preempted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 POLL_SECONDS = 0.2
+ERROR = "convatlas: error: "
+"""How our command line begins the line that says why it fails."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a study.
+    """A command that trains or evaluates.
 
     Attributes:
         name: What it is called in messages.
-        words: The command.
+        words: The command line.
         log: Where its output goes.
+        environment: Names and values of variables beside those of this process.
     """
 
     name: str
     words: tuple[str, ...]
     log: Path
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 def run_commands(commands: Sequence[Command], num_workers: int, ended: Callable[[Command, int], None]) -> None:
@@ -36,7 +44,7 @@ def run_commands(commands: Sequence[Command], num_workers: int, ended: Callable[
 
     Args:
         commands: The commands.
-        num_workers: How many at a time.
+        num_workers: How many at a time. Several share the cores, unless ``OMP_NUM_THREADS`` says how many each has.
         ended: Is told each command that ended, and its status.
 
     Raises:
@@ -48,13 +56,15 @@ def run_commands(commands: Sequence[Command], num_workers: int, ended: Callable[
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(signal.Signals(number))
 
+    threads = str(max(1, usable_cores() // num_workers))
+    shared = {} if num_workers == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}
     before = {number: signal.signal(number, receive) for number in SIGNALS}
     waiting, running, told = list(commands), dict[Command, subprocess.Popen[bytes]](), 0
     try:
         while running or (waiting and not received):
             while waiting and len(running) < num_workers and not received:
                 command = waiting.pop(0)
-                running[command] = start(command.words, command.log)
+                running[command] = start(command.words, command.log, {**shared, **dict(command.environment)})
             if told < len(received):
                 what = "ends what runs" if told else f"waits for {len(running)} to save themselves"
                 sys.stderr.write(f"convatlas: {received[-1].name}: {what}; the same command goes on\n")
@@ -72,3 +82,41 @@ def run_commands(commands: Sequence[Command], num_workers: int, ended: Callable[
             signal.signal(number, handler)
     if received:
         raise Preempted(received[0].name)
+
+
+def run_training(
+    run: RunDirectory, overrides: Sequence[str], ranks: int = 1, environment: Mapping[str, str] | None = None
+) -> None:
+    """Train a run and wait for its end; its output goes to ``reproduce/<run_id>.log`` in the folder of the runs.
+
+    Args:
+        run: What the overrides make.
+        overrides: As in ``train_command``.
+        ranks: As in ``train_command``.
+        environment: Variables beside those of this process.
+
+    Raises:
+        UserError: The training refused the overrides or the data.
+        TrainingFailedError: It failed for another reason.
+        Preempted: A signal came, as in ``run_commands``, or was sent to the training itself.
+    """
+    log = run.path.parent / "reproduce" / f"{run.run_id}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.write(f"convatlas: {run.path} trains, its output goes to {log}\n")
+    words, variables = tuple(train_command(overrides, ranks)), tuple((environment or {}).items())
+    statuses: list[int] = []
+    run_commands([Command(run.run_id, words, log, variables)], 1, lambda _, status: statuses.append(status))
+    (status,) = statuses
+    if status == EXIT_STATUS:
+        raise Preempted("another process")
+    if status == UserError.status:
+        raise UserError(_reason(log))
+    if status:
+        raise TrainingFailedError(f"{run.path}: the training failed with status {status} ({log}): {_reason(log)}")
+
+
+def _reason(log: Path) -> str:
+    """Why a training ended: what our command line said last, else the last line of all."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    ours = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
+    return (ours or lines or ["it said nothing"])[-1]

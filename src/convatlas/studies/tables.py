@@ -1,5 +1,7 @@
 """The tables of a study as plain data: the terminal, the page and the Markdown show the same."""
 
+from collections.abc import Mapping
+
 from convatlas.report.groups import short_key, value_text
 from convatlas.report.quantities import metric_label, metric_text, spread_text
 from convatlas.report.tables import Cell, Row, Table
@@ -7,12 +9,12 @@ from convatlas.studies.design import Study
 from convatlas.studies.outcome import Finding, Outcome, Result
 
 
-def results_table(outcome: Outcome, groups: dict[str, int]) -> Table:
+def results_table(outcome: Outcome, groups: Mapping[str, int]) -> Table:
     """Each arm, at each value of the factor: mean ± standard deviation, and how many figures that is.
 
     Args:
         outcome: What came out.
-        groups: The position of the group of runs behind each label, for the page.
+        groups: On a page, the positions of the groups of runs by the labels of those that have begun.
     """
     study, factor = outcome.study, outcome.study.factor
     published = {figure.arm: figure for figure in study.published}
@@ -31,7 +33,7 @@ def results_table(outcome: Outcome, groups: dict[str, int]) -> Table:
             figure = published.get(result.cell.arm)
             cells.append(Cell("" if figure is None else number_text(study, figure.value)))
             cells.append(Cell("" if figure is None else figure.source))
-        table.rows.append(Row(cells, groups.get(result.label, 0)))
+        table.rows.append(Row(cells, groups.get(result.label)))
     return table
 
 
@@ -39,23 +41,22 @@ def findings_table(outcome: Outcome) -> Table:
     """Each expectation, the difference seed by seed, and the verdict."""
     study = outcome.study
     ranked = any(finding.test and finding.test.wilcoxon is not None for finding in outcome.findings)
-    columns = ["Expected", "n", "Difference", "95 % interval", "p", "p (Holm)"]
-    columns += ["p (Wilcoxon)"] if ranked else []
-    table = Table([*columns, "Verdict", "Source"], [False, *(True for _ in columns[1:]), False, False])
+    numbers = ["n", "Difference", "95 % interval", "p", "p (Holm)", *(["p (Wilcoxon)"] if ranked else [])]
+    table = Table(["Expected", "Verdict", *numbers, "Source"], [False, False, *(True for _ in numbers), False])
     for finding in outcome.findings:
         test = finding.test
         cells = [
             Cell(expectation_text(study, finding)),
+            Cell(finding.verdict),
             Cell(str(len(test.differences)) if test else "0"),
             Cell(difference_text(study, test.mean) if test else "–", test.mean if test else None),
             Cell(interval_text(study, finding)),
             Cell(probability_text(test.p if test else None) + (" (sign)" if test and test.test == "sign" else "")),
             Cell(probability_text(finding.adjusted)),
             *([Cell(probability_text(test.wilcoxon if test else None))] if ranked else []),
-            Cell(finding.verdict),
             Cell(finding.direction.source),
         ]
-        table.rows.append(Row(cells, 0))
+        table.rows.append(Row(cells))
     return table
 
 

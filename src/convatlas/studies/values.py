@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from convatlas.errors import UserError
 from convatlas.report.run_record import RunRecord, number
 from convatlas.report.series import Series
 from convatlas.studies.design import Study
@@ -25,37 +26,46 @@ class Value:
 
 
 def value_of_run(run: RunRecord, study: Study) -> Value | None:
-    """The figure of a finished run; None if it has not logged the metric, or the figure is not finite."""
-    series = run.series.get(study.metric)
-    if study.statistic == "epochs_to_reach":
-        return None if series is None or study.threshold is None else _epochs(series, study.threshold, study.mode, run)
+    """The figure of a finished run; None if it is not finite.
+
+    Raises:
+        UserError: The run has no such metric.
+    """
     if study.metric in run.results:
         found = number(run.results[study.metric])
-    elif series is None:
-        return None
-    elif study.statistic == "final":
-        found = number(series.last)
-    else:
-        best = np.fmax.reduce(series.highs) if study.mode == "max" else np.fmin.reduce(series.lows)
-        found = number(float(best))
+        return None if found is None else Value(found)
+    if study.metric not in run.series:
+        names = ", ".join([*run.series, *run.results])
+        raise UserError(f"study.metric={study.metric}: {run.path} has no such metric; it has {names}")
+    series = run.series[study.metric]
+    if study.threshold is not None:
+        return _epochs(series, study.threshold, study.mode, run)
+    best = np.fmax.reduce(series.highs) if study.mode == "max" else np.fmin.reduce(series.lows)
+    found = number(series.last if study.statistic == "final" else float(best))
     return None if found is None else Value(found)
 
 
 def value_of_evaluation(evaluation: Mapping[str, Any], study: Study) -> Value | None:
-    """The figure of an evaluation; None if it does not have the metric."""
-    found = number(evaluation["metrics"].get(study.metric))
+    """The figure of an evaluation; None if it is not finite.
+
+    Raises:
+        UserError: The evaluation has no such metric.
+    """
+    metrics = evaluation["metrics"]
+    if study.metric not in metrics:
+        raise UserError(f"study.metric={study.metric}: an evaluation of an arm has only {', '.join(metrics)}")
+    found = number(metrics[study.metric])
     return None if found is None else Value(found)
 
 
-def _epochs(series: Series, threshold: float, mode: str, run: RunRecord) -> Value | None:
+def _epochs(series: Series, threshold: float, mode: str, run: RunRecord) -> Value:
     """The epochs after which the curve first crosses the threshold, linear between two epochs."""
     sign = 1 if mode == "max" else -1
     ends = np.append(np.flatnonzero(np.diff(series.epochs)), len(series.epochs) - 1)  # the last of each epoch
     epochs, values = series.epochs[ends] + 1, sign * series.means[ends]
     over = np.flatnonzero(values >= sign * threshold)
     if not over.size:
-        trained = number(run.summary.get("epochs"))
-        return None if trained is None else Value(trained, reached=False)
+        return Value(float(run.summary["epochs"]), reached=False)
     first = int(over[0])
     if first == 0:
         return Value(float(epochs[0]))

@@ -36,6 +36,7 @@ class Task(LightningModule):
     problem: ClassVar[str]  # as its data call it too
     usual_protocol: ClassVar[str]  # how an evaluation that is not told otherwise shows images
     monitor: ClassVar[str]  # what the best checkpoint is best by
+    measures: ClassVar[str]  # a pattern of what an evaluation measures
     mode: ClassVar[Literal["min", "max"]] = "max"
 
     def __init__(

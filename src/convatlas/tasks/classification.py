@@ -44,6 +44,7 @@ class ClassificationTask(Task):
     problem = "classification"
     usual_protocol = "center_crop"
     monitor = "val/top1"
+    measures = "loss|top1|top5"
 
     def __init__(
         self,

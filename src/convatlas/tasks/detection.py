@@ -59,6 +59,7 @@ class DetectionTask(Task):
     problem = "detection"
     usual_protocol = "whole_image"
     monitor = "val/box_map"
+    measures = r"(box|mask)_ma[pr]\w*"
     net: Detector
 
     def __init__(

@@ -48,6 +48,7 @@ class SegmentationTask(Task):
     problem = "segmentation"
     usual_protocol = "whole_image"
     monitor = "val/mean_iou"
+    measures = "loss|mean_iou|pixel_accuracy|mean_accuracy|frequency_weighted_iou"
     net: Segmenter
 
     def __init__(

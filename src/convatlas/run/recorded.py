@@ -1,0 +1,234 @@
+"""A recorded run, once more: its configuration as a command line, its code, its place."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from convatlas.config import overridden_keys, parse_overrides, project_path
+from convatlas.errors import UserError
+from convatlas.run.directory import RunDirectory
+from convatlas.run.identity import WITHOUT_EFFECT
+from convatlas.run.provenance import SOURCE, environment, environment_differences, source_state
+from convatlas.run.source import describe, recorded_source
+
+ROOT = "reproductions"
+"""Where runs go that are runs once more, unless ``run.root`` says otherwise: not among those they repeat."""
+
+PLAN = """
+import json, sys
+import torch, convatlas
+from convatlas.config import check_config, compose
+from convatlas.planning import TYPES, plan_run
+config = compose("train", sys.argv[1:])
+check_config(config, TYPES)
+run, data = plan_run(config)
+found = {"run_id": run.run_id, "data_fingerprint": data.fingerprint}
+print("\\n" + json.dumps(found | {"torch_threads": torch.get_num_threads(), "package": convatlas.__file__}))
+"""
+"""Asks a source, which may be an old one, what a command would be; these functions are as old as ``submit``."""
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A recorded run that is to be trained once more.
+
+    Attributes:
+        run: Its directory.
+        overrides: What ``train`` is given.
+        ranks: Its processes on this machine.
+        environment: Variables that choose the code and PyTorch's threads.
+        code: Which code runs, in words.
+        differences: What is not as it was, one line each.
+    """
+
+    run: RunDirectory
+    overrides: list[str]
+    ranks: int
+    environment: dict[str, str]
+    code: str
+    differences: list[str]
+
+
+@contextmanager
+def prepared_rerun(
+    run_id: str,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    overrides: Sequence[str],
+    code: Literal["recorded", "current"],
+) -> Iterator[Rerun]:
+    """Get everything ready to train a recorded run once more; the recorded code is there until the context ends.
+
+    It is not mirrored: on W&B it would have the name of the run that it repeats. It gets as many threads of PyTorch as
+    the run had, because they decide how sums are rounded. Relative paths count from the present directory.
+
+    Args:
+        run_id: The identity on record.
+        config: The configuration on record.
+        provenance: The provenance on record.
+        overrides: Values that are to be others than on record.
+        code: Whose code runs.
+
+    Raises:
+        UserError: As ``recorded_source``, ``changed_settings`` and ``ask_plan``; other data, or other initial weights,
+            than on record.
+    """
+    given = overridden_keys(overrides)
+    settings = changed_settings(config, overrides)
+    root = settings["run"]["root"] if "run.root" in given else ROOT
+    ranks = _one_machine(settings["trainer"])
+    settings |= {"tracking": {}, "run": settings["run"] | {"root": root, "attempt": 1, "fresh": False}}
+    state = provenance["git"]
+    recorded = code == "recorded"
+    with recorded_source(state, SOURCE) if recorded else nullcontext(SOURCE) as source:
+        variables = {"OMP_NUM_THREADS": str(provenance["host"]["torch_threads"])}
+        if recorded:
+            path = [str(source / "src"), os.environ.get("PYTHONPATH", "")]
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+        conf = source / "conf" if recorded else project_path("conf")
+        plan = ask_plan(as_overrides(settings, conf), variables)
+        if recorded and not Path(plan.package).is_relative_to(source):
+            raise UserError(f"code=recorded: {plan.package} would run instead of the recorded code; give code=current")
+        if plan.data_fingerprint != provenance["data_fingerprint"]:
+            raise UserError(
+                f"data: the images are not those of the run (fingerprint {plan.data_fingerprint[:12]}, recorded "
+                f"{provenance['data_fingerprint'][:12]}); data.root=… says where the same ones are"
+            )
+        identity = re.sub(r"-a\d+$", "", run_id)
+        if recorded and plan.run_id != identity and all(key.startswith(WITHOUT_EFFECT) for key in given):
+            raise UserError(f"model.weights: the run began from other weights: it would be {plan.run_id}")
+        here = environment()
+        here["host"]["torch_threads"] = plan.torch_threads
+        run = open_attempt(Path(root), plan.run_id, state if recorded else source_state(SOURCE))
+        settings["run"]["attempt"] = run.attempt
+        yield Rerun(
+            run,
+            as_overrides(settings, conf),
+            ranks,
+            variables,
+            f"{describe(state)}, as recorded"
+            if recorded
+            else f"{describe(source_state(SOURCE))}, recorded was {describe(state)}",
+            [*_changes(identity, plan.run_id, overrides), *environment_differences(provenance, here)],
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a source says of a command.
+
+    Attributes:
+        run_id: The identity of the run.
+        data_fingerprint: That of its images.
+        torch_threads: Threads of PyTorch in that process.
+        package: The file of the package that answered.
+    """
+
+    run_id: str
+    data_fingerprint: str
+    torch_threads: int
+    package: str
+
+
+def changed_settings(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A recorded configuration with values that the command line gives instead; a new seed is the data's too.
+
+    Raises:
+        UserError: A key that the configuration does not have, or a group.
+    """
+    settings = OmegaConf.create(dict(config))
+    OmegaConf.set_struct(settings, True)
+    parsed = parse_overrides(overrides)
+    for override in parsed:
+        key = override.key_or_group
+        try:
+            if override.type is not OverrideType.CHANGE or isinstance(OmegaConf.select(settings, key), DictConfig):
+                raise UserError(f"{override.input_line}: with run=… expected key=value of a single recorded key")
+            OmegaConf.update(settings, key, override.value())
+        except OmegaConfBaseException as error:
+            raise UserError(f"{override.input_line}: the recorded configuration has no key {key}") from error
+    if "seed" in {override.key_or_group for override in parsed}:
+        settings.data.seed = settings.seed
+    return {str(key): value for key, value in OmegaConf.to_container(settings).items()}  # type: ignore[union-attr]
+
+
+def as_overrides(settings: Mapping[str, Any], conf: Path) -> list[str]:
+    """Write a whole configuration as overrides of ``train``: its groups are left out and given by value instead.
+
+    So any version takes it, whatever its own groups hold by now, and checks it as it checks every command.
+
+    Args:
+        settings: A resolved configuration; the order of its keys is kept.
+        conf: The configurations of the version that takes it.
+    """
+    defaults = yaml.safe_load((conf / "train.yaml").read_text())["defaults"]
+    groups = [key for entry in defaults if isinstance(entry, dict) for key in entry if key in settings]
+    return [
+        *(f"~{group}" for group in groups),
+        *(f"{'+' if key in groups else '++'}{key}={_grammar(value)}" for key, value in settings.items()),
+    ]
+
+
+def ask_plan(overrides: Sequence[str], environment: Mapping[str, str]) -> Plan:
+    """Let the source that ``environment`` chooses say what ``train`` with these overrides would be.
+
+    Raises:
+        UserError: It refuses them, or knows no such question; its own words say why.
+    """
+    command = [sys.executable, "-c", PLAN, *overrides]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [""])[-1].removeprefix("convatlas.errors.UserError: ")
+        raise UserError(f"the code that is to run refuses the recorded configuration: {reason}")
+    return Plan(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def open_attempt(root: Path, run_id: str, source: Mapping[str, Any] | None) -> RunDirectory:
+    """Where to run: the attempt that the same source left unfinished, else the first that does not exist."""
+    attempt = 1
+    while (run := RunDirectory.choose(str(root), run_id, attempt, fresh=False)).path.exists():
+        provenance = run.path / "provenance.json"
+        begun = json.loads(provenance.read_text())["git"] if provenance.is_file() else source
+        if not run.finished and begun == source:
+            break
+        attempt += 1
+    return run
+
+
+def _one_machine(trainer: dict[str, Any]) -> int:
+    """Let the ranks of all machines be processes of this one, and say how many: the batches are the same."""
+    if trainer["devices"] == "auto":
+        return 1
+    ranks = trainer["devices"] * trainer["num_nodes"]
+    trainer |= {"devices": ranks, "num_nodes": 1}
+    return int(ranks)
+
+
+def _changes(recorded: str, run_id: str, overrides: Sequence[str]) -> list[str]:
+    """What the command line changes, and another identity that comes of it or of today's configuration."""
+    identity = [f"run id: recorded {recorded}, here {run_id}"] if run_id != recorded else []
+    given = [override for override in overrides if not override.startswith("run.")]  # which says where alone
+    return [*(f"{override} on the command line" for override in given), *identity]
+
+
+def _grammar(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_grammar(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_grammar, value)) + "]"
+    if isinstance(value, str):
+        return QuotedString(value, Quote.single).with_quotes()
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)

@@ -1,0 +1,79 @@
+"""The processes of a study on this machine: its trainings and evaluations, so many at a time, each with its log."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from convatlas.errors import UserError
+from convatlas.run.launch import train_command
+from convatlas.run.lock import living_owner
+from convatlas.studies.evaluations import Evaluation
+from convatlas.studies.plan import Plan
+from convatlas.studies.processes import Command, run_commands
+
+
+class Workers:
+    """Runs what is missing.
+
+    Args:
+        logs: The folder of the logs; it is made.
+        num_workers: Processes at a time.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+
+    def __init__(self, logs: Path, num_workers: int) -> None:
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output={logs.parent}: cannot be written ({error.strerror})") from error
+        self._logs = logs
+        self._num_workers = num_workers
+
+    def train(self, plan: Plan) -> list[dict[str, Any]]:
+        """Train the missing runs that no other process trains.
+
+        Returns:
+            ``name``, ``status`` and ``log`` of those that failed; a run whose loss diverged has not.
+
+        Raises:
+            Preempted: As ``run_commands``.
+        """
+        commands = []
+        for run in plan.missing:
+            name = run.directory.run_id
+            if (owner := living_owner(run.path / "lock.json")) is not None:
+                sys.stderr.write(f"convatlas: {name} is owned by {owner}, and left to it\n")
+            else:
+                commands.append(Command(name, tuple(train_command(run.overrides)), self._logs / f"{name}.log"))
+        failed = self._run(commands)
+        diverged = {run.directory.run_id for run in plan.runs if run.diverged}
+        return [entry for entry in failed if entry["name"] not in diverged]
+
+    def evaluate(self, evaluations: Iterable[Evaluation]) -> list[dict[str, Any]]:
+        """Do the evaluations that were not done, each once; as ``train``."""
+        open_ones = {item.folder: item for item in evaluations if item.result is None}
+        commands = [
+            Command(item.name, tuple(item.command), self._logs / f"evaluation-{folder.name}.log")
+            for folder, item in open_ones.items()
+        ]
+        return self._run(commands)
+
+    def _run(self, commands: Sequence[Command]) -> list[dict[str, Any]]:
+        failed: list[dict[str, Any]] = []
+        ended = 0
+
+        def tell(command: Command, status: int) -> None:
+            nonlocal ended
+            ended += 1
+            text = f"ended with status {status}, see {command.log}" if status else "is done"
+            sys.stderr.write(f"convatlas: {ended} of {len(commands)}: {command.name} {text}\n")
+            if status:
+                failed.append({"name": command.name, "status": status, "log": str(command.log)})
+
+        if commands:
+            sys.stderr.write(f"convatlas: {len(commands)} to do, {self._num_workers} at a time; logs: {self._logs}\n")
+            run_commands(commands, self._num_workers, tell)
+        return failed

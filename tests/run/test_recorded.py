@@ -1,0 +1,75 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from convatlas.config import check_config, compose, plain, project_path
+from convatlas.errors import UserError
+from convatlas.planning import TYPES
+from convatlas.run.provenance import environment, environment_differences
+from convatlas.run.recorded import as_overrides, changed_settings, open_attempt
+
+
+def recorded(*overrides: str) -> dict[str, Any]:
+    """A configuration as ``config.yaml`` holds it."""
+    settings: dict[str, Any] = yaml.safe_load(yaml.safe_dump(plain(compose("train", overrides)), sort_keys=False))
+    return settings
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["experiment=quickstart"],
+        ["experiment=quickstart_detection", "seed=3"],
+        ["augment=trivial_augment", "data.val_fraction=1e-7"],
+        ["model=fcn8s_vgg16", "data=cityscapes", "data.root='/a b/it\\'s, {x}: \\\\'", "augment=masks_elastic"],
+    ],
+)
+def test_a_recorded_configuration_composes_to_itself_whatever_the_defaults_are(overrides: list[str]) -> None:
+    settings = recorded(*overrides)
+    composed = compose("train", as_overrides(settings, project_path("conf")))
+    check_config(composed, TYPES)
+    # Networks are built in the order of their keys, which decides what random numbers they get.
+    assert json.dumps(plain(composed)) == json.dumps(settings)
+
+
+def test_single_values_can_be_others_and_the_data_follow_the_seed() -> None:
+    settings = changed_settings(recorded(), ["seed=4", "optimizer.learning_rate=0.5", "trainer.max_epochs=2"])
+    assert (settings["seed"], settings["data"]["seed"], settings["trainer"]["max_epochs"]) == (4, 4, 2)
+    assert settings["optimizer"]["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize("override", ["model=resnet18", "+model.depth=2", "trainer.epochs=3", "~data", "seed=1,2"])
+def test_what_is_no_single_value_of_the_record_is_refused(override: str) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(override)}: .*record"):
+        changed_settings(recorded(), [override])
+
+
+def test_an_unfinished_attempt_of_the_same_source_goes_on_and_others_are_left_alone(tmp_path: Path) -> None:
+    source, other = {"commit": "a"}, {"commit": "b"}
+    for name, state, git in (("r", "finished", source), ("r-a2", "preempted", other), ("r-a3", "preempted", source)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(json.dumps({"state": state}))
+        (tmp_path / name / "provenance.json").write_text(json.dumps({"git": git}))
+    assert open_attempt(tmp_path, "r", source).run_id == "r-a3"
+    assert open_attempt(tmp_path, "r", other).run_id == "r-a2"
+    assert open_attempt(tmp_path, "r", None).run_id == "r-a4"
+    assert open_attempt(tmp_path, "new", source).run_id == "new"
+
+
+def test_what_the_environment_has_other_than_on_record_is_listed() -> None:
+    here = environment()
+    assert environment_differences(here, environment()) == []
+    before = here | {
+        "python": "3.0",
+        "packages": here["packages"] | {"torch": "1.0", "convatlas": "0.0"},
+        "host": {name: value for name, value in here["host"].items() if name != "cpu"}
+        | {"name": "x", "gpus": ["H100"]},
+    }
+    told = environment_differences(before, here)
+    assert [line.partition(":")[0] for line in told] == ["python", "torch", "gpus", "cpu"]
+    assert told[1] == f"torch: recorded 1.0, here {here['packages']['torch']}"
+    assert told[3].startswith("cpu: recorded nothing, here ")
