@@ -46,6 +46,8 @@ def test_every_option_composes_and_passes_the_check(group: str, option: str) -> 
     [
         (["modle=resnet18"], ["modle", "did you mean 'model'?"]),
         (["model=resnt18"], ["model=resnt18", "did you mean 'resnet18'?"]),
+        (["experiment=resnet50_a9"], ["experiment=resnet50_a9", "did you mean 'resnet50_a"]),
+        (["debug=fasst"], ["debug=fasst", "did you mean 'fast'?"]),
         (["model.net.dpeth=20"], ["model.net.dpeth", "did you mean 'model.net.depth'?"]),
         (["trainer.max_epoch=3"], ["trainer.max_epoch", "did you mean 'trainer.max_epochs'?"]),
         (["seed=0", "trainer.max_epochs"], ["trainer.max_epochs"]),
