@@ -1,6 +1,8 @@
 """`convatlas reproduce` on runs of seconds."""
 
+import json
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -170,22 +172,40 @@ def test_a_seed_that_failed_spoils_the_verdict_and_not_the_other_seeds(
 
 
 @pytest.mark.slow
-def test_the_command_trains_all_seeds_and_its_status_is_the_verdict(convatlas: Command) -> None:
-    arguments = [*SMALL, "seeds=[0,1]", f"expected=[{expectation(0.5, 0.5)}]"]
-    first = convatlas("reproduce", *arguments)
-    assert first.returncode == 0, first.stderr
-    assert "±" in first.stdout
-    assert first.stdout.split()[-1] == "reproduced"
-    judged = convatlas("reproduce", *arguments, f"expected=[{expectation(2, 0.1)}]")
-    assert (judged.returncode, judged.stdout.splitlines()[-1].split()[1:]) == (1, ["not", "reproduced"])
-    assert "trains" not in judged.stderr
+def test_an_experiment_trains_the_seeds_that_are_missing(
+    trained: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "runs"
+    shutil.copytree(trained["run"], root / trained["run_id"])
+    result = again(*experiment({"run": root / "any"}, expectation(0.5, 0.5), seeds="[0,1]"))
+    assert result["reproduced"]
+    assert [run["state"] for run in result["runs"]] == ["finished", "finished"]
+    tops = [read_run(Path(run["run"])).results["test/top1"] for run in result["runs"]]
+    found = result["metrics"][0]["found"]
+    assert (found["mean"], found["deviation"], found["count"]) == (
+        pytest.approx(statistics.fmean(tops)),
+        pytest.approx(statistics.stdev(tops)),
+        2,
+    )
+    assert capsys.readouterr().err.count(" trains, ") == 1
+    show(result)
+    assert "±" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_another_seed_is_different_from_step_0(trained: dict[str, Any], convatlas: Command) -> None:
-    done = convatlas("reproduce", f"run={trained['run']}", "code=current", "seed=1")
-    assert done.returncode == 1, done.stderr
-    assert "different from step 0: initial_weights recorded" in done.stdout
+def test_the_status_of_the_command_is_the_verdict(trained: dict[str, Any], convatlas: Command) -> None:
+    done = convatlas("reproduce", *experiment(trained, expectation(2, 0.1)))
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "verdict  not reproduced")
+    done = convatlas("reproduce", *experiment(trained, expectation(0.5, 0.5)), "format=json")
+    assert (done.returncode, json.loads(done.stdout)["verdict"]) == (0, "reproduced")
+
+
+@pytest.mark.slow
+def test_another_seed_is_different_from_step_0(trained: dict[str, Any], tmp_path: Path) -> None:
+    result = again(f"run={trained['run']}", "code=current", "seed=1", f"run.root={tmp_path}")
+    assert not result["reproduced"]
+    assert result["verdict"].startswith("different from step 0: initial_weights recorded ")
+    assert result["differences"][0] == "seed=1 on the command line"
 
 
 @pytest.mark.slow
