@@ -33,7 +33,7 @@ from convatlas.sweep.local import work_here
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.result import best, rows, write_table
 from convatlas.sweep.space import Space
-from convatlas.sweep.storage import VARIABLE
+from convatlas.sweep.storage import VARIABLE, address
 
 IDENTITY = ("space", "sampler", "pruner", "objective")
 """What makes a sweep, beside what all its trials share."""
@@ -99,7 +99,10 @@ def _identify(config: DictConfig, resources: Resources | None) -> tuple[dict[str
         )
     if config.get("cluster") is not None and resources is None:
         raise UserError("resources: expected resources=NAME, what each worker of the cluster gets")
+    address(config.storage)
     objectives = [Objective(**entry) for entry in plain(config)["objective"]]
+    if not objectives:
+        raise UserError("objective: expected at least one of {metric, mode}")
     if len(objectives) > 1 and config.pruner._target_ != "optuna.pruners.NopPruner":
         raise UserError(
             f"pruner={config.pruner._target_}: expected optuna.pruners.NopPruner; pruners want one objective"

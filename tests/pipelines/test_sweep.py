@@ -65,11 +65,11 @@ def test_what_is_searched_makes_the_sweep_and_how_it_is_done_does_not() -> None:
         ([f"+space.b={{{CHOICE},key:data.global_batch_size,values:[5000]}}"], "space.b: data.global_batch_size=5000"),
         (
             ["optimizer.learning_rate=0.1"],
-            "space.learning_rate.key=optimizer.learning_rate: expected a key that is not",
+            "space.learning_rate.key=optimizer.learning_rate: expected a key",
         ),
         (
             ["sampler._target_=optuna.samplers.TPSampler"],
-            "sampler._target_=optuna.samplers.TPSampler: cannot be imported",
+            "optuna.samplers.TPSampler: cannot be imported",
         ),
         (["objective=[{metric:test/top1,mode:max}]"], "objective.metric=test/top1: .*not for choosing"),
         (["objective=[{metric:val/top1,mode:up}]"], "objective="),
@@ -88,7 +88,7 @@ def test_a_mistake_is_told_before_anything_starts(overrides: list[str], message:
 
 def test_pruners_want_one_objective_and_a_grid_has_no_more_trials_than_points() -> None:
     two = "objective=[{metric:val/top1,mode:max},{metric:parameters,mode:min}]"
-    with pytest.raises(UserError, match=r"pruner=optuna\.pruners\.SuccessiveHalvingPruner: "):
+    with pytest.raises(UserError, match=r"pruner=optuna.pruners.SuccessiveHalvingPruner: "):
         dry("sweep=random_asha", *FREE, two)
     with pytest.raises(UserError, match="num_trials=16: the grid has 15 points"):
         dry("sweep=grid", *FREE, "num_trials=16")

@@ -13,9 +13,11 @@ from optuna.trial import TrialState
 
 from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import DEATHS, NUM_TRIALS, REASON, Sweep, open_sweep
+from convatlas.sweep.storage import VARIABLE
 from convatlas.sweep.worker import Outcome, StopFlag, Stopped, work
 from tests.sweep.definitions import make_sweep
 
+DATABASE = os.environ.get("CONVATLAS_TEST_DATABASE")
 WORKER = Path(__file__).with_name("busy_worker.py")
 
 
@@ -150,3 +152,12 @@ def test_a_trial_that_did_not_end_stays_open(tmp_path: Path, error: type[BaseExc
         with pytest.raises(error):
             work(sweep, "w", body, StopFlag())
     assert [trial.state for trial in sweep.study.get_trials()] == [TrialState.RUNNING]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DATABASE is None, reason="CONVATLAS_TEST_DATABASE=postgresql://… gives no database to test with")
+def test_workers_on_a_database_do_each_trial_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(DATABASE))
+    sweep = make_sweep(tmp_path / f"s-{time.time_ns()}", 60, DATABASE)
+    wait([start(sweep.directory, f"w{number}") for number in range(4)])
+    assert done(sweep.directory) == ended(sweep) == list(range(60))

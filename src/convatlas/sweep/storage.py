@@ -109,7 +109,7 @@ def address(url: str | None) -> str | None:
         raise UserError("storage: expected postgresql://USER@HOST/DATABASE or mysql://…") from None
     if (dialect := parsed.get_backend_name()) not in LOCKS:
         raise UserError(f"storage={dialect}://…: expected postgresql or mysql; null is a journal in the directory")
-    return parsed.set(password=None).render_as_string()
+    return parsed.render_as_string(hide_password=True)
 
 
 @contextmanager
