@@ -17,7 +17,8 @@ from convatlas.errors import UserError
 from pipelines.sweep import TYPES, compose, sweep
 from tests.conftest import SMALL, read_json
 
-FREE = [item for item in SMALL if not item.startswith("data.global_batch_size")]
+FREE = [item for item in SMALL if not item.startswith(("data.global_batch_size", "trainer.max_epochs"))]
+"""Overrides of a run of seconds that leave these to the sweep."""
 CHOICE = "_target_:convatlas.sweep.space.Choice"
 GRID = ["sweep=grid", "~space.batch", "~space.learning_rate"]
 
@@ -58,7 +59,10 @@ def test_what_is_searched_makes_the_sweep_and_how_it_is_done_does_not() -> None:
     ("overrides", "message"),
     [
         (["space.learning_rate.key=optimizer.lr"], r"space.learning_rate: optimizer.lr=0.05: .*'optimizer.lr'"),
-        (["space.learning_rate.low=-1", "space.learning_rate.log=false"], "space.learning_rate: .*a positive number"),
+        (
+            ["+space.epochs={_target_:convatlas.sweep.space.Int,key:trainer.max_epochs,low:0,high:4}"],
+            "space.epochs: trainer.max_epochs=0: .*expected a positive integer",
+        ),
         (["space.learning_rate.high=0.01"], "space.learning_rate: "),
         (["space.learning_rate.low=small"], "space.learning_rate.low=small: expected"),
         ([f"+space.net={{{CHOICE},key:model,values:[resnet20_cifar,resnet21]}}"], "space.net: model=resnet21: "),
@@ -73,7 +77,7 @@ def test_what_is_searched_makes_the_sweep_and_how_it_is_done_does_not() -> None:
         ),
         (["objective=[{metric:test/top1,mode:max}]"], "objective.metric=test/top1: .*not for choosing"),
         (["objective=[{metric:val/top1,mode:up}]"], "objective="),
-        (["+objective=[]"], "objective"),
+        (["objective=[]"], "objective: expected at least one"),
         (["num_trials=0"], "num_trials=0: expected a positive integer"),
         (["cluster=cpu"], "resources: expected resources=NAME"),
         (["run.root=elsewhere"], "run.root: leave it out"),
