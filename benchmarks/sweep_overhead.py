@@ -17,11 +17,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from convatlas.config import compose_around_train, plain
-from convatlas.run.launch import train_command
-from convatlas.sweep import trial as trials
+from convatlas.run.launch import start, train_command
 from convatlas.sweep.definition import MAX_RETRIES, NUM_TRIALS, open_sweep, write_sweep
+from convatlas.sweep.trial import Training
 from convatlas.sweep.worker import StopFlag, work
 from pipelines.sweep import IDENTITY, OWN_KEYS
 
@@ -32,7 +33,6 @@ def overheads(count: int) -> tuple[list[float], list[float]]:
     """Seconds beside and within the process of each trial; the worker's start and end count for the first and last."""
     ends: list[float] = []
     starts: list[float] = []
-    start = trials.start
 
     def timed(*args: Any, **kwargs: Any) -> "subprocess.Popen[bytes]":
         starts.append(time.perf_counter())
@@ -46,9 +46,8 @@ def overheads(count: int) -> tuple[list[float], list[float]]:
         ends.append(time.perf_counter())
 
     threads: list[threading.Thread] = []
-    trials.start = timed  # type: ignore[assignment]
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, patch("convatlas.sweep.trial.start", timed):
             config = plain(compose_around_train("sweep", ["sweep=random_asha"], OWN_KEYS))
             write_sweep(Path(folder), {key: config[key] for key in IDENTITY} | {"train": SMALL}, None)
             began = time.perf_counter()
@@ -56,10 +55,9 @@ def overheads(count: int) -> tuple[list[float], list[float]]:
             sweep.study.set_user_attr(NUM_TRIALS, count)
             sweep.study.set_user_attr(MAX_RETRIES, 0)
             stop = StopFlag()
-            work(sweep, "w", trials.Training(sweep, [f"run.root={folder}/runs"], train_command, stop), stop)
+            work(sweep, "w", Training(sweep, [f"run.root={folder}/runs"], train_command, stop), stop)
             ended = time.perf_counter()
     finally:
-        trials.start = start
         for thread in threads:
             thread.join()
     pauses = [later - earlier for earlier, later in zip([began, *ends], [*starts, ended], strict=True)]
