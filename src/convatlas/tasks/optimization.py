@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
@@ -48,7 +48,7 @@ class OptimizerRecipe:
         self,
         *,
         algorithm: Callable[..., Optimizer],
-        learning_rate: float,
+        learning_rate: PositiveFloat,
         reference_batch_size: int | None = None,
         decay_norms_and_biases: bool = True,
     ) -> None:
