@@ -51,7 +51,7 @@ def test_a_new_run_and_its_first_metric_appear_and_the_filter_stays(
     expect(visit.page.locator(".filter output")).to_have_text("0 of 1 runs")
     make_run(seed=1, evaluation=False)
     expect(visit.page.locator("h1")).to_have_text("2 runs compared")
-    assert visit.page.locator("table.runs tbody tr:visible th").all_inner_texts() == ["resnet20_cifar10-0f3a9c21-s1"]
+    expect(visit.page.locator("table.runs tbody tr:visible th")).to_have_text(["resnet20_cifar10-0f3a9c21-s1"])
     assert visit.page.title() == "2 runs · ConvAtlas"
     log(first, 500, val_mean_iou=0.5)
     expect(visit.page.locator("[id='curve-mean_iou']")).to_have_count(1)
