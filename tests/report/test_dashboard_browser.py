@@ -52,7 +52,7 @@ def test_a_new_run_and_its_first_metric_appear_and_the_filter_stays(
     make_run(seed=1, evaluation=False)
     expect(visit.page.locator("h1")).to_have_text("2 runs compared")
     expect(visit.page.locator("table.runs tbody tr:visible th")).to_have_text(["resnet20_cifar10-0f3a9c21-s1"])
-    assert visit.page.title() == "2 runs · ConvAtlas"
+    expect(visit.page).to_have_title("2 runs · ConvAtlas")
     log(first, 500, val_mean_iou=0.5)
     expect(visit.page.locator("[id='curve-mean_iou']")).to_have_count(1)
     assert visit.drawn()["curve-mean_iou"] == 1
