@@ -111,4 +111,5 @@ def test_every_trial_is_accounted_for_whatever_ends_workers(cluster: SlurmCluste
     assert sum(record.user_attrs.get("deaths", 0) for record in records) == 1
     assert records[told or 0].user_attrs.get("deaths") == 0  # told to stop, gone on with
     provenance = [read_json(Path(tmp_path, trial["run"], "provenance.json")) for trial in trials if trial["run"]]
-    assert sum(len(entry.get("earlier_attempts", [])) for entry in provenance) == 2
+    # Two trainings were told to stop; one that was at its end may have ended instead.
+    assert sum(len(entry.get("earlier_attempts", [])) for entry in provenance) in (1, 2)
