@@ -74,7 +74,7 @@ def test_there_are_configurations() -> None:
 def test_configuration_form(config: str) -> None:
     lines = FILES[config].read_text().splitlines()
     assert load(config).name == config
-    assert len(lines) <= 13
+    assert len(lines) <= 14
     assert lines[0].startswith("# ")
     assert "M parameters" in lines[0]
 

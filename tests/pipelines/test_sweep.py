@@ -117,7 +117,7 @@ def test_a_crash_a_divergence_and_a_pruned_trial_leave_the_best_one(tmp_path: Pa
         f"+space.rate={{{CHOICE},key:optimizer.learning_rate,values:[0.3,1e30,0.2,1e-9]}}",
         f"+space.decay={{{CHOICE},key:optimizer.algorithm.weight_decay,values:[-1.0],when:{{rate:0.2}}}}",
         "pruner._target_=optuna.pruners.ThresholdPruner",
-        "+pruner.lower=0.12",
+        *("+pruner.lower=0.13", "+pruner.n_warmup_steps=2"),  # from the second epoch on
         "num_trials=4",
     ]
     result, said = search(tmp_path, *overrides, "num_workers=2")
