@@ -6,12 +6,14 @@ from collections.abc import MutableMapping
 from typing import Annotated, Any, Literal
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from convatlas.config import fill_num_classes, plain
 from convatlas.data.image_data import ImageDataModule
+from convatlas.errors import UserError
 from convatlas.report.expectations import Expectation
 from convatlas.run.directory import RunDirectory
 from convatlas.run.identity import initial_weights, run_id
@@ -54,14 +56,24 @@ def plan_run(
         UserError: A mistake in the data's configuration or in the images.
     """
     if opened is None:
-        data: ImageDataModule = instantiate(config.data)
+        data = _open_images(config.data)
     else:
         key = json.dumps({**plain(config)["data"], "seed": None}, sort_keys=True)
-        data = opened[key] = opened.get(key) or instantiate(config.data)
+        data = opened[key] = opened.get(key) or _open_images(config.data)
     fill_num_classes(config, len(data.class_list.names))
     settings = plain(config)
     identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
     return RunDirectory.choose(config.run.root, identity, config.run.attempt, config.run.fresh), data
+
+
+def _open_images(config: DictConfig) -> ImageDataModule:
+    try:
+        data: ImageDataModule = instantiate(config)
+    except InstantiationException as error:  # Hydra's, whatever the constructor raised
+        if isinstance(error.__cause__, UserError):
+            raise UserError(str(error.__cause__)) from error
+        raise
+    return data
 
 
 def state_at_start(task: Task, data: ImageDataModule) -> dict[str, str]:

@@ -9,8 +9,9 @@ import yaml
 from convatlas.config import check_config, compose, plain, project_path
 from convatlas.errors import UserError
 from convatlas.planning import TYPES
+from convatlas.run import recorded as module
 from convatlas.run.provenance import environment, environment_differences
-from convatlas.run.recorded import as_overrides, changed_settings, open_attempt
+from convatlas.run.recorded import as_overrides, ask_plan, changed_settings, open_attempt
 
 
 def recorded(*overrides: str) -> dict[str, Any]:
@@ -58,6 +59,23 @@ def test_an_unfinished_attempt_of_the_same_source_goes_on_and_others_are_left_al
     assert open_attempt(tmp_path, "r", other).run_id == "r-a2"
     assert open_attempt(tmp_path, "r", None).run_id == "r-a4"
     assert open_attempt(tmp_path, "new", source).run_id == "new"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (
+            "raise RuntimeError('in a call\\nfull_key: data') from UserError('data.root=/x: no such folder')",
+            "data.root=/x: no",
+        ),
+        ("raise UserError('seed=a: expected a number')", "seed=a: expected"),
+        ("raise ImportError('no such question')", "ImportError: no such question"),
+    ],
+)
+def test_what_a_source_refuses_is_told_in_its_words(script: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLAN", f"from convatlas.errors import UserError\n{script}")
+    with pytest.raises(UserError, match=f"refuses the recorded configuration: {reason}"):
+        ask_plan([], {})
 
 
 def test_what_the_environment_has_other_than_on_record_is_listed() -> None:

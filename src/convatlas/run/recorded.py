@@ -39,6 +39,9 @@ print("\\n" + json.dumps(found | {"torch_threads": torch.get_num_threads(), "pac
 """
 """Asks a source, which may be an old one, what a command would be; these functions are as old as ``submit``."""
 
+USER_ERROR = "convatlas.errors.UserError: "
+"""How Python begins the line of a traceback that says what is to be mended."""
+
 
 @dataclass(frozen=True)
 class Rerun:
@@ -190,7 +193,10 @@ def ask_plan(overrides: Sequence[str], environment: Mapping[str, str]) -> Plan:
     command = [sys.executable, "-c", PLAN, *overrides]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [""])[-1].removeprefix("convatlas.errors.UserError: ")
+        lines = done.stderr.strip().splitlines() or [""]
+        # In an old source, what a constructor said stands above what Hydra made of it.
+        said = [line.removeprefix(USER_ERROR) for line in lines if line.startswith(USER_ERROR)]
+        reason = (said or lines)[-1]
         raise UserError(f"the code that is to run refuses the recorded configuration: {reason}")
     return Plan(**json.loads(done.stdout.splitlines()[-1]))
 
