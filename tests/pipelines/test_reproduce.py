@@ -164,6 +164,28 @@ def test_how_a_training_ended_is_told_with_its_own_words(
         processes.run_training(RunDirectory(tmp_path / "run"), [])
 
 
+BEGINS_AND_FAILS = """
+import os, pathlib
+run = pathlib.Path(os.environ["RUN"])
+run.mkdir(exist_ok=True)
+(run / "summary.json").write_text('{"state": "failed", "reason": "DivergedError: nan", "ended": "later"}')
+print("convatlas: error: train/loss is nan")
+exit(2)
+"""
+
+
+def test_a_run_that_began_has_failed_and_one_that_did_not_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, script = RunDirectory(tmp_path / "run"), BEGINS_AND_FAILS
+    monkeypatch.setattr(processes, "train_command", lambda overrides, ranks: [sys.executable, "-c", script])
+    with pytest.raises(TrainingFailedError, match=r"run: .* status 2 \(.*run\.log\): train/loss is nan$"):
+        processes.run_training(run, [], environment={"RUN": str(run.path)})
+    script = "print('refused'); exit(2)"  # what an earlier attempt said counts no more, nor how it ended
+    with pytest.raises(UserError, match=r"^refused$"):
+        processes.run_training(run, [])
+
+
 def test_a_seed_that_failed_spoils_the_verdict_and_not_the_other_seeds(
     trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from convatlas.errors import UserError
 from convatlas.planning import TYPES
 from convatlas.run import recorded as module
 from convatlas.run.provenance import environment, environment_differences
-from convatlas.run.recorded import as_overrides, ask_plan, changed_settings, open_attempt
+from convatlas.run.recorded import Plan, as_overrides, ask_plan, changed_settings, open_attempt, prepared_rerun
 
 
 def recorded(*overrides: str) -> dict[str, Any]:
@@ -91,3 +91,19 @@ def test_what_the_environment_has_other_than_on_record_is_listed() -> None:
     assert [line.partition(":")[0] for line in told] == ["python", "torch", "gpus", "cpu"]
     assert told[1] == f"torch: recorded 1.0, here {here['packages']['torch']}"
     assert told[3].startswith("cpu: recorded nothing, here ")
+
+
+def test_what_a_resumed_run_had_in_part_only_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = environment() | {"git": {"commit": "b" * 40, "dirty": False, "diff": ""}, "data_fingerprint": "d"}
+    first = here | {
+        "git": {"commit": "a" * 40, "dirty": True, "diff": "x"},
+        "host": here["host"] | {"torch_threads": 99, "name": "elsewhere"},
+    }
+    monkeypatch.setattr(module, "ask_plan", lambda *_: Plan("r-s0", "d", here["host"]["torch_threads"], ""))
+    monkeypatch.chdir(tmp_path)
+    provenance = here | {"earlier_attempts": [first, here, first]}
+    with prepared_rerun("r-s0", recorded(), provenance, [], "current") as rerun:
+        assert rerun.differences == [
+            "code: part of the run had commit aaaaaaaaaaaa with uncommitted changes",
+            f"torch_threads: part of the run had 99, its end {here['host']['torch_threads']}",
+        ]

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def test_the_reported_split_is_in_the_summary(asked: dict[str, Any]) -> None:
         ([0.8, 0.9], "max", Value(1.0)),
         ([0.5, 0.6, 0.7], "max", Value(3.0, reached=False)),
         ([0.9, 0.8, 0.7], "min", Value(2.5)),
+        ([0.85, math.inf, 0.65], "min", Value(2.0)),  # what is not finite is left out
     ],
 )
 def test_epochs_until_a_threshold_is_first_crossed(

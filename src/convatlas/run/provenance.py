@@ -83,14 +83,21 @@ def environment() -> dict[str, Any]:
     }
 
 
-def environment_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def environment_differences(
+    first: Mapping[str, Any], second: Mapping[str, Any], words: tuple[str, str] = ("recorded", "here")
+) -> list[str]:
     """Where two results of ``environment`` differ in what may change a result, one line each.
 
     ConvAtlas's own version is left out: the commit says more.
+
+    Args:
+        first: One.
+        second: The other.
+        words: What stands before the values of each.
     """
-    before, after = map(_decisive, (recorded, here))
+    before, after = map(_decisive, (first, second))
     return [
-        f"{name}: recorded {before.get(name, 'nothing')}, here {after.get(name, 'nothing')}"
+        f"{name}: {words[0]} {before.get(name, 'nothing')}, {words[1]} {after.get(name, 'nothing')}"
         for name in before | after
         if before.get(name) != after.get(name)
     ]

@@ -124,7 +124,11 @@ def prepared_rerun(
             f"{describe(state)}, as recorded"
             if recorded
             else f"{describe(source_state(SOURCE))}, recorded was {describe(state)}",
-            [*_changes(identity, plan.run_id, overrides), *environment_differences(provenance, here)],
+            [
+                *_changes(identity, plan.run_id, overrides),
+                *_parts(provenance),
+                *environment_differences(provenance, here),
+            ],
         )
 
 
@@ -227,6 +231,16 @@ def _changes(recorded: str, run_id: str, overrides: Sequence[str]) -> list[str]:
     identity = [f"run id: recorded {recorded}, here {run_id}"] if run_id != recorded else []
     given = [override for override in overrides if not override.startswith("run.")]  # which says where alone
     return [*(f"{override} on the command line" for override in given), *identity]
+
+
+def _parts(provenance: Mapping[str, Any]) -> list[str]:
+    """What a resumed run had in part only: it is run once more in one piece, as it was at its end."""
+    differences: list[str] = []
+    for earlier in provenance.get("earlier_attempts", []):
+        if earlier["git"] != provenance["git"]:
+            differences.append(f"code: part of the run had {describe(earlier['git'])}")
+        differences += environment_differences(earlier, provenance, ("part of the run had", "its end"))
+    return list(dict.fromkeys(differences))
 
 
 def _grammar(value: Any) -> str:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from convatlas.config import check_config, compose, overridden_keys
 from convatlas.data.image_data import ImageDataModule
-from convatlas.errors import UserError
+from convatlas.errors import DivergedError, UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.directory import RunDirectory
 from convatlas.studies.design import Cell, Study
@@ -40,7 +40,7 @@ class PlannedRun:
     @property
     def diverged(self) -> bool:
         """Whether its loss was no finite number at some step: the same command comes to the same end."""
-        return "training diverged" in self.directory.summary.get("reason", "")
+        return str(self.directory.summary.get("reason", "")).startswith(f"{DivergedError.__name__}: ")
 
 
 @dataclass(frozen=True)

@@ -96,27 +96,30 @@ def run_training(
         environment: Variables beside those of this process.
 
     Raises:
-        UserError: The training refused the overrides or the data.
-        TrainingFailedError: It failed for another reason.
+        UserError: The training refused the overrides or the data before the run began.
+        TrainingFailedError: It failed for another reason, or later: its loss diverged, an image cannot be decoded.
         Preempted: A signal came, as in ``run_commands``, or was sent to the training itself.
     """
     log = run.path.parent / "reproduce" / f"{run.run_id}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"convatlas: {run.path} trains, its output goes to {log}\n")
+    before, written = run.summary, log.stat().st_size if log.exists() else 0
     words, variables = tuple(train_command(overrides, ranks)), tuple((environment or {}).items())
     statuses: list[int] = []
     run_commands([Command(run.run_id, words, log, variables)], 1, lambda _, status: statuses.append(status))
     (status,) = statuses
     if status == EXIT_STATUS:
         raise Preempted("another process")
-    if status == UserError.status:
-        raise UserError(_reason(log))
+    if status == UserError.status and run.summary == before:  # a run that begins and fails says so in its summary
+        raise UserError(_reason(log, written))
     if status:
-        raise TrainingFailedError(f"{run.path}: the training failed with status {status} ({log}): {_reason(log)}")
+        reason = _reason(log, written)
+        raise TrainingFailedError(f"{run.path}: the training failed with status {status} ({log}): {reason}")
 
 
-def _reason(log: Path) -> str:
-    """Why a training ended: what our command line said last, else the last line of all."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+def _reason(log: Path, start: int) -> str:
+    """Why a training ended: what our command line said last, else the last line of all, from a byte of its log on."""
+    said = log.read_bytes()[start:].decode(errors="replace")
+    lines = [line for line in said.splitlines() if line.strip()]
     ours = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
     return (ours or lines or ["it said nothing"])[-1]

@@ -59,10 +59,12 @@ def value_of_evaluation(evaluation: Mapping[str, Any], study: Study) -> Value | 
 
 
 def _epochs(series: Series, threshold: float, mode: str, run: RunRecord) -> Value:
-    """The epochs after which the curve first crosses the threshold, linear between two epochs."""
+    """The epochs after which the curve first crosses the threshold, linear between two that have a finite value."""
     sign = 1 if mode == "max" else -1
     ends = np.append(np.flatnonzero(np.diff(series.epochs)), len(series.epochs) - 1)  # the last of each epoch
     epochs, values = series.epochs[ends] + 1, sign * series.means[ends]
+    finite = np.isfinite(values)
+    epochs, values = epochs[finite], values[finite]
     over = np.flatnonzero(values >= sign * threshold)
     if not over.size:
         return Value(float(run.summary["epochs"]), reached=False)
