@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from convatlas.errors import UserError
 from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import DEATHS, NUM_TRIALS, REASON, Sweep, open_sweep
 from convatlas.sweep.storage import VARIABLE
@@ -139,7 +140,7 @@ def test_a_torn_last_line_of_a_journal_is_cut_before_the_next(tmp_path: Path) ->
     assert [trial.number for trial in open_sweep(sweep.directory).study.get_trials()] == [0]
 
 
-@pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [Stopped, UserError, KeyboardInterrupt])
 def test_a_trial_that_did_not_end_stays_open(tmp_path: Path, error: type[BaseException]) -> None:
     sweep = make_sweep(tmp_path / "s", 1)
 
@@ -152,6 +153,9 @@ def test_a_trial_that_did_not_end_stays_open(tmp_path: Path, error: type[BaseExc
         with pytest.raises(error):
             work(sweep, "w", body, StopFlag())
     assert [trial.state for trial in sweep.study.get_trials()] == [TrialState.RUNNING]
+    again = claim(sweep, "w")
+    assert again is not None
+    assert again.user_attrs[DEATHS] == (error is KeyboardInterrupt)
 
 
 @pytest.mark.slow
