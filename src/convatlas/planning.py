@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import re
 from collections.abc import MutableMapping
 from typing import Annotated, Any, Literal
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from convatlas.config import fill_num_classes, plain
 from convatlas.data.image_data import ImageDataModule
+from convatlas.errors import UserError
 from convatlas.report.expectations import Expectation
 from convatlas.run.directory import RunDirectory
 from convatlas.run.identity import initial_weights, run_id
@@ -62,6 +64,23 @@ def plan_run(
     settings = plain(config)
     identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
     return RunDirectory.choose(config.run.root, identity, config.run.attempt, config.run.fresh), data
+
+
+def check_metric(key: str, metric: str, config: DictConfig) -> None:
+    """Refuse a metric of an evaluation that runs of this configuration do not have.
+
+    Args:
+        key: What is set to the metric, for the message.
+        metric: With its split: ``val/top1``; those of the training itself are not known before.
+        config: Composed from ``conf/train.yaml``.
+
+    Raises:
+        UserError: The task measures other things.
+    """
+    split, _, quantity = metric.partition("/")
+    task: type[Task] = get_class(config.model._target_)
+    if split != "train" and not re.fullmatch(task.measures, quantity):
+        raise UserError(f"{key}={metric}: {task.problem} has {split}/({task.measures})")
 
 
 def state_at_start(task: Task, data: ImageDataModule) -> dict[str, str]:

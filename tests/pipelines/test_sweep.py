@@ -90,6 +90,15 @@ def test_a_mistake_is_told_before_anything_starts(overrides: list[str], message:
         dry("sweep=learning_rate", *FREE, f"root={tmp_path}", *overrides)
 
 
+def test_a_password_is_not_told_whatever_is_wrong_with_the_address() -> None:
+    for text in ("postgresql://me:se,cret@host/s", "postgresql://me:se(cret@host/s", "[postgresql://me:secret@host/s]"):
+        with pytest.raises(UserError, match=r"^storage: cannot be read; quote it") as raised:
+            compose("sweep", ["sweep=learning_rate", f"storage={text}"])
+        assert "cret" not in str(raised.value)
+    quoted = compose("sweep", ["sweep=learning_rate", "storage='postgresql://me:se,cret@host/s'"])
+    assert quoted.storage == "postgresql://me:se,cret@host/s"
+
+
 def test_pruners_want_one_objective_and_a_grid_has_no_more_trials_than_points() -> None:
     two = "objective=[{metric:val/top1,mode:max},{metric:parameters,mode:min}]"
     with pytest.raises(UserError, match=r"pruner=optuna.pruners.SuccessiveHalvingPruner: "):
