@@ -93,9 +93,11 @@ def sweep(config: DictConfig) -> dict[str, Any]:
     if (left := _open_trials(search, config.num_trials)) > 0:
         workers = min(config.num_workers, left)
         if resources is not None and config.get("cluster") is not None:
-            jobs = submit_workers(instantiate(config.cluster), resources, directory, own, workers)
+            with search.mutex():  # the same command elsewhere counts these, too
+                jobs = submit_workers(instantiate(config.cluster), resources, directory, own, workers)
         else:
-            work_here(resources, directory, own, workers, config.max_retries)
+            all_ended = lambda: _open_trials(search, config.num_trials) <= 0  # noqa: E731
+            work_here(resources, directory, own, workers, config.max_retries, all_ended)
     with search.mutex():
         write_table(search)
     state = "running" if _open_trials(search, config.num_trials) else "finished"

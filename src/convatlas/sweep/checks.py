@@ -14,6 +14,7 @@ from convatlas.planning import TYPES, check_metric, plan_run
 from convatlas.run.environment import world_size
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.space import Space, Values
+from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import Course
 
 OURS = ("run.root", "run.attempt", "run.fresh")
@@ -69,13 +70,11 @@ def _plan(overrides: Sequence[str], metrics: Sequence[str], opened: dict[str, Im
 def _check_optimizer(config: DictConfig, global_batch_size: int) -> None:
     """Make the optimizer of one parameter, and its schedule."""
     optimizer = instantiate(config.optimizer).build([nn.Parameter(torch.zeros(1, 1))], global_batch_size)
-    mode = get_class(config.model._target_).mode
-    instantiate(config.schedule)(optimizer, Course(steps=1000, steps_per_epoch=100, mode=mode))
+    task: type[Task] = get_class(config.model._target_)
+    instantiate(config.schedule)(optimizer, Course(steps=1000, steps_per_epoch=100, mode=task.mode))
 
 
-def _blamed(
-    space: Space, values: Values, shared: Sequence[str], metrics: Sequence[str], error: UserError
-) -> UserError:
+def _blamed(space: Space, values: Values, shared: Sequence[str], metrics: Sequence[str], error: UserError) -> UserError:
     """The error with the first parameter from which on it comes; as it is, if it comes without any."""
     for count in range(len(values) + 1):
         some = dict(list(values.items())[:count])
