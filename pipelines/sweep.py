@@ -21,7 +21,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from convatlas.cli import execute
 from convatlas.config import compose as compose_config
-from convatlas.config import compose_around_train, overridden_keys, plain, project_path
+from convatlas.config import compose_around_train, overridden_keys, parse_overrides, plain, project_path, quoted
 from convatlas.console import print_fields, print_table
 from convatlas.errors import UserError
 from convatlas.run.environment import quiet_libraries
@@ -45,8 +45,23 @@ OWN_KEYS = (
 
 
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/sweep.yaml``; ``train`` holds the overrides that all trials share."""
+    """Compose ``conf/sweep.yaml``; ``train`` holds the overrides that all trials share.
+
+    Raises:
+        UserError: As ``compose_around_train``.
+    """
+    for override in overrides:
+        if override.lstrip("+").startswith("storage=") and not _is_text(override):
+            raise UserError("storage: cannot be read; quote it twice: \"storage='postgresql://…'\"")
     return compose_around_train(name, overrides, OWN_KEYS)
+
+
+def _is_text(override: str) -> bool:
+    """Whether Hydra reads text or null; what it says of anything else has a part of it, which may be a password."""
+    try:
+        return isinstance(parse_overrides([override])[0].value(), str | None)
+    except UserError:
+        return False
 
 
 def sweep(config: DictConfig) -> dict[str, Any]:
@@ -78,9 +93,11 @@ def sweep(config: DictConfig) -> dict[str, Any]:
     if (left := _open_trials(search, config.num_trials)) > 0:
         workers = min(config.num_workers, left)
         if resources is not None and config.get("cluster") is not None:
-            jobs = submit_workers(instantiate(config.cluster), resources, directory, own, workers)
+            with search.mutex():  # the same command elsewhere counts these, too
+                jobs = submit_workers(instantiate(config.cluster), resources, directory, own, workers)
         else:
-            work_here(resources, directory, own, workers, config.max_retries)
+            all_ended = lambda: _open_trials(search, config.num_trials) <= 0  # noqa: E731
+            work_here(resources, directory, own, workers, config.max_retries, all_ended)
     with search.mutex():
         write_table(search)
     state = "running" if _open_trials(search, config.num_trials) else "finished"
@@ -111,13 +128,13 @@ def _identify(config: DictConfig, resources: Resources | None) -> tuple[dict[str
     settings = {key: plain(config)[key] for key in IDENTITY}
     if "space" in config.sampler and config.num_trials > (points := len(space.grid())):
         raise UserError(f"num_trials={config.num_trials}: the grid has {points} points; expected no more")
-    first = check_space(space, train, own)
+    first = check_space(space, train, [*own, f"run.root={quoted(config.root)}"], objectives)
     digest = hashlib.sha256(json.dumps([settings, first], sort_keys=True).encode()).hexdigest()[:8]
     directory = Path(config.root) / f"{config.name}-{digest}"
-    own.append(f"run.root={directory / 'runs'}")
+    own.append(f"run.root={quoted(str(directory / 'runs'))}")
     wandb = OmegaConf.select(compose_config("train", train), "tracking.wandb")
     if wandb is not None and wandb.group is None:
-        own.append(f"tracking.wandb.group={directory.name}")
+        own.append(f"tracking.wandb.group={quoted(directory.name)}")
     return settings | {"train": train}, directory, own
 
 

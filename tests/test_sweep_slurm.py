@@ -23,9 +23,9 @@ SWEEP = [
     "sweep=grid",
     "~space.batch",
     "~space.learning_rate",
-    # Ten ordinary trainings, one that crashes by its weight decay, one that diverges.
+    # Ten ordinary trainings, one that the Trainer refuses, one that diverges.
     f"+space.rate={{{CHOICE},key:optimizer.learning_rate,values:[0.02,0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.03,1e30]}}",
-    f"+space.decay={{{CHOICE},key:optimizer.algorithm.weight_decay,values:[-1.0],when:{{rate:0.03}}}}",
+    f"+space.clip={{{CHOICE},key:+trainer.gradient_clip_algorithm,values:[none],when:{{rate:0.03}}}}",
     "num_trials=12",
     *SMALL,
     "run.checkpoint_steps=3",
@@ -102,7 +102,7 @@ def test_every_trial_is_accounted_for_whatever_ends_workers(cluster: SlurmCluste
     trials = result["trials"]
     assert [trial["number"] for trial in trials] == list(range(12))
     assert [trial["state"] for trial in trials] == ["complete"] * 10 + ["fail"] * 2, logs
-    assert "weight_decay" in trials[10]["reason"]
+    assert "gradient_clip_algorithm" in trials[10]["reason"]
     assert trials[11]["reason"].startswith("diverged: train/loss is nan")
     (best,) = result["best"]
     assert best["values"]["val/top1"] == max(trial["values"]["val/top1"] for trial in trials[:10])

@@ -5,6 +5,7 @@ Everything here runs in well under a second and before any data, network or acce
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 import hydra
 from annotated_types import Ge, Gt, Le, Lt
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
@@ -126,6 +127,17 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def quoted(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides: text is quoted, whatever it holds."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{quoted(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(quoted, value)) + "]"
+    if isinstance(value, str):
+        return QuotedString(value, Quote.single).with_quotes()
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def fill_num_classes(config: DictConfig, num_classes: int) -> None:

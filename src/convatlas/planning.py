@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import re
 from collections.abc import MutableMapping
 from typing import Annotated, Any, Literal
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -74,6 +75,23 @@ def _open_images(config: DictConfig) -> ImageDataModule:
             raise UserError(str(error.__cause__)) from error
         raise
     return data
+
+
+def check_metric(key: str, metric: str, config: DictConfig) -> None:
+    """Refuse a metric of an evaluation that runs of this configuration do not have.
+
+    Args:
+        key: What is set to the metric, for the message.
+        metric: With its split: ``val/top1``; those of the training itself are not known before.
+        config: Composed from ``conf/train.yaml``.
+
+    Raises:
+        UserError: The task measures other things.
+    """
+    split, _, quantity = metric.partition("/")
+    task: type[Task] = get_class(config.model._target_)
+    if split != "train" and not re.fullmatch(task.measures, quantity):
+        raise UserError(f"{key}={metric}: {task.problem} has {split}/({task.measures})")
 
 
 def state_at_start(task: Task, data: ImageDataModule) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """`convatlas sweep` on this machine; tests/test_sweep_slurm.py has the cluster."""
 
+import fcntl
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from convatlas.config import check_config
+from convatlas.config import check_config, quoted
+from convatlas.config import compose as compose_config
 from convatlas.errors import UserError
 from pipelines.sweep import TYPES, compose, sweep
 from tests.conftest import SMALL, read_json
@@ -77,6 +79,23 @@ def test_what_is_searched_makes_the_sweep_and_how_it_is_done_does_not() -> None:
         ),
         (["objective=[{metric:test/top1,mode:max}]"], "objective.metric=test/top1: .*not for choosing"),
         (["objective=[{metric:val/top1,mode:up}]"], "objective="),
+        (["objective=[{metric:val/topp1,mode:max}]"], "^objective.metric=val/topp1: classification has val/"),
+        (
+            ["schedule=one_cycle", f"+space.w={{{CHOICE},key:schedule.warmup_fraction,values:[0.3,1.7]}}"],
+            "space.w: schedule.warmup_fraction=1.7: .*expected .* from 0 to 1",
+        ),
+        (
+            [
+                "schedule=plateau",
+                "~schedule.warmup_fraction",
+                f"+space.f={{{CHOICE},key:schedule.factor,values:[0.5,2.0]}}",
+            ],
+            "space.f: schedule.factor=2.0: .*expected a number between 0 and 1",
+        ),
+        (
+            ["space.weight_decay.log=false", "space.weight_decay.low=-1.0"],
+            "space.weight_decay: optimizer.algorithm.weight_decay=-1.0: optimizer: Invalid weight_decay",
+        ),
         (["objective=[]"], "objective: expected at least one"),
         (["num_trials=0"], "num_trials=0: expected a positive integer"),
         (["cluster=cpu"], "resources: expected resources=NAME"),
@@ -88,6 +107,35 @@ def test_what_is_searched_makes_the_sweep_and_how_it_is_done_does_not() -> None:
 def test_a_mistake_is_told_before_anything_starts(overrides: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         dry("sweep=learning_rate", *FREE, f"root={tmp_path}", *overrides)
+
+
+def test_trials_go_to_the_sweeps_directory_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr("pipelines.sweep.work_here", lambda resources, directory, own, *others: given.extend(own))
+    root = tmp_path / "a=1,b (c) 'd'"
+    directory = sweep(compose("sweep", ["sweep=learning_rate", *FREE, f"root={quoted(str(root))}"]))["sweep"]
+    assert Path(directory).parent == root
+    assert compose_config("train", given).run.root == f"{directory}/runs"
+
+
+def test_two_commands_at_one_time_submit_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(cluster: object, resources: object, directory: Path, *others: object) -> list[str]:
+        with (directory / ".claim-lock").open("a") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return ["7_1"]
+
+    monkeypatch.setattr("pipelines.sweep.submit_workers", submit)
+    overrides = ["sweep=learning_rate", *FREE, f"root={tmp_path}", "cluster=cpu", "resources=one_cpu"]
+    assert sweep(compose("sweep", overrides))["jobs"] == ["7_1"]
+
+
+def test_a_password_is_not_told_whatever_is_wrong_with_the_address() -> None:
+    for text in ("postgresql://me:se,cret@host/s", "postgresql://me:se(cret@host/s", "[postgresql://me:secret@host/s]"):
+        with pytest.raises(UserError, match=r"^storage: cannot be read; quote it") as raised:
+            compose("sweep", ["sweep=learning_rate", f"storage={text}"])
+        assert "cret" not in str(raised.value)
+    quoted = compose("sweep", ["sweep=learning_rate", "storage='postgresql://me:se,cret@host/s'"])
+    assert quoted.storage == "postgresql://me:se,cret@host/s"
 
 
 def test_pruners_want_one_objective_and_a_grid_has_no_more_trials_than_points() -> None:
@@ -115,7 +163,7 @@ def test_a_crash_a_divergence_and_a_pruned_trial_leave_the_best_one(tmp_path: Pa
         *SMALL,
         "trainer.max_epochs=4",
         f"+space.rate={{{CHOICE},key:optimizer.learning_rate,values:[0.3,1e30,0.2,1e-9]}}",
-        f"+space.decay={{{CHOICE},key:optimizer.algorithm.weight_decay,values:[-1.0],when:{{rate:0.2}}}}",
+        f"+space.clip={{{CHOICE},key:+trainer.gradient_clip_algorithm,values:[none],when:{{rate:0.2}}}}",
         "pruner._target_=optuna.pruners.ThresholdPruner",
         *("+pruner.lower=0.13", "+pruner.n_warmup_steps=2"),  # from the second epoch on
         "num_trials=4",
@@ -125,7 +173,7 @@ def test_a_crash_a_divergence_and_a_pruned_trial_leave_the_best_one(tmp_path: Pa
     assert [trial["number"] for trial in result["trials"]] == [0, 1, 2, 3]
     assert [trial["state"] for trial in result["trials"]] == ["complete", "fail", "fail", "pruned"]
     assert result["trials"][1]["reason"].startswith("diverged: train/loss is nan")
-    assert "weight_decay" in result["trials"][2]["reason"]
+    assert "gradient_clip_algorithm" in result["trials"][2]["reason"]
     (best,) = result["best"]
     assert best["number"] == 0
     assert best["values"]["val/top1"] == read_json(tmp_path / best["run"] / "summary.json")["best"]["value"]

@@ -60,6 +60,14 @@ def test_the_corners_hold_each_bound_and_each_choice_beside_each_option_of_a_gro
         ({"a": Int(key="x", low=1, high=2, when={"b": 1}), "b": Choice(key="y", values=[1])}, "space.a.when.b: "),
         ({"b": OPTIMIZER, "a": Int(key="x", low=1, high=2, when={"b": "adam"})}, "space.a.when.b=adam: "),
         ({}, "space: expected"),
+        (
+            {"a": Int(key="x", low=1, high=2), "b": Int(key="x", low=1, high=2)},
+            "space.b.key=x: a has it too; expected when",
+        ),
+        (
+            {"o": OPTIMIZER, "a": Int(key="x", low=1, high=2), "b": Int(key="x", low=1, high=2, when={"o": "adamw"})},
+            "space.b.key=x: a has it too; expected when",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_named(parameters: dict[str, Any], message: str) -> None:

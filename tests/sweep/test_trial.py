@@ -154,8 +154,32 @@ def test_a_training_ends_with_the_worker_that_started_it(tmp_path: Path) -> None
     worker.wait()
 
 
+def test_a_trial_whose_equal_was_faster_waits_for_it_and_shares_its_result(tmp_path: Path) -> None:
+    script = (
+        "asked = Path(__file__).with_name('asked')\n"
+        "if not asked.exists():\n"
+        "    asked.touch()\n"
+        "    print(f'convatlas: error: run {run} is owned by process 7 on here: wait for it', flush=True)\n"
+        "    sys.exit(1)\n"
+        "epoch(0, 0.4); state(state='finished')"
+    )
+    assert train(tmp_path, script)[2] == Outcome(TrialState.COMPLETE, [0.4])
+
+
+def test_images_that_are_not_on_a_machine_cost_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_images(*arguments: Any) -> Any:
+        raise UserError("data.root=/data: there is no such folder")
+
+    monkeypatch.setattr("convatlas.sweep.trial.plan_run", no_images)
+    with pytest.raises(UserError, match=r"data\.root=/data: there is no such folder"):
+        train(tmp_path, "")
+
+
+def test_an_objective_that_is_never_finite_fails_the_trial_alone(tmp_path: Path) -> None:
+    script = "epoch(0, 'NaN'); epoch(1, 'NaN'); state(state='finished')"
+    assert train(tmp_path, script)[2] == Outcome(TrialState.FAIL, reason="diverged: val/top1 is never finite")
+
+
 def test_a_metric_that_no_run_has_is_a_mistake_of_the_sweep(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"objective.metric=val/topp1: no finite value; the record has val/loss, val/top1"
-    ):
+    with pytest.raises(UserError, match=r"objective.metric=val/topp1: the record has val/loss, val/top1"):
         train(tmp_path, "epoch(0, 0.1); state(state='finished')", objective=[{"metric": "val/topp1", "mode": "max"}])

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from convatlas.errors import UserError
 from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import DEATHS, NUM_TRIALS, REASON, Sweep, open_sweep
-from convatlas.sweep.storage import VARIABLE
+from convatlas.sweep.storage import VARIABLE, address
 from convatlas.sweep.worker import Outcome, StopFlag, Stopped, work
 from tests.sweep.definitions import make_sweep
 
@@ -139,7 +140,7 @@ def test_a_torn_last_line_of_a_journal_is_cut_before_the_next(tmp_path: Path) ->
     assert [trial.number for trial in open_sweep(sweep.directory).study.get_trials()] == [0]
 
 
-@pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [Stopped, UserError, KeyboardInterrupt])
 def test_a_trial_that_did_not_end_stays_open(tmp_path: Path, error: type[BaseException]) -> None:
     sweep = make_sweep(tmp_path / "s", 1)
 
@@ -152,6 +153,22 @@ def test_a_trial_that_did_not_end_stays_open(tmp_path: Path, error: type[BaseExc
         with pytest.raises(error):
             work(sweep, "w", body, StopFlag())
     assert [trial.state for trial in sweep.study.get_trials()] == [TrialState.RUNNING]
+    again = claim(sweep, "w")
+    assert again is not None
+    assert again.user_attrs[DEATHS] == (error is KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("text", ["me:secret@host/db", "me@host/db?password=secret", "host/db?user=me&passwd=secret"])
+def test_the_address_of_a_database_is_kept_without_its_password(text: str) -> None:
+    kept = address(f"postgresql://{text}")
+    assert kept is not None
+    assert kept.endswith("host/db")
+    assert "secret" not in kept
+
+
+def test_a_sweep_has_a_study_of_its_own_wherever_its_trials_are(tmp_path: Path) -> None:
+    names = [make_sweep(tmp_path / root / "s", 1).study.study_name for root in ("mine", "yours", "mine")]
+    assert names[0] == names[2] != names[1]
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ def start(
     log: Path | None,
     environment: Mapping[str, str] | None = None,
     die_with_parent: bool = False,
+    keep: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a command in a process group of its own, its output appended to a file.
 
@@ -48,6 +49,7 @@ def start(
         log: Where standard output and error go; its folder exists. None: to this process's standard error.
         environment: Variables beside those of this process.
         die_with_parent: End it with SIGTERM when the thread that calls this dies, by whatever (Linux).
+        keep: Open files that it is to have open, too: what is locked stays so while it lives.
     """
     prctl = ctypes.CDLL(None).prctl if die_with_parent and sys.platform == "linux" else None
     output = os.dup(2) if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -59,6 +61,7 @@ def start(
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
+            pass_fds=keep,
             # Between fork and exec one system call is made, and no lock of this process is asked for.
             preexec_fn=prctl and (lambda: prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))),
         )

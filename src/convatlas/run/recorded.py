@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
+from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from convatlas.config import overridden_keys, parse_overrides, project_path
+from convatlas.config import overridden_keys, parse_overrides, project_path, quoted
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
 from convatlas.run.identity import WITHOUT_EFFECT
@@ -184,7 +184,7 @@ def as_overrides(settings: Mapping[str, Any], conf: Path) -> list[str]:
     groups = [key for entry in defaults if isinstance(entry, dict) for key in entry if key in settings]
     return [
         *(f"~{group}" for group in groups),
-        *(f"{'+' if key in groups else '++'}{key}={_grammar(value)}" for key, value in settings.items()),
+        *(f"{'+' if key in groups else '++'}{key}={quoted(value)}" for key, value in settings.items()),
     ]
 
 
@@ -241,14 +241,3 @@ def _parts(provenance: Mapping[str, Any]) -> list[str]:
             differences.append(f"code: part of the run had {describe(earlier['git'])}")
         differences += environment_differences(earlier, provenance, ("part of the run had", "its end"))
     return list(dict.fromkeys(differences))
-
-
-def _grammar(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_grammar(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_grammar, value)) + "]"
-    if isinstance(value, str):
-        return QuotedString(value, Quote.single).with_quotes()
-    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convatlas.config import quoted
 from convatlas.jsonio import dumps
 from convatlas.studies.design import Cell, Study
 from convatlas.studies.outcome import Block
@@ -56,7 +57,8 @@ def plan_evaluations(study: Study, plan: Plan, output: Path) -> dict[tuple[Cell,
                 folder = output / "evaluations" / _identity(members, arm.evaluate or [])
                 seeds = ", ".join(map(str, block))
                 name = f"{study.label(cell)}, seed{'s' * (len(block) > 1)} {seeds}"
-                overrides = (f"run=[{','.join(map(_quoted, members))}]", *(arm.evaluate or ()), f"output={folder}")
+                paths = [str(run.path) for run in members]
+                overrides = (f"run={quoted(paths)}", *(arm.evaluate or ()), f"output={quoted(str(folder))}")
                 found[cell, block] = Evaluation(name, folder, overrides)
     return found
 
@@ -65,7 +67,3 @@ def _identity(runs: list[PlannedRun], overrides: list[str]) -> str:
     """Another training of the same run is another evaluation."""
     about = [[run.directory.run_id, run.directory.summary["ended"]] for run in runs]
     return hashlib.sha256(dumps([about, overrides]).encode()).hexdigest()[:12]
-
-
-def _quoted(run: PlannedRun) -> str:
-    return "'" + str(run.path).replace("\\", "\\\\").replace("'", "\\'") + "'"

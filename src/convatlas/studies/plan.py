@@ -1,20 +1,17 @@
 """Which runs a study consists of, before any of them exists."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from convatlas.config import check_config, compose, overridden_keys
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import DivergedError, UserError
-from convatlas.planning import TYPES, plan_run
+from convatlas.planning import TYPES, check_metric, plan_run
 from convatlas.run.directory import RunDirectory
 from convatlas.studies.design import Cell, Study
-from convatlas.tasks.base import Task
 
 OWN_KEYS = {"seed": "study.seeds says which", "run.fresh": "a study goes on with its runs; expected run.attempt=2"}
 """Keys of ``train`` that a study does not leave to its arms, and why."""
@@ -90,7 +87,7 @@ def plan_study(study: Study, command_line: Sequence[str]) -> Plan:
                 raise UserError(f"{key}: {OWN_KEYS[key]}")
             config = compose("train", overrides)
             check_config(config, TYPES)
-            _check_metric(study.metric, config)
+            check_metric("study.metric", study.metric, config)
             cells[cell] = {seed: _plan_run(config, overrides, seed, plan.opened) for seed in study.seeds}
         except UserError as error:
             raise UserError(f"study.arms.{cell.arm}: {error}") from error
@@ -105,13 +102,6 @@ def _plan_run(
     own.seed = seed
     directory, _ = plan_run(own, opened)
     return PlannedRun(directory, (*overrides, f"seed={seed}"))
-
-
-def _check_metric(metric: str, config: DictConfig) -> None:
-    split, _, quantity = metric.partition("/")
-    task: type[Task] = get_class(config.model._target_)
-    if split != "train" and not re.fullmatch(task.measures, quantity):
-        raise UserError(f"study.metric={metric}: {task.problem} has {split}/({task.measures})")
 
 
 def _check_different(study: Study, plan: Plan) -> None:

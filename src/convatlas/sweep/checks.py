@@ -2,24 +2,33 @@
 
 from collections.abc import Sequence
 
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+from torch import nn
+
 from convatlas.config import check_config, compose, overridden_keys
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
-from convatlas.planning import TYPES, plan_run
+from convatlas.planning import TYPES, check_metric, plan_run
 from convatlas.run.environment import world_size
-from convatlas.sweep.space import Space
+from convatlas.sweep.objective import Objective
+from convatlas.sweep.space import Space, Values
+from convatlas.tasks.base import Task
+from convatlas.tasks.optimization import Course
 
 OURS = ("run.root", "run.attempt", "run.fresh")
 """What the sweep says itself."""
 
 
-def check_space(space: Space, train: Sequence[str], own: Sequence[str]) -> str:
+def check_space(space: Space, train: Sequence[str], own: Sequence[str], objectives: Sequence[Objective]) -> str:
     """Compose and check trainings that have every choice and every bound.
 
     Args:
         space: What is varied.
         train: Overrides that all trials share.
         own: Those that the sweep adds: devices, where runs go.
+        objectives: What every one of them has to measure.
 
     Returns:
         The name of the run with the first value of each parameter, which tells sweeps with other shared settings or
@@ -37,31 +46,40 @@ def check_space(space: Space, train: Sequence[str], own: Sequence[str]) -> str:
             raise UserError(f"space.{name}.key={parameter.key}: expected a key that is not set otherwise")
     opened: dict[str, ImageDataModule] = {}
     first = None
+    metrics = [objective.metric for objective in objectives if objective.by_epoch]
     for values in space.corners():
         try:
-            identity = _plan([*train, *space.overrides(values), *own], opened)
+            identity = _plan([*train, *space.overrides(values), *own], metrics, opened)
         except UserError as error:
-            raise _blamed(space, values, [*train, *own], error) from error
+            raise _blamed(space, values, [*train, *own], metrics, error) from error
         first = first or identity
     return str(first)
 
 
-def _plan(overrides: Sequence[str], opened: dict[str, ImageDataModule]) -> str:
+def _plan(overrides: Sequence[str], metrics: Sequence[str], opened: dict[str, ImageDataModule]) -> str:
     config = compose("train", overrides)
     check_config(config, TYPES)
+    for metric in metrics:
+        check_metric("objective.metric", metric, config)
     run, data = plan_run(config, opened)
     data.check_batch(world_size(config.trainer), config.trainer.accumulate_grad_batches)
+    _check_optimizer(config, data.global_batch_size)
     return run.run_id
 
 
-def _blamed(
-    space: Space, values: dict[str, str | int | float | bool | None], shared: list[str], error: UserError
-) -> UserError:
+def _check_optimizer(config: DictConfig, global_batch_size: int) -> None:
+    """Make the optimizer of one parameter, and its schedule."""
+    optimizer = instantiate(config.optimizer).build([nn.Parameter(torch.zeros(1, 1))], global_batch_size)
+    task: type[Task] = get_class(config.model._target_)
+    instantiate(config.schedule)(optimizer, Course(steps=1000, steps_per_epoch=100, mode=task.mode))
+
+
+def _blamed(space: Space, values: Values, shared: Sequence[str], metrics: Sequence[str], error: UserError) -> UserError:
     """The error with the first parameter from which on it comes; as it is, if it comes without any."""
     for count in range(len(values) + 1):
         some = dict(list(values.items())[:count])
         try:
-            _plan([*shared, *space.overrides(some)], {})
+            _plan([*shared, *space.overrides(some)], metrics, {})
         except UserError as earlier:
             if not some:
                 return earlier

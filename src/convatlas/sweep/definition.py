@@ -1,6 +1,7 @@
 """A sweep on the disk: what it searches, and the storage that its workers share."""
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,9 @@ class Sweep:
 def write_sweep(directory: Path, settings: Mapping[str, Any], url: str | None) -> None:
     """Write down what a sweep is, for its workers.
 
+    Its study has a name of its own: a database may hold the studies of many people and roots, and those whose directory
+    was deleted.
+
     Args:
         directory: The sweep's; made if need be.
         settings: ``space``, ``sampler``, ``pruner``, ``objective`` and ``train``, resolved.
@@ -77,11 +81,13 @@ def write_sweep(directory: Path, settings: Mapping[str, Any], url: str | None) -
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        known = yaml.safe_load((directory / FILE).read_text()) if (directory / FILE).is_file() else {}
-        settings = {**settings, "storage": address(url)}
-        if known.get("storage", settings["storage"]) != settings["storage"]:
-            raise UserError(f"storage: the trials of {directory} are in {known['storage'] or 'its journal.log'}")
-        write_atomic(directory / FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        with open_storage(directory, url)[1]():
+            known = yaml.safe_load((directory / FILE).read_text()) if (directory / FILE).is_file() else {}
+            study = known.get("study", f"{directory.name}-{secrets.token_hex(4)}")
+            settings = {**settings, "storage": address(url), "study": study}
+            if known.get("storage", settings["storage"]) != settings["storage"]:
+                raise UserError(f"storage: the trials of {directory} are in {known['storage'] or 'its journal.log'}")
+            write_atomic(directory / FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise UserError(f"root={directory.parent}: cannot be written ({error.strerror})") from error
 
@@ -102,7 +108,7 @@ def open_sweep(directory: Path) -> Sweep:
     storage, mutex = open_storage(directory, os.environ.get(VARIABLE) if settings["storage"] else None)
     study = optuna.create_study(
         storage=storage,
-        study_name=directory.name,
+        study_name=settings["study"],
         directions=[objective.direction for objective in objectives],
         pruner=instantiate(settings["pruner"], _convert_="all"),
         load_if_exists=True,

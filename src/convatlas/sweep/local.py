@@ -1,11 +1,13 @@
 """The workers of a sweep on this machine."""
 
+import fcntl
 import os
 import platform
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +28,12 @@ class WorkersEndedError(ReportedError):
 
 
 def work_here(
-    resources: Resources | None, directory: Path, overrides: Sequence[str], workers: int, retries: int
+    resources: Resources | None,
+    directory: Path,
+    overrides: Sequence[str],
+    workers: int,
+    retries: int,
+    finished: Callable[[], bool],
 ) -> None:
     """Run workers and wait for them; one that is killed is started again.
 
@@ -36,6 +43,7 @@ def work_here(
         overrides: Of every training, beside the sweep's own.
         workers: How many there are to be.
         retries: How often each is started again.
+        finished: Whether all trials have ended: how workers ended does not matter then, others did their trials.
 
     Raises:
         SystemExit: With status 75: this process, or a worker, was told to stop, and all have.
@@ -45,16 +53,18 @@ def work_here(
     if resources is not None and resources.nodes > 1:
         raise UserError(f"resources.nodes={resources.nodes}: expected 1 on this machine; cluster=NAME has more")
     ranks = resources.tasks_per_node if resources else 1
-    environments = [_environment(resources, number) for number in range(workers)]
+    variables, gpus = _environments(resources, directory / "workers", workers)
     base = [sys.executable, "-m", "convatlas.sweep", f"--ranks={ranks}", str(directory)]
     names = [f"{platform.node()}-{os.getpid()}-{number}" for number in range(workers)]
     commands = [[*base, name, *overrides] for name in names]
     stop = StopFlag()
     stop.listen()
     left = [retries] * len(commands)
-    processes = [
-        start(command, None, environment, True) for command, environment in zip(commands, environments, strict=True)
-    ]
+
+    def begin(number: int) -> "subprocess.Popen[bytes]":
+        return start(commands[number], None, variables[number], True, gpus[number])
+
+    processes = [begin(number) for number in range(workers)]
     told = False
     while any(process.poll() is None for process in processes):
         time.sleep(POLL_SECONDS)
@@ -66,28 +76,56 @@ def work_here(
             if not told and process.poll() == -signal.SIGKILL and left[number]:
                 left[number] -= 1
                 sys.stderr.write(f"convatlas: worker {number} was killed; another takes its trial up\n")
-                processes[number] = start(commands[number], None, environments[number], True)
-    statuses = {process.returncode for process in processes}
+                processes[number] = begin(number)
+    for locked in gpus:
+        for file in locked:
+            os.close(file)
+    if finished():
+        return
+    statuses = {process.returncode for process in processes} - {0}
+    if UserError.status in statuses and not told:
+        raise UserError("a worker has found a mistake; its message is above")
     if EXIT_STATUS in statuses or told:
         sys.stderr.write("convatlas: stopped; the same command goes on with the sweep\n")
         raise SystemExit(EXIT_STATUS)
-    if UserError.status in statuses:
-        raise UserError("a worker has found a mistake; its message is above")
-    if statuses != {0}:
-        raise WorkersEndedError(f"a worker ended with status {max(statuses)}; the same command goes on with the sweep")
+    if statuses:
+        raise WorkersEndedError(f"a worker ended with status {min(statuses)}; the same command goes on with the sweep")
 
 
-def _environment(resources: Resources | None, number: int) -> dict[str, str]:
-    """The variables of a worker: its cores, and GPUs of its own."""
+def _environments(
+    resources: Resources | None, folder: Path, workers: int
+) -> tuple[list[dict[str, str]], list[list[int]]]:
+    """The variables of each worker, its cores and GPUs of its own, and the open files that lock these GPUs."""
     if resources is None:
-        return {}
+        return [{}] * workers, [[]] * workers
     threads = {"OMP_NUM_THREADS": str(resources.cpus_per_task)}
-    if not resources.gpus_per_node:
-        return threads
-    per_worker, available = resources.gpus_per_node, torch.cuda.device_count()
-    last = (number + 1) * per_worker
-    if last > available:
-        raise UserError(f"num_workers: worker {number + 1} would need {last} GPUs, this machine shows {available}")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(gpu) for gpu in range(available)]
-    return threads | {"CUDA_VISIBLE_DEVICES": ",".join(names[last - per_worker : last])}
+    if not (each := resources.gpus_per_node):
+        return [threads] * workers, [[]] * workers
+    free = _free_gpus(folder)
+    if len(free) < workers * each:
+        raise UserError(
+            f"num_workers={workers}: expected no more than there are GPUs for: they need {workers * each}, and "
+            f"{len(free)} of this machine are free of other workers of the sweep"
+        )
+    for file in list(free.values())[workers * each :]:
+        os.close(file)
+    shares = [list(free.items())[number * each : (number + 1) * each] for number in range(workers)]
+    variables = [threads | {"CUDA_VISIBLE_DEVICES": ",".join(gpu for gpu, _ in share)} for share in shares]
+    return variables, [[file for _, file in share] for share in shares]
+
+
+def _free_gpus(folder: Path) -> dict[str, int]:
+    """The GPUs of this machine that no worker of the sweep has, and the open file that locks each from now on."""
+    visible, available = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    names = visible.split(",")[:available] if visible else [str(gpu) for gpu in range(available)]
+    folder.mkdir(exist_ok=True)
+    free = {}
+    for name in names:
+        file = os.open(folder / f".gpu-{platform.node()}-{name}", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+        else:
+            free[name] = file
+    return free

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from convatlas.console import metric_text
-from convatlas.errors import UserError
+from convatlas.errors import DivergedError, UserError
 from convatlas.run.directory import RunDirectory
 from convatlas.tracking.lines import LineReader
 
@@ -47,6 +47,7 @@ class Objective:
         """Its value for a finished run.
 
         Raises:
+            DivergedError: It is no finite number at any epoch.
             UserError: The run has no such figure.
         """
         if not self.by_epoch:
@@ -56,10 +57,13 @@ class Objective:
                 raise UserError(f"objective.metric={self.metric}: summary.json has {', '.join(known)}")
             return float(found)
         lines = LineReader(run.metrics).new()
-        values = [value for line in lines if self.metric in line and math.isfinite(value := number(line[self.metric]))]
-        if not values:
+        recorded = [number(line[self.metric]) for line in lines if self.metric in line]
+        if not recorded:
             known = sorted({name for line in lines for name in line if name.startswith("val/")})
-            raise UserError(f"objective.metric={self.metric}: no finite value; the record has {', '.join(known)}")
+            raise UserError(f"objective.metric={self.metric}: the record has {', '.join(known)}")
+        values = [value for value in recorded if math.isfinite(value)]
+        if not values:
+            raise DivergedError(f"{self.metric} is never finite")
         return max(values) if self.mode == "max" else min(values)
 
     def text(self, value: float | None) -> str:

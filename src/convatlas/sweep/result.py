@@ -16,7 +16,7 @@ TABLE = "trials.csv"
 
 
 def row(sweep: Sweep, trial: FrozenTrial) -> dict[str, Any]:
-    """A trial: ``number``, ``state``, ``values`` by metric, ``params`` by name, ``reason``, ``run``, ``command``."""
+    """A trial: ``number``, ``state``, ``values`` by metric, ``params`` by name, ``reason``, ``run``."""
     values = trial.values or [None] * len(sweep.objectives)
     run = trial.user_attrs.get(RUN)
     return {

@@ -190,6 +190,7 @@ class Space:
         depended_on = {parent for parameter in self.parameters.values() for parent in parameter.when or {}}
         groups = {name for name, parameter in self.parameters.items() if is_group(parameter.key)}
         self._pivots = depended_on | groups
+        self._check_keys()
 
     def suggest(self, trial: BaseTrial) -> Values:
         """The values of the active parameters in a trial, drawn where they are not there yet."""
@@ -225,6 +226,17 @@ class Space:
             for number in range(max((len(ends[name]) for name in others), default=1)):
                 values = chosen | {name: ends[name][number % len(ends[name])] for name in others}
                 yield {name: values[name] for name in ends if name in values}
+
+    def _check_keys(self) -> None:
+        """Refuse two parameters of one key where both are active."""
+        for values in self.corners():
+            owners: dict[str, str] = {}
+            for name in values:
+                key = self.parameters[name].key
+                if (owner := owners.setdefault(key, name)) != name:
+                    raise UserError(
+                        f"space.{name}.key={key}: {owner} has it too; expected when, so that one is active at a time"
+                    )
 
     def _products(self, options: Mapping[str, Sequence[Value]]) -> Iterator[Values]:
         """All combinations of values of some parameters, with the inactive ones left out."""

@@ -96,7 +96,7 @@ def open_storage(directory: Path, url: str | None) -> tuple[BaseStorage, Mutex]:
 
 
 def address(url: str | None) -> str | None:
-    """The address of a database without its password, to be shown and written down.
+    """The address of a database without its password and its options, one of which may be one, to be shown and kept.
 
     Raises:
         UserError: It cannot be read, or is of a kind of database that has no lock for us.
@@ -109,7 +109,7 @@ def address(url: str | None) -> str | None:
         raise UserError("storage: expected postgresql://USER@HOST/DATABASE or mysql://…") from None
     if (dialect := parsed.get_backend_name()) not in LOCKS:
         raise UserError(f"storage={dialect}://…: expected postgresql or mysql; null is a journal in the directory")
-    return parsed.render_as_string(hide_password=True)
+    return parsed.set(query={}).render_as_string(hide_password=True)
 
 
 @contextmanager

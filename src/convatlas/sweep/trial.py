@@ -11,7 +11,7 @@ from optuna.trial import Trial, TrialState
 
 from convatlas.config import check_config, compose
 from convatlas.data.image_data import ImageDataModule
-from convatlas.errors import UserError
+from convatlas.errors import DivergedError, UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.directory import RunDirectory
 from convatlas.run.launch import end, start
@@ -27,6 +27,8 @@ TOLD_STATUSES = (EXIT_STATUS, *(-number for number in TOLD), *(128 + number for 
 """What a training ends with that somebody told to stop; the last ones by srun, before it listened."""
 KILLED_STATUSES = (-signal.SIGKILL, 128 + signal.SIGKILL)
 NO_MEMORY = re.compile(r"out of memory|OutOfMemoryError|MemoryError|oom[-_ ]kill|can't allocate memory", re.IGNORECASE)
+OWNED = re.compile(r"^convatlas: error: run .* is owned by process", re.MULTILINE)
+"""What a training says that another process was faster than; the status is its launcher's."""
 
 
 class Training:
@@ -53,32 +55,42 @@ class Training:
 
         Raises:
             Stopped: The worker, or the training alone, was told to stop.
-            UserError: No run has the objective: a mistake in the sweep.
+            UserError: No run has the objective, a mistake in the sweep; or the images are not as they should be here.
         """
         overrides = [*self.sweep.train, *self.sweep.space.overrides(self.sweep.space.suggest(trial)), *self.overrides]
         try:
             config = compose("train", overrides)
             check_config(config, TYPES)
-            run, _ = plan_run(config, self._opened)
         except UserError as error:
             return Outcome(TrialState.FAIL, reason=f"refused: {error}")
+        run, _ = plan_run(config, self._opened)
         trial.set_user_attr(RUN, run.path.name)
         reports = None
         if len(self.sweep.objectives) == 1 and self.sweep.objectives[0].by_epoch:
             reports = Reports(trial, self.sweep.objectives[0], run, config.trainer.max_epochs)
-        self._wait_for_owner(run)
         log = self.sweep.directory / "logs" / f"trial-{trial.number:04d}.log"
         log.parent.mkdir(exist_ok=True)
-        written = log.stat().st_size if log.exists() else 0
-        process = start(self.launch(overrides), log, die_with_parent=True)
-        pruned = self._watch(process, reports)
+        while True:
+            self._wait_for_owner(run)
+            written = log.stat().st_size if log.exists() else 0
+            process = start(self.launch(overrides), log, die_with_parent=True)
+            pruned = self._watch(process, reports)
+            said = _read(log, written)
+            if pruned or not OWNED.search(said):  # an equal trial may have taken the run while this one was starting
+                break
         if run.finished:
-            return Outcome(TrialState.COMPLETE, [objective.of(run) for objective in self.sweep.objectives])
+            return self._complete(run)
         if pruned:
             return Outcome(TrialState.PRUNED)
         if self.stop.received or process.returncode in TOLD_STATUSES:
             raise Stopped
-        return Outcome(TrialState.FAIL, reason=reason(run, process.returncode, _read(log, written)))
+        return Outcome(TrialState.FAIL, reason=reason(run, process.returncode, said))
+
+    def _complete(self, run: RunDirectory) -> Outcome:
+        try:
+            return Outcome(TrialState.COMPLETE, [objective.of(run) for objective in self.sweep.objectives])
+        except DivergedError as error:
+            return Outcome(TrialState.FAIL, reason=f"diverged: {error}")
 
     def _wait_for_owner(self, run: RunDirectory) -> None:
         """Wait while a process has the run: what a dead worker left saves itself and ends, an equal trial finishes."""

@@ -53,7 +53,7 @@ class StopFlag:
 
 
 Body = Callable[[Trial], Outcome]
-"""Does a trial; raises ``Stopped`` when it is told to stop, ``UserError`` when the sweep itself has a mistake."""
+"""Does a trial; raises ``Stopped`` when it is told to stop, ``UserError`` when the sweep or this machine is wrong."""
 
 
 def work(sweep: Sweep, name: str, body: Body, stop: StopFlag) -> int:
@@ -69,7 +69,7 @@ def work(sweep: Sweep, name: str, body: Body, stop: StopFlag) -> int:
         The exit status: 0, or 75 where the worker was told to stop and its trial waits to be taken up.
 
     Raises:
-        UserError: The sweep has a mistake that a trial has brought to light.
+        UserError: A mistake in the sweep, or on this machine, that a trial has brought to light; the trial stays open.
     """
     folder = sweep.workers / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,8 @@ def work(sweep: Sweep, name: str, body: Body, stop: StopFlag) -> int:
             except Stopped:
                 trial.set_user_attr(STOPPED, True)
                 return EXIT_STATUS
-            except UserError as error:  # what is wrong with the sweep, not with the trial: the next would meet it too
-                _tell(sweep, trial, Outcome(TrialState.FAIL, reason=str(error)))
+            except UserError:  # what is wrong is not the trial: the next would meet it too
+                trial.set_user_attr(STOPPED, True)
                 raise
     return EXIT_STATUS
 

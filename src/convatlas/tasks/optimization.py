@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
@@ -170,9 +170,9 @@ def one_cycle(
     optimizer: Optimizer,
     course: Course,
     *,
-    warmup_fraction: float = 0.3,
-    initial_division: float = 25.0,
-    final_division: float = 1e4,
+    warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.3,
+    initial_division: PositiveFloat = 25.0,
+    final_division: PositiveFloat = 1e4,
 ) -> LRScheduler:
     """Up to the learning rate and down again along cosines, the momentum fixed (Smith and Topin 2018).
 

@@ -1,0 +1,20 @@
+from pathlib import Path
+from typing import Any
+
+from convatlas.config import compose
+from convatlas.run.directory import RunDirectory
+from convatlas.studies.evaluations import plan_evaluations
+from convatlas.studies.plan import Plan, PlannedRun
+from tests.studies.conftest import study_of
+
+
+def test_an_evaluation_finds_its_runs_and_its_place_whatever_their_names(asked: dict[str, Any], tmp_path: Path) -> None:
+    arms = {"deep": {"label": "deep", "evaluate": ["protocol=ten_crop"]}, "flat": {"label": "flat"}}
+    study = study_of(asked, arms=arms, seeds=[0], metric="test/top1")
+    run = RunDirectory(tmp_path / "a=1,b (c) 'd'")
+    run.path.mkdir()
+    run.update(state="finished", ended="now")
+    plan = Plan({cell: {0: PlannedRun(run, ())} for cell in study.cells})
+    (evaluation, *_) = plan_evaluations(study, plan, run.path / "study").values()
+    config = compose("evaluate", evaluation.overrides)
+    assert (config.run, config.output) == ([str(run.path)], str(evaluation.folder))
