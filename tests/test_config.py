@@ -67,7 +67,7 @@ def test_unknown_names_come_with_the_nearest(overrides: list[str], parts: list[s
         ("trainer.max_epochs=ten", "int"),
         ("trainer.max_epochs=2.5", "int"),
         ("data.global_batch_size=many", "int"),
-        ("optimizer.learning_rate=fast", "float"),
+        ("optimizer.learning_rate=fast", "a positive number"),
         ("optimizer.algorithm.momentum=high", "float"),
         ("model.net.depth=deep", ""),
         ("model.net.shortcut=D", "A"),
