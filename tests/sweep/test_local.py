@@ -43,6 +43,22 @@ def test_the_end_of_a_worker_is_told_when_trials_are_left(monkeypatch: pytest.Mo
     end_with(monkeypatch, tmp_path, ["kill -9 $$", "exit 0"], finished=False, retries=1)  # others do what is left
 
 
+def test_workers_that_were_killed_before_anyone_looked_are_started_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands, started = iter(["kill -9 $$", "exit 0"]), []
+
+    def start_and_wait(*arguments: object) -> "subprocess.Popen[bytes]":
+        started.append(subprocess.Popen(["sh", "-c", next(commands)]))
+        started[-1].wait()
+        return started[-1]
+
+    monkeypatch.setattr(local, "start", start_and_wait)
+    monkeypatch.setattr(StopFlag, "listen", lambda flag: None)
+    work_here(None, tmp_path, [], 1, 1, lambda: False)
+    assert [process.returncode for process in started] == [-9, 0]
+
+
 def test_workers_of_another_command_have_other_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -66,17 +66,20 @@ def work_here(
 
     processes = [begin(number) for number in range(workers)]
     told = False
-    while any(process.poll() is None for process in processes):
-        time.sleep(POLL_SECONDS)
+    while True:
         if stop.received and not told:
             told = True
             for process in processes:
                 end(process, signal.SIGTERM)
-        for number, process in enumerate(processes):
-            if not told and process.poll() == -signal.SIGKILL and left[number]:
-                left[number] -= 1
-                sys.stderr.write(f"convatlas: worker {number} was killed; another takes its trial up\n")
-                processes[number] = begin(number)
+        ends = [process.poll() for process in processes]
+        killed = [number for number, ended in enumerate(ends) if ended == -signal.SIGKILL and left[number] and not told]
+        for number in killed:
+            left[number] -= 1
+            sys.stderr.write(f"convatlas: worker {number} was killed; another takes its trial up\n")
+            processes[number] = begin(number)
+        if not killed and None not in ends:
+            break
+        time.sleep(POLL_SECONDS)
     for locked in gpus:
         for file in locked:
             os.close(file)
