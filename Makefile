@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS := runs
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow lint format wheel clean
@@ -23,10 +24,10 @@ quickstart: install ## train, evaluate and show a network on the embedded images
 	@sh scripts/quickstart.sh $(BIN) $(RUNS)
 
 test: lint ## check style and types, then run the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: install ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

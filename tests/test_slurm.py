@@ -102,6 +102,7 @@ def alone(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return directory
 
 
+@pytest.mark.slow
 def test_usr1_queues_the_job_again_and_it_ends_bit_identical(
     cluster: SlurmCluster, alone: Path, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def state(root: Path) -> Any:
     return summary["state"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_four_times_ends_bit_identical_with_every_line_once(alone: Path, tmp_path: Path) -> None:
     for moment, call in (("step", 6), ("validation", 2), ("writing", 3), ("test", 2)):
         assert run_once(tmp_path, moment, call) == -signal.SIGKILL
