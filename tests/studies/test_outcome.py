@@ -46,6 +46,12 @@ def test_only_the_seeds_that_both_have_are_paired(asked: dict[str, Any]) -> None
     assert notes(outcome) == ["flat: 2 of 3 figures are there."]
 
 
+def test_a_difference_of_percentages_is_in_points(asked: dict[str, Any]) -> None:
+    outcome = judged(study_of(asked, metric="test/top1"), singles(0.90, 0.93, 0.98), singles(0.80, 0.80, 0.80))
+    (row,) = findings_table(outcome).rows
+    assert [cell.text for cell in row.cells[3:5]] == ["+13.67 points", "+3.63 to +23.71 points"]
+
+
 def test_verdicts_are_corrected_for_all_comparisons(asked: dict[str, Any]) -> None:
     both = [{"better": "deep", "worse": "flat", "source": ""}] * 2
     deep, flat = singles(0.90, 0.93, 0.98), singles(0.80, 0.80, 0.80)

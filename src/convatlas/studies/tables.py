@@ -99,15 +99,16 @@ def expectation_text(study: Study, finding: Finding) -> str:
 
 
 def difference_text(study: Study, value: float) -> str:
-    """A difference with its sign."""
-    return f"{'+' * (value >= 0)}{number_text(study, value)}"
+    """A difference with its sign, of percentages in percentage points."""
+    return f"{'+' * (value >= 0)}{number_text(study, value)}".replace(" %", " points")
 
 
 def interval_text(study: Study, finding: Finding) -> str:
     """The confidence interval of a difference."""
     if finding.test is None or finding.test.low is None or finding.test.high is None:
         return "–"
-    return f"{difference_text(study, finding.test.low)} to {difference_text(study, finding.test.high)}"
+    low, high = difference_text(study, finding.test.low), difference_text(study, finding.test.high)
+    return f"{low.removesuffix(' points')} to {high}"
 
 
 def probability_text(p: float | None) -> str:
