@@ -1,5 +1,6 @@
 """A run that is killed, stopped or finds its checkpoint damaged ends as the run that was left alone."""
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,21 @@ MODERN = [
 
 @pytest.mark.slow
 def test_with_all_that_a_modern_recipe_has_a_killed_run_ends_bit_identical(tmp_path: Path) -> None:
-    overrides = [*OVERRIDES, *MODERN]
-    assert run_once(tmp_path / "alone", overrides=overrides) == 0
-    for moment, call in (("step", 5), ("validation", 2), ("writing", 3)):
-        assert run_once(tmp_path / "killed", moment, call, overrides=overrides) == -signal.SIGKILL
-    assert run_once(tmp_path / "killed", overrides=overrides) == 0
-    assert difference(only_run(tmp_path / "killed"), only_run(tmp_path / "alone")) is None
+    assert_survives([("step", 5), ("validation", 2), ("writing", 3)], [*OVERRIDES, *MODERN], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_compiled_and_in_bfloat16_a_killed_run_ends_bit_identical(tmp_path: Path) -> None:
+    assert_survives([("step", 5)], [*OVERRIDES, "model.compile=true", "trainer.precision=bf16-mixed"], tmp_path)
+
+
+def assert_survives(kills: list[tuple[str, int]], overrides: list[str], folder: Path) -> None:
+    assert run_once(folder / "alone", overrides=overrides) == 0
+    for moment, call in kills:
+        assert run_once(folder / "killed", moment, call, overrides=overrides) == -signal.SIGKILL
+    assert run_once(folder / "killed", overrides=overrides) == 0
+    assert difference(only_run(folder / "killed"), only_run(folder / "alone")) is None
 
 
 def test_a_truncated_checkpoint_costs_the_steps_since_the_one_before(alone: Path, tmp_path: Path) -> None:
