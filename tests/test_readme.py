@@ -42,6 +42,8 @@ def test_the_command_runs(command: str, folder_run: FolderRun, tmp_path: Path) -
         arguments += SHORT
     if verb == ["sweep"]:
         arguments += ["num_trials=2"]
+    if verb == ["study"]:
+        arguments += ["study.seeds=[0]"]
     if verb == ["data", "bench"]:
         arguments += ["data.global_batch_size=8", "batches=2", "stage_images=8", "model_steps=1"]
     if "data=cifar10" in arguments:  # no download in a test: the same command on the embedded images

@@ -108,11 +108,17 @@ def test_usr1_queues_the_job_again_and_it_ends_bit_identical(
 ) -> None:
     job = submit(cluster, tmp_path)
     wait_for_step(cluster, tmp_path, 30)
+    ranks = _ranks(job)
+    assert len(ranks) == 4
+    for process in ranks.values():
+        process.suspend()  # so that it does not end before the commands have seen it
     (queued,) = convatlas(cluster, tmp_path, "submit", *TRAIN, *JOB)["runs"]
     assert queued["state"].startswith("owned by process")
     assert [
         (entry["job"], entry["slurm"], entry["state"]) for entry in convatlas(cluster, tmp_path, "jobs")["jobs"]
     ] == [(job, "RUNNING", "running")]
+    for process in ranks.values():
+        process.resume()
     cluster.command("scancel", "--signal=USR1", job)
     cluster.wait(lambda: read_json(run_of(tmp_path) / "summary.json")["state"] == "preempted", 60)
     cluster.wait(lambda: cluster.field(job, "Restarts") == "1", 60)

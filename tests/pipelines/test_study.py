@@ -183,7 +183,8 @@ def test_every_study_that_comes_along_is_well_formed(path: Path) -> None:
 @pytest.mark.slow
 def test_a_study_that_is_stopped_saves_its_trainings_and_goes_on(tmp_path: Path) -> None:
     # Enough steps for a signal to meet the training under way.
-    overrides = ["trainer.limit_train_batches=150", "trainer.limit_test_batches=3", "data.global_batch_size=16"]
+    overrides = ["trainer.limit_train_batches=100", "trainer.limit_test_batches=3", "data.global_batch_size=16"]
+    overrides += ["trainer.max_epochs=2", "trainer.limit_val_batches=3"]
     words = [sys.executable, "-m", "convatlas", "study", "study=quickstart_depth", "study.seeds=[0]", *overrides]
     with (tmp_path / "errors").open("w") as errors:
         process = subprocess.Popen(words, cwd=tmp_path, stderr=errors, stdout=subprocess.DEVNULL)
