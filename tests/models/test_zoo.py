@@ -1,8 +1,5 @@
 """Every configuration of ``conf/model`` that classifies, as it is built for 32-pixel images unless a test says so."""
 
-import os
-import shutil
-import sysconfig
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +13,7 @@ from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.resnet import CifarResNet
 from convatlas.restore import load_net
 from convatlas.run.checkpoints import KEY, AtomicCheckpointIO, read_run_checkpoint
+from tests.compiler import needs_compiler
 from tests.models.zoo import FILES, LARGEST, NAMES, SMALLER, build, heads, load, loss, net_config, slow_except
 
 SIDE = 32
@@ -215,11 +213,8 @@ def test_exports(config: str) -> None:
 
 
 @pytest.mark.slow
+@needs_compiler
 def test_inductor_trains_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        pytest.skip("no C++ compiler for torch's inductor")
-    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        pytest.skip("no headers of Python for torch's inductor")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.manual_seed(0)
     net = CifarResNet(depth=8)

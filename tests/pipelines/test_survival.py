@@ -1,6 +1,5 @@
 """A run that is killed, stopped or finds its checkpoint damaged ends as the run that was left alone."""
 
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from convatlas.run.lock import RunLock
 from convatlas.run.stopping import EXIT_STATUS
 from pipelines.runs import runs
 from pipelines.train import train
+from tests.compiler import needs_compiler
 from tests.conftest import read_json
 
 
@@ -79,7 +79,7 @@ def test_with_all_that_a_modern_recipe_has_a_killed_run_ends_bit_identical(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@needs_compiler
 def test_compiled_and_in_bfloat16_a_killed_run_ends_bit_identical(tmp_path: Path) -> None:
     compiled = ["model.compile=true", "model.net.depth=8", "trainer.precision=bf16-mixed"]  # 8: compiled in seconds
     assert_survives([("step", 5)], [*OVERRIDES, *compiled], tmp_path)

@@ -1,5 +1,3 @@
-import shutil
-
 import pytest
 import torch
 import torch._inductor.config
@@ -8,6 +6,7 @@ from convatlas.errors import UserError
 from convatlas.models.resnet import CifarResNet
 from convatlas.tasks.classification import ClassificationTask
 from convatlas.tasks.optimization import OptimizerRecipe
+from tests.compiler import needs_compiler
 from tests.tasks.test_classification import batch_of, task
 
 RECIPE = OptimizerRecipe(algorithm=torch.optim.SGD, learning_rate=0.1)
@@ -28,7 +27,7 @@ def test_a_network_that_is_only_evaluated_is_not_compiled() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@needs_compiler
 def test_a_compiled_step_is_the_same_step_and_names_stay() -> None:
     batch = batch_of(torch.arange(10))._replace(images=torch.randn(10, 1, 32, 32))
     tasks: list[ClassificationTask] = [task(), task(compile=True, optimizer=RECIPE)]
