@@ -66,7 +66,7 @@ def run_once(
     arguments = [str(root), json.dumps(overrides), *([moment, str(call), str(int(number))] if moment else [])]
     command = [sys.executable, "-c", "from benchmarks.kill_and_resume import child; child()", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, env=environment)
     if done.returncode not in (0, -signal.SIGKILL, EXIT_STATUS):
         raise RuntimeError(done.stderr)
     return done.returncode

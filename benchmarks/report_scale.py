@@ -57,7 +57,7 @@ def _write_run(run: Path, seed: int, steps: int, every: int, setting: dict[str, 
         "optimizer": {"learning_rate": setting["rate"], "algorithm": algorithm},
         "trainer": {"max_epochs": EPOCHS, "log_every_n_steps": every},
     }
-    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     done = np.arange(1, steps + 1) / steps
     losses = 2.3 * np.exp(-4 * skill * done) + 0.05 + np.abs(rng.normal(0, 0.15 - 0.1 * done))
     losses[rng.integers(steps)] += 5  # a spike among a hundred thousand steps
@@ -68,7 +68,7 @@ def _write_run(run: Path, seed: int, steps: int, every: int, setting: dict[str, 
         "train/data_wait": np.abs(rng.normal(0.03, 0.01, steps)),
     }
     epoch_steps = steps // EPOCHS
-    with (run / "metrics.jsonl").open("w") as file:
+    with (run / "metrics.jsonl").open("w", encoding="utf-8") as file:
         for step in range(1, steps + 1):
             line = {"step": step, "epoch": (step - 1) // epoch_steps, "time": 1.7e9 + 0.1 * step}
             if step % every == 0:
@@ -90,7 +90,7 @@ def _write_run(run: Path, seed: int, steps: int, every: int, setting: dict[str, 
         "test": {"test/top1": top1 - 0.004, "test/top5": 1 - (1 - top1) / 5, "test/loss": 2.3 * (1 - top1)},
         "train_seconds": 0.1 * steps,
     }
-    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
 def measure_browser(page_file: Path, screenshot: Path | None) -> dict[str, float]:

@@ -64,7 +64,7 @@ def _lines(path: str | None) -> list[list[str]]:
     if not Path(path).is_file():
         raise UserError(f"runs={path}: no such file; expected one with the overrides of a run on each line")
     try:
-        lines = [shlex.split(line) for line in Path(path).read_text().splitlines()]
+        lines = [shlex.split(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise UserError(f"runs={path}: {error}; expected overrides quoted as a shell reads them") from error
     if not lines or not all(lines):

@@ -118,7 +118,7 @@ def _publish(run: Path, config: DictConfig) -> dict[str, Any]:
     owner = living_owner(run / "lock.json")
     if owner is not None:
         return {"run": str(run), "state": "trains", "reason": f"owned by {owner}"}
-    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     own = (settings.get("tracking") or {}).get("wandb")
     if own is None and config.runs is None:
         return {"run": str(run), "state": "untracked", "reason": "tracking has no wandb; runs= names it all the same"}

@@ -88,4 +88,4 @@ def convatlas(tmp_path: Path) -> Command:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))

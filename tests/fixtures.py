@@ -46,7 +46,7 @@ def write_faulty_folder(root: Path) -> dict[str, list[str]]:
     exif[ExifTags.Base.Orientation] = 6
 
     (train / "ant" / "empty.jpg").touch()
-    (train / "ant" / "page.jpg").write_text("<html>404 Not Found</html>")
+    (train / "ant" / "page.jpg").write_text("<html>404 Not Found</html>", encoding="utf-8")
     truncated = (train / "ant" / "001.jpg").read_bytes()
     (train / "bee" / "half.jpg").write_bytes(truncated[: len(truncated) // 2])
     (train / "bee" / "joined.jpg").write_bytes(truncated[: len(truncated) // 2] + b"\xff\xd9")

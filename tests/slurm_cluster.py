@@ -151,7 +151,9 @@ class SlurmCluster:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                logs = "\n".join(path.read_text()[-1500:] for path in sorted(self.folder.glob("slurm*.log")))
+                logs = "\n".join(
+                    path.read_text(encoding="utf-8")[-1500:] for path in sorted(self.folder.glob("slurm*.log"))
+                )
                 raise TimeoutError(f"{what} after {seconds} s\n{logs}")
             time.sleep(0.2)
 
@@ -166,7 +168,7 @@ class SlurmCluster:
             )
         text += "PartitionName=low Nodes=ALL Default=YES State=UP PriorityTier=1 GraceTime=30\n"
         text += "PartitionName=high Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF\n"
-        (self.folder / "slurm.conf").write_text(text)
+        (self.folder / "slurm.conf").write_text(text, encoding="utf-8")
 
     def _start(self, name: str, *arguments: str, program: str | None = None) -> None:
         with (self.folder / f"{name}.out").open("ab") as output:

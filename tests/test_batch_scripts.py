@@ -33,7 +33,7 @@ class Jobs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name, text in PROGRAMS.items():
-            (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+            (folder / name).write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
             (folder / name).chmod(0o755)
 
     def run(self, script: str, *arguments: str, **variables: str) -> Ended:
@@ -50,8 +50,8 @@ class Jobs:
         return Ended(
             done.returncode,
             done.stderr,
-            ran.read_text().splitlines() if ran.exists() else [],
-            requeued.read_text().strip() if requeued.exists() else "",
+            ran.read_text(encoding="utf-8").splitlines() if ran.exists() else [],
+            requeued.read_text(encoding="utf-8").strip() if requeued.exists() else "",
         )
 
 
@@ -88,7 +88,7 @@ def test_where_srun_can_start_nothing_the_job_fails_at_once(jobs: Jobs) -> None:
 
 
 def test_a_task_of_an_array_takes_its_line_and_is_queued_again_alone(jobs: Jobs) -> None:
-    (jobs.folder / "runs.txt").write_text("seed=1\n\"data.root=/a b\" 'x=[1, 2]'\n")
+    (jobs.folder / "runs.txt").write_text("seed=1\n\"data.root=/a b\" 'x=[1, 2]'\n", encoding="utf-8")
     task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
     ended = jobs.run("array.sbatch", "runs.txt", "model=vgg11", STATUS="75", **task)
     assert ended.ran[-4:] == ["train", "model=vgg11", "data.root=/a b", "x=[1, 2]"]
@@ -97,7 +97,7 @@ def test_a_task_of_an_array_takes_its_line_and_is_queued_again_alone(jobs: Jobs)
 
 @pytest.mark.parametrize(("line", "message"), [("it's=1", "unmatched single quote"), ("", "has no line 1")])
 def test_a_line_that_cannot_be_read_trains_nothing(line: str, message: str, jobs: Jobs) -> None:
-    (jobs.folder / "runs.txt").write_text(f"{line}\n")
+    (jobs.folder / "runs.txt").write_text(f"{line}\n", encoding="utf-8")
     ended = jobs.run("array.sbatch", "runs.txt", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1")
     assert (ended.status, ended.ran, ended.requeued) == (2, [], "")
     assert message in ended.errors

@@ -14,7 +14,7 @@ from tests.conftest import Command
 def test_a_verb_of_two_words_is_a_pipeline_with_an_underscore(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "data_count.py").write_text('"""Count."""\nimport sys\nprint(sys.argv[1:])\n')
+    (tmp_path / "data_count.py").write_text('"""Count."""\nimport sys\nprint(sys.argv[1:])\n', encoding="utf-8")
     monkeypatch.setattr(cli, "project_path", lambda name: tmp_path)
     monkeypatch.setattr(sys, "argv", ["convatlas", "data", "count", "root=x"])
     assert cli.main() == 0

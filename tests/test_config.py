@@ -32,7 +32,7 @@ def test_train_composes_and_passes_the_check() -> None:
     ],
 )
 def test_every_option_composes_and_passes_the_check(group: str, option: str) -> None:
-    text = (CONF / group / f"{option}.yaml").read_text()
+    text = (CONF / group / f"{option}.yaml").read_text(encoding="utf-8")
     root = ["data.root=somewhere"] if "root: ???" in text else []
     classes = ["data.num_classes=10"] if "num_classes: null" in text else []
     config = compose("train", [f"{group}={option}", *root, *classes])

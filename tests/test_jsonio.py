@@ -12,5 +12,5 @@ def test_non_finite_numbers_become_text() -> None:
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_atomic(tmp_path / "f", "old")
     write_atomic(tmp_path / "f", "new")
-    assert (tmp_path / "f").read_text() == "new"
+    assert (tmp_path / "f").read_text(encoding="utf-8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]

@@ -46,7 +46,7 @@ def test_the_installed_wheel_trains_in_an_empty_directory(wheel: Path, tmp_path:
         check=True,
     ).stdout.strip()
     here = next(path for path in sys.path if path.endswith("site-packages"))
-    Path(site, "dependencies.pth").write_text(f"{here}\n")
+    Path(site, "dependencies.pth").write_text(f"{here}\n", encoding="utf-8")
     subprocess.run(
         [str(python), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(wheel)], check=True
     )

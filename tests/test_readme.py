@@ -19,7 +19,7 @@ SHORT = ["debug=fast", "data.global_batch_size=8"]
 
 
 def commands() -> list[str]:
-    text = "\n".join(page.read_text() for page in PAGES)
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     blocks = re.findall(r"<!-- tested -->\n```console\n(.*?)```", text, flags=re.DOTALL)
     found = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
     assert len(found) >= 11
@@ -72,6 +72,6 @@ def test_the_command_runs(command: str, folder_run: FolderRun, tmp_path: Path) -
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
-    makefile = (README.parent / "Makefile").read_text()
-    for target in re.findall(r"`make ([a-z-]+)`|\$ make ([a-z-]+)", README.read_text()):
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`make ([a-z-]+)`|\$ make ([a-z-]+)", README.read_text(encoding="utf-8")):
         assert re.search(rf"^{''.join(target)}:", makefile, flags=re.MULTILINE), target

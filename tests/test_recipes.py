@@ -101,7 +101,7 @@ def test_a_recipe_composes_and_passes_the_check(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_opens_with_its_evidence(name: str) -> None:
-    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     header = [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
     assert f"convatlas train experiment={name}" in header[0].removeprefix("command:  ")
     assert [line.partition(":")[0] for line in header[:2]] == ["command", "hardware"]
@@ -112,7 +112,11 @@ def test_a_recipe_opens_with_its_evidence(name: str) -> None:
 
 
 def test_every_classification_network_has_a_recipe() -> None:
-    networks = {path.stem for path in (CONF / "model").glob("*.yaml") if "/task/classification" in path.read_text()}
+    networks = {
+        path.stem
+        for path in (CONF / "model").glob("*.yaml")
+        if "/task/classification" in path.read_text(encoding="utf-8")
+    }
     networks.remove("cuda_convnet_cifar")  # made for comparisons alone
     assert {recipe(name).model.name for name in PUBLISHED} == networks
     assert set(NUMBERS) == set(PUBLISHED)
@@ -193,7 +197,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_of_recipes_has_them_all() -> None:
-    page = (ROOT / "docs" / "recipes.md").read_text()
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     for name in PUBLISHED:
         config = recipe(name)
         figure = f"{100 * config.expected[0].value:.2f}" if config.expected else "none"

@@ -72,7 +72,7 @@ def submit(cluster: SlurmCluster, directory: Path, *overrides: str) -> str:
 
 
 def log(directory: Path) -> str:
-    return "\n".join(path.read_text() for path in sorted((directory / "runs" / "slurm").glob("*.log")))
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted((directory / "runs" / "slurm").glob("*.log")))
 
 
 def run_of(directory: Path) -> Path:
@@ -150,7 +150,8 @@ def test_a_script_submitted_by_hand_trains_four_equal_ranks_into_one_run(
         "    open(name, 'w').write(hashlib.sha256(data).hexdigest())\n"
         "pl.LightningModule.on_fit_end = on_fit_end\n"
         "sys.argv = ['convatlas', *sys.argv[3:]]\n"
-        "sys.exit(main())\n"
+        "sys.exit(main())\n",
+        encoding="utf-8",
     )
     hook.chmod(0o755)
     usual = dict(cluster.environment)
@@ -168,7 +169,7 @@ def test_a_script_submitted_by_hand_trains_four_equal_ranks_into_one_run(
     (published,) = wandb_server.runs.values()
     assert (published.name, published.exit_code) == (run_of(tmp_path).name, 0)
     assert len(published.history) == len(read_metrics(run_of(tmp_path) / "metrics.jsonl"))
-    hashes = [(tmp_path / f"rank{rank}").read_text() for rank in range(4)]
+    hashes = [(tmp_path / f"rank{rank}").read_text(encoding="utf-8") for rank in range(4)]
     assert len(set(hashes)) == 1
 
 
@@ -263,13 +264,13 @@ def test_torchrun_on_two_nodes_gives_the_same_run_bit_for_bit(
 
 @pytest.mark.slow
 def test_an_array_trains_a_run_a_line_and_submits_only_what_is_missing(cluster: SlurmCluster, tmp_path: Path) -> None:
-    (tmp_path / "seeds.txt").write_text("seed=1\nseed=2 'run.checkpoint_steps=3'\n")
+    (tmp_path / "seeds.txt").write_text("seed=1\nseed=2 'run.checkpoint_steps=3'\n", encoding="utf-8")
     arguments = ["submit", *SMALL, "cluster=cpu", "resources=one_cpu", "resources.cpus_per_task=1", "runs=seeds.txt"]
     runs = convatlas(cluster, tmp_path, *arguments)["runs"]
     for run in runs:
         wait_for_end(cluster, tmp_path, run["job"])
         assert read_json(tmp_path / run["run"] / "summary.json")["state"] == "finished"
-    (tmp_path / "seeds.txt").write_text("seed=2\nseed=3\n")
+    (tmp_path / "seeds.txt").write_text("seed=2\nseed=3\n", encoding="utf-8")
     again = convatlas(cluster, tmp_path, *arguments)["runs"]
     assert [run["state"] for run in again] == ["finished already", "submitted"]
     assert again[1]["job"].endswith("_2")
@@ -281,7 +282,7 @@ def test_an_array_trains_a_run_a_line_and_submits_only_what_is_missing(cluster: 
 def test_one_task_of_an_array_is_told_to_stop_and_goes_on_alone(
     cluster: SlurmCluster, tmp_path: Path, told: int
 ) -> None:
-    (tmp_path / "seeds.txt").write_text("seed=1\nseed=2\n")
+    (tmp_path / "seeds.txt").write_text("seed=1\nseed=2\n", encoding="utf-8")
     arguments = ["submit", *TRAIN, "cluster=cpu", "resources=one_cpu", "resources.cpus_per_task=1", "runs=seeds.txt"]
     runs = convatlas(cluster, tmp_path, *arguments)["runs"]
     record = tmp_path / runs[told]["run"] / "metrics.jsonl"
@@ -298,7 +299,7 @@ def test_a_queued_job_does_not_see_later_edits(cluster: SlurmCluster, tmp_path: 
     job = submit(cluster, tmp_path, "+cluster.sbatch.hold=true")
     (snapshot,) = (tmp_path / "runs" / "slurm" / "source").iterdir()
     assert (snapshot / "src/convatlas/cli.py").read_bytes() == (ROOT / "src/convatlas/cli.py").read_bytes()
-    (snapshot / "src/convatlas/__init__.py").write_text("raise SystemExit('the snapshot')\n")
+    (snapshot / "src/convatlas/__init__.py").write_text("raise SystemExit('the snapshot')\n", encoding="utf-8")
     cluster.command("scontrol", "release", job)
     wait_for_end(cluster, tmp_path, job, "FAILED")
     assert "the snapshot" in log(tmp_path)
@@ -306,7 +307,7 @@ def test_a_queued_job_does_not_see_later_edits(cluster: SlurmCluster, tmp_path: 
 
 @pytest.mark.slow
 def test_the_commands_of_the_cluster_page_run(cluster: SlurmCluster, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "cluster.md").read_text()
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"<!-- slurm -->\n```console\n(.*?)```", page, flags=re.DOTALL)
     commands = [shlex.split(line.removeprefix("$ convatlas ")) for line in block.splitlines()]
     small = [item for item in SMALL if item not in commands[0]] + ["resources.cpus_per_task=1"]

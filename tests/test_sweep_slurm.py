@@ -94,7 +94,7 @@ def test_every_trial_is_accounted_for_whatever_ends_workers(cluster: SlurmCluste
 
     for job in jobs:
         cluster.wait(partial(has_ended, cluster, job), 1800, "the end")
-    logs = "\n".join(path.read_text()[-3000:] for path in sorted((directory / "logs").glob("*.log")))
+    logs = "\n".join(path.read_text(encoding="utf-8")[-3000:] for path in sorted((directory / "logs").glob("*.log")))
     assert [cluster.state(job) for job in jobs] == ["COMPLETED", "COMPLETED"], logs
 
     result = sweep(cluster, tmp_path)

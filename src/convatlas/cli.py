@@ -4,6 +4,8 @@ Results go to standard output; progress, logs and errors go to standard error.
 """
 
 import ast
+import io
+import locale
 import os
 import runpy
 import signal
@@ -28,6 +30,7 @@ HELP = ("-h", "--help")
 
 def main() -> int:
     """Run one verb; the entry point of the ``convatlas`` command."""
+    use_utf8()
     verbs = {path.stem.replace("_", " "): path for path in sorted(project_path("pipelines").glob("*.py"))}
     arguments = sys.argv[1:]
     group = "".join(f"{word} " for word in arguments if word not in HELP)  # all verbs, or those of `convatlas data`
@@ -46,6 +49,20 @@ def main() -> int:
     sys.argv = [str(verbs[verb]), *overrides]
     runpy.run_path(str(verbs[verb]), run_name="__main__")
     return 0
+
+
+def use_utf8() -> None:
+    """Read and write every name and text as UTF-8, whatever the locale: the process starts again where it must.
+
+    Class names, paths and captions then have the same bytes on every machine, and characters that cannot be printed
+    are printed as escapes.
+    """
+    if not sys.flags.utf8_mode and locale.getencoding().lower() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"  # which the processes that this one starts inherit
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  the same command
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def execute(
@@ -67,6 +84,7 @@ def execute(
         compose: Makes the configuration from the pipeline's name and the overrides.
         status: The exit status of a result, for a verb whose results can be bad news.
     """
+    use_utf8()
     STARTUP.mark("imports")
     overrides = sys.argv[1:]
     # Whatever libraries print belongs to standard error: standard output carries the result alone.
@@ -114,9 +132,9 @@ def _usage(verbs: Mapping[str, Path]) -> None:
 
 def _help(path: Path) -> None:
     conf = project_path("conf")
-    keys = (conf / f"{path.stem}.yaml").read_text()
+    keys = (conf / f"{path.stem}.yaml").read_text(encoding="utf-8")
     if "- train\n" in keys:  # check takes what train takes
-        keys += "\n" + (conf / "train.yaml").read_text()
+        keys += "\n" + (conf / "train.yaml").read_text(encoding="utf-8")
     sys.stdout.write(_docstring(path) + "\n")
     for group in sorted(folder for folder in conf.iterdir() if folder.is_dir()):
         if f"- {group.name}:" in keys.replace("optional ", ""):
@@ -128,4 +146,4 @@ def _help(path: Path) -> None:
 
 def _docstring(path: Path) -> str:
     """What a pipeline says of itself, read without running it."""
-    return ast.get_docstring(ast.parse(path.read_text()), clean=False) or ""
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")), clean=False) or ""

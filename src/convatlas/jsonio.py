@@ -26,7 +26,7 @@ def dumps(value: Any, indent: int | None = None) -> str:
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a kill, never meets half of it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -38,7 +38,7 @@ class Network:
 def model_names(task: str = "classification") -> list[str]:
     """Every configuration of ``conf/model`` for a task, ``resnet50`` before ``resnet101``."""
     files = project_path("conf").joinpath("model").glob("*.yaml")
-    names = [file.stem for file in files if f"- /task/{task}@_here_\n" in file.read_text()]
+    names = [file.stem for file in files if f"- /task/{task}@_here_\n" in file.read_text(encoding="utf-8")]
     return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 

@@ -21,7 +21,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredForm, StoredF
         path.parent.mkdir(exist_ok=True)
         coarse = Image.fromarray(generator.integers(256, size=(6, 8, 3), dtype=np.uint8))
         coarse.resize((500, 400)).save(path)
-    (folder / "class0" / "notes.jpg").write_text("no image")
+    (folder / "class0" / "notes.jpg").write_text("no image", encoding="utf-8")
     return prepare(folder, tmp_path_factory.mktemp("store"), limit=10_000, batches=1)
 
 

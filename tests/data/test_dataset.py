@@ -45,7 +45,7 @@ def test_a_test_folder_is_reported_and_val_is_for_tuning(tmp_path: Path) -> None
 
 def test_a_class_list_file_sets_the_order(tmp_path: Path) -> None:
     root = write_image_folder(tmp_path, ["a", "b"], per_class=1, size=8)
-    (root / "classes.txt").write_text("b\na\n")
+    (root / "classes.txt").write_text("b\na\n", encoding="utf-8")
     found = image_folder(3, root=str(root))
     assert found.class_list.names == ("b", "a")
     assert "/b/" in found.train.path(0)
@@ -105,7 +105,7 @@ def test_a_missing_root_is_named() -> None:
 @pytest.mark.parametrize("content", ["", "a\na\n"])
 def test_a_class_list_names_each_class_once(content: str, tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"classes\.txt: expected one class name a line"):
         ClassList.read(path)
 

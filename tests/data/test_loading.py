@@ -249,7 +249,7 @@ def test_skipped_training_images_are_replaced_and_named_once(
             assert {"train/b/003.jpg", "train/c/009.jpg"}.isdisjoint(
                 data.path("train", int(index)).removeprefix(f"{damaged}/") for index in batch.indices
             )
-    logged = data.skipped.log.read_text().splitlines()
+    logged = data.skipped.log.read_text(encoding="utf-8").splitlines()
     assert 1 <= len(logged) == len(set(logged)) == len(data.skipped) <= 2
     assert [f"skipped   {line}" for line in logged] == capsys.readouterr().err.splitlines()
 
@@ -290,7 +290,7 @@ def test_a_name_that_is_no_text_is_skipped_in_one_line(tmp_path: Path, capsys: p
     data = folder_data(root, "data.on_error=skip")
     data.skipped.log = tmp_path / "skipped.txt"
     assert sum(len(batch.labels) for batch in data.test_dataloader()) == 12
-    (line,) = data.skipped.log.read_text().splitlines()
+    (line,) = data.skipped.log.read_text(encoding="utf-8").splitlines()
     assert line.endswith(r"caf\udce9\n.jpg: an empty file; expected an image")
 
 

@@ -142,7 +142,7 @@ VOC = ["data=voc_masks_folder", "data.image_size=64", "data.global_batch_size=4"
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
     top = write_voc(tmp_path, {"train": 10, "val": 4}, size=(48, 80))
-    (top / "classes.txt").write_text("\n".join(["background", *CLASSES]) + "\n")
+    (top / "classes.txt").write_text("\n".join(["background", *CLASSES]) + "\n", encoding="utf-8")
     return top
 
 
@@ -185,7 +185,7 @@ def write_cityscapes(root: Path, splits: dict[str, int]) -> Path:
             Image.fromarray(generator.integers(0, 256, (32, 64, 3), dtype=np.uint8)).save(image)
             Image.fromarray(generator.choice([0, 7, 8, 33], (32, 64)).astype(np.uint8)).save(mask)
             (mask.parent / f"{name.name}_gtFine_color.png").touch()
-    (root / "classes.txt").write_text("".join(f"class {number}\n" for number in range(19)))
+    (root / "classes.txt").write_text("".join(f"class {number}\n" for number in range(19)), encoding="utf-8")
     return root
 
 
@@ -207,7 +207,7 @@ def test_folders_of_images_and_masks_with_a_tuning_split(tmp_path: Path) -> None
         for number in range(3):
             Image.new("RGB", (40, 40)).save(tmp_path / "images" / split / f"{number}.jpg")
             Image.new("L", (40, 40), number % 2).save(tmp_path / "masks" / split / f"{number}.png")
-    (tmp_path / "classes.txt").write_text("paper\nink\n")
+    (tmp_path / "classes.txt").write_text("paper\nink\n", encoding="utf-8")
     data = module("data=mask_folders", f"data.root={tmp_path}", "data.image_size=32", "data.global_batch_size=2")
     assert [data.num_samples(split) for split in ("train", "val", "test")] == [3, 3, 3]
     assert data.path("val", 1).endswith("images/val/1.jpg")
@@ -252,8 +252,14 @@ def test_a_bad_pair_is_named_or_left_out(spoil: Spoil, message: str, voc: Path) 
         ),
         (lambda voc: (voc / "JPEGImages" / "2012_000002.jpg").unlink(), r"the image .*2012_000002\.jpg is missing"),
         (lambda voc: (voc / "ImageSets/Segmentation/val.txt").unlink(), r"val\.txt is missing; expected the names"),
-        (lambda voc: (voc / "ImageSets/Segmentation/val.txt").write_text(""), r"val\.txt: names no images"),
-        (lambda voc: (voc / "classes.txt").write_text("a\na\n"), "expected one class name a line, each once"),
+        (
+            lambda voc: (voc / "ImageSets/Segmentation/val.txt").write_text("", encoding="utf-8"),
+            r"val\.txt: names no images",
+        ),
+        (
+            lambda voc: (voc / "classes.txt").write_text("a\na\n", encoding="utf-8"),
+            "expected one class name a line, each once",
+        ),
     ],
 )
 def test_what_is_missing_is_named_before_training(spoil: Spoil, message: str, voc: Path) -> None:
@@ -272,7 +278,7 @@ def test_augmentations_of_images_without_masks_are_refused() -> None:
 def test_the_identity_of_the_data_changes_with_them(voc: Path) -> None:
     first = module(*VOC, f"data.root={voc}").fingerprint
     listed = voc / "ImageSets/Segmentation/train.txt"
-    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[1:]))
+    listed.write_text("".join(listed.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
     assert module(*VOC, f"data.root={voc}").fingerprint != first
     seeds = [module(*SCENES, f"data.dataset.scenes_seed={seed}").fingerprint for seed in (0, 1)]
     assert seeds[0] != seeds[1]

@@ -32,12 +32,12 @@ def root(tmp_path: Path) -> Path:
     """COCO's layout with images of two shapes: every third is upright."""
     write_coco(tmp_path, {"train2017": 24, "val2017": 4}, size=(40, 56))
     path = tmp_path / "annotations" / "instances_train2017.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     for image in content["images"][::3]:
         file = tmp_path / "train2017" / image["file_name"]
         Image.open(file).resize((40, 56)).save(file)
         image.update(width=40, height=56)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return tmp_path
 
 

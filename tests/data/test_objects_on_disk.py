@@ -39,9 +39,9 @@ def voc_root(tmp_path: Path) -> Path:
 def edit(root: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the annotations of COCO's training split."""
     path = root / "annotations" / "instances_train2017.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def edit_xml(root: Path, path: str, text: str | None) -> None:
@@ -117,7 +117,7 @@ def test_voc_is_found_where_torchvision_puts_it(voc_root: Path, tmp_path: Path) 
 
 
 def test_a_listed_order_of_classes_counts(voc_root: Path) -> None:
-    (voc_root / "classes.txt").write_text("\n".join(("heart", *reversed(CLASSES))))
+    (voc_root / "classes.txt").write_text("\n".join(("heart", *reversed(CLASSES))), encoding="utf-8")
     data = voc(3, root=str(voc_root), masks=False)
     assert data.class_list.names == ("heart", *reversed(CLASSES))
 
@@ -205,7 +205,7 @@ def test_a_missing_or_malformed_coco_file_is_named(content: str | None, coco_roo
     path = coco_root / "annotations" / "instances_val2017.json"
     path.unlink()
     if content is not None:
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"instances_val2017\.json: (cannot be read|expected)"):
         coco(3, root=str(coco_root), masks=False)
 
@@ -241,7 +241,7 @@ def test_an_image_of_another_size_than_its_annotations_is_an_error_of_that_image
     ],
 )
 def test_what_is_wrong_in_voc_s_file_is_named(path: str, text: str | None, message: str, voc_root: Path) -> None:
-    (voc_root / "classes.txt").write_text("\n".join(CLASSES))
+    (voc_root / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
     edit_xml(voc_root, path, text)
     with pytest.raises(UserError, match=message):
         voc(3, root=str(voc_root), masks=False)
@@ -251,7 +251,7 @@ def test_missing_files_of_voc_are_named(voc_root: Path) -> None:
     (voc_root / "Annotations" / "2012_000001.xml").unlink()
     with pytest.raises(UserError, match=r"2012_000001\.xml: cannot be read \(No such file"):
         voc(3, root=str(voc_root), masks=False)
-    (voc_root / "ImageSets" / "Main" / "train.txt").write_text("\n")
+    (voc_root / "ImageSets" / "Main" / "train.txt").write_text("\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.txt: names no image"):
         voc(3, root=str(voc_root), masks=False)
     (voc_root / "ImageSets" / "Main" / "train.txt").unlink()

@@ -66,7 +66,7 @@ def test_semantic_and_instance_masks_have_void_outlines_if_asked_for() -> None:
 
 def test_coco_files_have_the_scenes_boxes_and_masks(tmp_path: Path) -> None:
     root = write_coco(tmp_path, {"train2017": 3, "val2017": 2}, seed=7, size=(64, 96))
-    content = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    content = json.loads((root / "annotations" / "instances_val2017.json").read_text(encoding="utf-8"))
     assert [image["id"] for image in content["images"]] == [3, 4]
     assert [category["id"] for category in content["categories"]] == list(COCO_CATEGORY_IDS)
     assert len(list((root / "train2017").glob("*.jpg"))) == 3

@@ -45,9 +45,9 @@ def break_shards(root: Path, problem: str) -> None:
     elif problem == "no classes":
         (root / "classes.txt").unlink()
     elif problem == "few classes":
-        (root / "classes.txt").write_text("ant\n")
+        (root / "classes.txt").write_text("ant\n", encoding="utf-8")
     elif problem == "damaged manifest":
-        (root / "manifest.json").write_text('{"splits": 3}')
+        (root / "manifest.json").write_text('{"splits": 3}', encoding="utf-8")
     elif problem == "stranger":
         shutil.copy(root / "train-000000.tar", root / "train-000007.tar")
         shutil.copy(index_path(root / "train-000000.tar"), index_path(root / "train-000007.tar"))
@@ -127,7 +127,7 @@ def test_tar_lists_the_members_and_unpacks_them(shards: Path, tmp_path: Path) ->
     assert tar("tf", shard).split() == ["00000004.jpg", "00000004.cls", "00000005.jpg", "00000005.cls"]
     tar("xf", shard, "-C", str(tmp_path))
     assert (tmp_path / "00000005.jpg").read_bytes() == (tmp_path / "images/train/bee/002.jpg").read_bytes()
-    assert (tmp_path / "00000005.cls").read_text() == "1"
+    assert (tmp_path / "00000005.cls").read_text(encoding="utf-8") == "1"
 
 
 def test_webdataset_reads_our_shards(shards: Path) -> None:
@@ -148,7 +148,7 @@ def test_we_read_the_shards_of_webdataset_once_they_are_indexed(tmp_path: Path) 
     images = sorted((write_image_folder(tmp_path / "images", CLASSES, per_class=2, size=8) / "train").rglob("*.jpg"))
     root = tmp_path / "theirs"
     root.mkdir()
-    (root / "classes.txt").write_text("ant\nbee\n")
+    (root / "classes.txt").write_text("ant\nbee\n", encoding="utf-8")
     for split in ("train", "val"):
         with webdataset.TarWriter(str(root / f"{split}-000000.tar")) as writer:
             for number, path in enumerate(images):
@@ -212,4 +212,4 @@ def test_an_index_that_is_written_anew_is_the_one_that_was_lost(shards: Path) ->
     index.unlink()
     data_index(compose("data_index", [f"root={shards}"]))
     assert index.read_bytes() == content
-    assert json.loads((shards / "manifest.json").read_text())["splits"]["train"][1]["samples"] == 2
+    assert json.loads((shards / "manifest.json").read_text(encoding="utf-8"))["splits"]["train"][1]["samples"] == 2

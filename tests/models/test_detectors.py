@@ -83,7 +83,7 @@ def detections(net: Detector) -> list[Detection]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_configuration_states_what_it_is(name: str) -> None:
-    first, config = FILES[name].read_text().splitlines()[0], load(name)
+    first, config = FILES[name].read_text(encoding="utf-8").splitlines()[0], load(name)
     classes = int(first.split(" M parameters at ")[1].split()[0])
     count = sum(parameter.numel() for parameter in build(name, num_classes=classes).parameters())
     assert f": {count / 1e6:.2f} M parameters at {classes} classes" in first

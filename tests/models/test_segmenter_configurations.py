@@ -23,7 +23,7 @@ def test_the_first_line_says_what_there_is(name: str) -> None:
     (network,) = described_networks(described_config("describe", [f"model={name}"]))
     assert isinstance(network.net, Segmenter)
     result = describe(described_config("describe", [f"model={name}"]))
-    lines = FILES[name].read_text().splitlines()
+    lines = FILES[name].read_text(encoding="utf-8").splitlines()
     assert load(name).name == name
     printed = re.search(r": ([0-9.]+) M parameters at (\d+) classes", lines[0])
     assert printed is not None

@@ -76,7 +76,7 @@ def test_there_are_configurations() -> None:
 
 @pytest.mark.parametrize("config", NAMES)
 def test_configuration_form(config: str) -> None:
-    lines = FILES[config].read_text().splitlines()
+    lines = FILES[config].read_text(encoding="utf-8").splitlines()
     assert load(config).name == config
     assert len(lines) <= 14
     assert lines[0].startswith("# ")

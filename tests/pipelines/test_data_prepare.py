@@ -52,7 +52,7 @@ def assert_same(first: Source, second: Source) -> None:
 @pytest.mark.parametrize("splits", [("train", "val"), ("train", "test"), ("train", "val", "test")])
 def test_shards_read_as_the_folder_does(splits: tuple[str, ...], tmp_path: Path) -> None:
     root = write_image_folder(tmp_path / "images", CLASSES, per_class=3, size=8, splits=splits)
-    (root / "classes.txt").write_text("cat\nant\nbee\n")
+    (root / "classes.txt").write_text("cat\nant\nbee\n", encoding="utf-8")
     folder = image_folder(3, root=str(root))
     result = prepare(root, tmp_path / "shards")
     shards: Dataset = image_folder(3, root=str(tmp_path / "shards"))
@@ -164,7 +164,7 @@ def test_an_image_one_pixel_wide_is_shrunk_to_one(in_channels: int, mode: str) -
 
 def test_the_manifest_has_counts_settings_and_checksums(images: Path, tmp_path: Path) -> None:
     result = prepare(images, tmp_path / "shards", "resize.side=16")
-    manifest = json.loads(Path(result["manifest"]).read_text())
+    manifest = json.loads(Path(result["manifest"]).read_text(encoding="utf-8"))
     assert manifest["settings"] == {
         "samples_per_shard": 4,
         "resize.side": 16,
@@ -266,7 +266,7 @@ def test_the_next_command_has_the_augmentation_of_the_data_set(data: str, augmen
 
 def test_two_at_once_are_refused(images: Path, tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
-    with (tmp_path / "shards" / ".lock").open("w") as lock:
+    with (tmp_path / "shards" / ".lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process prepares shards there"):
             prepare(images, tmp_path / "shards")
@@ -318,11 +318,11 @@ def test_a_kill_costs_no_finished_shard(tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.005)
         if (output / "manifest.json").is_file():
-            splits = json.loads((output / "manifest.json").read_text())["splits"]
+            splits = json.loads((output / "manifest.json").read_text(encoding="utf-8"))["splits"]
             recorded = sum(shard["sha256"] is not None for shards in splits.values() for shard in shards)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    manifest = json.loads((output / "manifest.json").read_text())["splits"]
+    manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))["splits"]
     finished = [shard["name"] for shards in manifest.values() for shard in shards if shard["sha256"]]
     assert 3 <= len(finished) < 120
     times = {name: (output / name).stat().st_mtime_ns for name in finished}

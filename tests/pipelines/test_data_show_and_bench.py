@@ -73,7 +73,7 @@ def test_the_bench_counts_images_and_says_what_the_model_needs(root: Path, capsy
 
 def test_the_bench_without_a_model_is_of_the_loader(convatlas: Command, tmp_path: Path) -> None:
     done = convatlas("data", "bench", "model_steps=0", "batches=2", "stage_images=20", "format=json")
-    (tmp_path / "result.json").write_text(done.stdout)
+    (tmp_path / "result.json").write_text(done.stdout, encoding="utf-8")
     result = read_json(tmp_path / "result.json")
     assert result["model_images_per_second"] is None
     assert {"images_per_second", "cpu_ms_per_image"} <= set(result)

@@ -35,7 +35,7 @@ def test_a_clean_folder_ends_with_status_0_and_one_document(convatlas: Command, 
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["ok"]
-    assert "Every image can be decoded." in Path(tmp_path / result["page"]).read_text()
+    assert "Every image can be decoded." in Path(tmp_path / result["page"]).read_text(encoding="utf-8")
     written = read_json(tmp_path / result["json"])
     assert written == {key: value for key, value in result.items() if key not in ("json", "page")}
 

@@ -38,7 +38,7 @@ def test_a_run_leaves_losses_precision_and_pictures(detector: dict[str, Any]) ->
     run = Path(detector["run"])
     assert detector["best"]["metric"] == "val/box_map"
     assert {"test/box_map", "test/box_map_50", "test/mask_map", "test/mask_map_50"} <= detector["test"].keys()
-    record = (run / "metrics.jsonl").read_text()
+    record = (run / "metrics.jsonl").read_text(encoding="utf-8")
     assert all(f'"train/loss_{part}"' in record for part in ("classifier", "box_reg", "objectness", "mask"))
     written = read_json(run / "evaluation" / "test.json")
     assert [row["class"] for row in written["per_class_ap"]] == ["circle", "square", "triangle", "star"]
@@ -71,7 +71,7 @@ def test_check_tries_a_step_and_names_data_that_do_not_fit(tmp_path: Path) -> No
 
 def test_the_report_shows_precision_by_class_and_objects(detector: dict[str, Any], tmp_path: Path) -> None:
     result = report(compose("report", [f"run={detector['run']}", f"output={tmp_path / 'report.html'}"]))
-    page = Path(result["report"]).read_text()
+    page = Path(result["report"]).read_text(encoding="utf-8")
     assert "Average precision of each class" in page
     assert "Mask AP 50" in page
     assert page.count('alt="what the network found"') >= 5
@@ -102,7 +102,7 @@ def test_predict_lists_objects_and_draws_them(detector: dict[str, Any], tmp_path
     result = predict(compose("predict", overrides))
     assert len(result["predictions"]) == 3
     objects = [one for row in result["predictions"] for one in row["objects"]]
-    lines = Path(result["csv"]).read_text().splitlines()
+    lines = Path(result["csv"]).read_text(encoding="utf-8").splitlines()
     assert lines[0] == "path,class,score,x0,y0,x1,y1"
     assert len(lines) == 1 + len(objects)
     for row, (height, width) in zip(result["predictions"], [(48, 64), (64, 48), (80, 60)], strict=True):
@@ -111,7 +111,7 @@ def test_predict_lists_objects_and_draws_them(detector: dict[str, Any], tmp_path
             x0, y0, x1, y1 = one["box"]
             assert 0 <= x0 <= x1 <= width
             assert 0 <= y0 <= y1 <= height
-    assert Path(result["page"]).read_text().count("data:image/png") == 3
+    assert Path(result["page"]).read_text(encoding="utf-8").count("data:image/png") == 3
 
 
 def test_a_detector_s_layers_are_not_described(detector: dict[str, Any]) -> None:

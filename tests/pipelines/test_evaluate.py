@@ -28,11 +28,11 @@ def test_only_an_evaluation_of_the_runs_own_images_enters_its_record(
     monkeypatch.chdir(tmp_path)
     own = run(f"run={folder_run.run}")
     assert own["evaluation"] == f"{folder_run.run}/evaluation/test.json"
-    before = (folder_run.run / "evaluation" / "test.json").read_text()
+    before = (folder_run.run / "evaluation" / "test.json").read_text(encoding="utf-8")
     other = write_image_folder(tmp_path / "other", folder_run.classes, per_class=2, size=32)
     for overrides in ([f"data.root={other}"], ["trainer.limit_test_batches=1"], ["data.image_size=40"]):
         assert run(f"run={folder_run.run}", *overrides)["evaluation"] == "evaluation/test.json"
-    assert (folder_run.run / "evaluation" / "test.json").read_text() == before
+    assert (folder_run.run / "evaluation" / "test.json").read_text(encoding="utf-8") == before
 
 
 def test_what_is_counted_is_what_was_evaluated(trained: dict[str, Any], tmp_path: Path) -> None:
@@ -78,7 +78,9 @@ def test_other_images_are_prepared_as_the_checkpoints_own(folder_run: FolderRun,
 
 def test_other_classes_are_refused_with_both_lists(folder_run: FolderRun, tmp_path: Path) -> None:
     swapped = write_image_folder(tmp_path / "other", folder_run.classes, per_class=4, size=32)
-    (swapped / "classes.txt").write_text("".join(f"{name}\n" for name in reversed(folder_run.classes)))
+    (swapped / "classes.txt").write_text(
+        "".join(f"{name}\n" for name in reversed(folder_run.classes)), encoding="utf-8"
+    )
     with pytest.raises(UserError) as caught:
         run(f"run={folder_run.run}", f"data.root={swapped}", f"output={tmp_path}/out")
     assert str(folder_run.run) in str(caught.value)

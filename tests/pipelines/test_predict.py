@@ -21,7 +21,7 @@ def test_a_folder_becomes_a_table_and_a_page(trained: dict[str, Any], tmp_path: 
     result = run(tmp_path, f"checkpoint={trained['run']}", f"images={images}")
     details = {item["image"]: item for item in read_json(images.parent / "test.json")["samples"]}
     rows = {Path(row["path"]).name: row for row in result["predictions"]}
-    classes = Path(trained["run"], "class_list.txt").read_text().splitlines()
+    classes = Path(trained["run"], "class_list.txt").read_text(encoding="utf-8").splitlines()
     for image, item in details.items():  # the same as in the evaluation, from the picture alone
         row = rows[Path(image).name]
         assert row["prediction"] == classes[item["prediction"]]
@@ -57,7 +57,7 @@ def test_a_broken_image_is_named_and_nothing_is_written(folder_run: FolderRun, t
 
 
 def test_a_file_in_the_place_of_the_output_is_named(folder_run: FolderRun, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("mine")
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match=r"output=.*cannot be written"):
         run(tmp_path, f"checkpoint={folder_run.run}", f"images={folder_run.root / 'val'}")
-    assert (tmp_path / "out").read_text() == "mine"
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"

@@ -66,7 +66,7 @@ def test_a_run_once_more_is_bit_identical_and_the_original_is_as_it_was(
     lines = read_metrics(tampered / "metrics.jsonl")
     line = [line for line in lines if "train/loss" in line][-1]
     line["train/loss"] *= 1.01
-    (tampered / "metrics.jsonl").write_text("".join(f"{dumps(line)}\n" for line in lines))
+    (tampered / "metrics.jsonl").write_text("".join(f"{dumps(line)}\n" for line in lines), encoding="utf-8")
     sides = [tampered, Path(result["run"])]
     curves = [read_metrics(side / "metrics.jsonl") for side in sides]
     original, repeated = map(read_run, sides)
@@ -79,7 +79,7 @@ def test_a_run_once_more_is_bit_identical_and_the_original_is_as_it_was(
 def test_other_images_are_refused_before_anything_is_trained(trained: dict[str, Any], tmp_path: Path) -> None:
     run = shutil.copytree(trained["run"], tmp_path / "run")
     provenance = read_json(run / "provenance.json")
-    (run / "provenance.json").write_text(dumps(provenance | {"data_fingerprint": "f" * 64}))
+    (run / "provenance.json").write_text(dumps(provenance | {"data_fingerprint": "f" * 64}), encoding="utf-8")
     with pytest.raises(UserError, match=r"^data: the images are not those of the run .*recorded ffffffffffff"):
         again(f"run={run}", "code=current", f"run.root={tmp_path / 'again'}")
     assert not (tmp_path / "again").exists()
@@ -100,7 +100,7 @@ def test_the_state_at_the_start_depends_on_the_seed_and_on_nothing_else() -> Non
 
 def test_an_unfinished_run_is_refused(trained: dict[str, Any], tmp_path: Path) -> None:
     run = shutil.copytree(trained["run"], tmp_path / "run")
-    (run / "summary.json").write_text(dumps(read_json(run / "summary.json") | {"state": "preempted"}))
+    (run / "summary.json").write_text(dumps(read_json(run / "summary.json") | {"state": "preempted"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"it is preempted; expected a finished run"):
         again(f"run={run}")
 
@@ -242,13 +242,13 @@ def test_the_recorded_code_runs_with_its_uncommitted_changes(tmp_path: Path, mon
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "first")
     order = repository / "src/convatlas/data/order.py"
-    text = order.read_text()
+    text = order.read_text(encoding="utf-8")
     assert "default_rng([seed, epoch])" in text
-    order.write_text(text.replace("default_rng([seed, epoch])", "default_rng([seed, epoch, 1])"))
+    order.write_text(text.replace("default_rng([seed, epoch])", "default_rng([seed, epoch, 1])"), encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(repository / "src"))
     command = [sys.executable, "-m", "convatlas", "train", *SMALL]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    order.write_text(text)  # the change is on record only
+    order.write_text(text, encoding="utf-8")  # the change is on record only
     monkeypatch.setattr(recorded, "SOURCE", repository)
     monkeypatch.chdir(tmp_path)
     (run,) = (tmp_path / "runs").iterdir()

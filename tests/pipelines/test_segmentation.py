@@ -42,7 +42,7 @@ SMALL = [
 
 def write_voc_of_shapes(root: Path) -> Path:
     voc = write_voc(root, {"train": 12, "val": 3}, size=(32, 40))
-    (voc / "classes.txt").write_text("\n".join(["background", *CLASSES]) + "\n")
+    (voc / "classes.txt").write_text("\n".join(["background", *CLASSES]) + "\n", encoding="utf-8")
     return voc
 
 
@@ -148,7 +148,7 @@ def test_predict_writes_masks_of_images_of_any_size(segmented: dict[str, Any], t
         [f"checkpoint={segmented['run']}", f"images={tmp_path}/photos", f"output={tmp_path}/out"],
     )
     result = predict(config)
-    rows = list(csv.DictReader(Path(result["csv"]).read_text().splitlines()))
+    rows = list(csv.DictReader(Path(result["csv"]).read_text(encoding="utf-8").splitlines()))
     assert [Path(row["path"]).name for row in rows] == ["0.png", "1.png"]
     for row, size in zip(rows, ((50, 40), (37, 33)), strict=True):
         with Image.open(row["mask"]) as mask:
@@ -156,14 +156,14 @@ def test_predict_writes_masks_of_images_of_any_size(segmented: dict[str, Any], t
             assert max(np.unique(np.array(mask))) < 5
     shares = [item["probability"] for item in result["predictions"][0]["top"]]
     assert sum(shares) == pytest.approx(1, abs=1e-4)
-    page = Path(result["page"]).read_text()
+    page = Path(result["page"]).read_text(encoding="utf-8")
     assert "the classes that cover most of each" in page
     assert page.count("data:image/png") == 2
 
 
 def test_the_report_shows_classes_and_overlays(segmented: dict[str, Any], tmp_path: Path) -> None:
     result = report(compose("report", [f"run={segmented['run']}", f"output={tmp_path}/report.html"]))
-    page = Path(result["report"]).read_text()
+    page = Path(result["report"]).read_text(encoding="utf-8")
     for text in ("Intersection over union of each class", "Worst images", "Test mean IoU", "triangle"):
         assert text in page
     assert page.count('alt="what the network said"') == 10 + 10
@@ -229,7 +229,7 @@ def test_bad_masks_end_a_run_by_their_name(spoil: Any, message: str, tmp_path: P
 
 def test_images_of_void_alone_are_trained_through(tmp_path: Path) -> None:
     voc = write_voc_of_shapes(tmp_path / "voc")
-    for name in (voc / "ImageSets" / "Segmentation" / "train.txt").read_text().split():
+    for name in (voc / "ImageSets" / "Segmentation" / "train.txt").read_text(encoding="utf-8").split():
         replace_mask(voc, name, Image.new("L", (40, 32), VOID))
     result = train(compose("train", [*SMALL[:4], *on_voc(voc), f"run.root={tmp_path}/runs"]))
     assert result["state"] == "finished"

@@ -114,7 +114,9 @@ def test_what_is_missing_is_run_and_an_arm_that_fails_stops_no_other(
     result = ask(tmp_path, "num_workers=2", arms=arms)
     residual = [run["run"] for run in result["runs"] if "resnet20" in run["run"]]
     assert [(entry["name"], entry["status"]) for entry in result["failed"]] == [(Path(run).name, 2) for run in residual]
-    assert all("model.weights=nowhere.pt" in Path(entry["log"]).read_text() for entry in result["failed"])
+    assert all(
+        "model.weights=nowhere.pt" in Path(entry["log"]).read_text(encoding="utf-8") for entry in result["failed"]
+    )
     assert [cell["n"] for cell in result["outcome"]["results"]] == [2, 0]
     assert result["outcome"]["findings"][0]["verdict"] == "no result yet"
     assert result["outcome"]["notes"] == ["ResNet-20: 0 of 2 figures are there."]
@@ -177,7 +179,7 @@ def test_a_mistake_is_told_before_anything_runs(
 
 @pytest.mark.parametrize("path", sorted(project_path("conf").glob("study/*.yaml")), ids=lambda path: path.stem)
 def test_every_study_that_comes_along_is_well_formed(path: Path) -> None:
-    assert read_study(yaml.safe_load(path.read_text())).name == path.stem
+    assert read_study(yaml.safe_load(path.read_text(encoding="utf-8"))).name == path.stem
 
 
 @pytest.mark.slow
@@ -186,7 +188,7 @@ def test_a_study_that_is_stopped_saves_its_trainings_and_goes_on(tmp_path: Path)
     overrides = ["trainer.limit_train_batches=100", "trainer.limit_test_batches=3", "data.global_batch_size=16"]
     overrides += ["trainer.max_epochs=2", "trainer.limit_val_batches=3"]
     words = [sys.executable, "-m", "convatlas", "study", "study=quickstart_depth", "study.seeds=[0]", *overrides]
-    with (tmp_path / "errors").open("w") as errors:
+    with (tmp_path / "errors").open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(words, cwd=tmp_path, stderr=errors, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 180
     while not list(tmp_path.glob("runs/*/checkpoints/last.ckpt")):
@@ -197,9 +199,9 @@ def test_a_study_that_is_stopped_saves_its_trainings_and_goes_on(tmp_path: Path)
     assert process.wait(120) == 75
     (summary,) = tmp_path.glob("runs/*/summary.json")  # one at a time: the other arm had not begun
     assert read_json(summary)["state"] == "preempted"
-    assert "waits for 1 to save themselves" in (tmp_path / "errors").read_text()
+    assert "waits for 1 to save themselves" in (tmp_path / "errors").read_text(encoding="utf-8")
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     assert "right direction, one seed" in done.stdout or "wrong direction, one seed" in done.stdout
     (log,) = tmp_path.glob("studies/*/logs/plain20*.log")
-    assert "resumed after step" in log.read_text()
+    assert "resumed after step" in log.read_text(encoding="utf-8")

@@ -42,7 +42,7 @@ def test_a_finished_run_is_not_submitted_and_a_fresh_attempt_is_numbered(trained
 
 def test_a_file_of_runs_is_an_array_of_those_that_are_open(trained: dict[str, Any], tmp_path: Path) -> None:
     lines = tmp_path / "seeds.txt"
-    lines.write_text("seed=0\nseed=1\nseed=2\n")
+    lines.write_text("seed=0\nseed=1\nseed=2\n", encoding="utf-8")
     result = dry("resources=one_cpu", f"run.root={Path(trained['run']).parent}", f"runs={lines}")
     assert [run["state"] for run in result["runs"]] == ["finished already", "to be submitted", "to be submitted"]
     assert "--array=2,3" in shlex.split(result["command"])
@@ -80,7 +80,7 @@ def check_and_submit(config: DictConfig) -> None:
     ],
 )
 def test_a_file_of_runs_is_checked(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "runs.txt").write_text(text)
+    (tmp_path / "runs.txt").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         dry("resources=one_cpu", f"runs={tmp_path / 'runs.txt'}")
 

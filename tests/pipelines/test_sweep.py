@@ -120,7 +120,7 @@ def test_trials_go_to_the_sweeps_directory_whatever_its_name(tmp_path: Path, mon
 
 def test_two_commands_at_one_time_submit_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def submit(cluster: object, resources: object, directory: Path, *others: object) -> list[str]:
-        with (directory / ".claim-lock").open("a") as lock, pytest.raises(BlockingIOError):
+        with (directory / ".claim-lock").open("a", encoding="utf-8") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return ["7_1"]
 

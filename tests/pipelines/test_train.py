@@ -231,7 +231,7 @@ def test_skipped_images_are_listed_and_counted_in_the_run(tmp_path: Path, capsys
     with pytest.raises(UserError, match=r"an empty file"):
         train(compose("train", overrides))
     result = train(compose("train", [*overrides, "data.on_error=skip"]))
-    listed = (Path(result["run"]) / "skipped_images.txt").read_text().splitlines()
+    listed = (Path(result["run"]) / "skipped_images.txt").read_text(encoding="utf-8").splitlines()
     assert result["skipped_images"] == len(listed)
     assert f"{root}/val/a/001.jpg: an empty file; expected an image" in listed
     assert read_json(Path(result["run"]) / "evaluation" / "test.json")["num_samples"] == 39

@@ -138,7 +138,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             "seed": seed,
             "expected": expected or [],
         }
-        (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         provenance = {
             "started": "2025-11-22T20:00:00+00:00",
             "command": "convatlas train data=cifar10 model=resnet20_cifar",
@@ -148,9 +148,9 @@ def make_run(tmp_path: Path) -> MakeRun:
             "host": {"name": "node7", "cpus": 16, "gpus": []},
             "data_fingerprint": "9d1f",
         }
-        (run / "provenance.json").write_text(json.dumps(provenance))
+        (run / "provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
         rows = _metrics(steps, rng, skill)
-        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         best = rows[-1]["val/top1"]
         summary = {
             "run_id": f"{name}-{digest}-s{seed}",
@@ -167,10 +167,10 @@ def make_run(tmp_path: Path) -> MakeRun:
             "startup_seconds": {"imports": 3.1, "composition": 0.21, "data": 0.9, "first_step": 1.4},
             "train_seconds": 4215.0,
         }
-        (run / "summary.json").write_text(json.dumps(summary))
+        (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
         if evaluation:
             result = _evaluation(run / "evaluation", classes or NAMES, rng)
-            (run / "evaluation" / "test.json").write_text(json.dumps(result))
+            (run / "evaluation" / "test.json").write_text(json.dumps(result), encoding="utf-8")
         return run
 
     return make
@@ -199,13 +199,17 @@ def hostile_run(tmp_path: Path) -> Path:
     run = tmp_path / "runs" / "hostile"
     run.mkdir(parents=True)
     config = {"data": {"name": HOSTILE, "classes": [HOSTILE, "b"]}, "model": {"name": HOSTILE}, "seed": 7}
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     rows: list[dict[str, Any]] = [
         {"step": step, "epoch": None, "time": 1.7e9 + step, "train/loss": 1 / step} for step in range(1, 200)
     ]
     rows[30]["train/loss"] = "NaN"
     rows[31]["train/loss"] = "Infinity"
     rows[60][f"train/{HOSTILE}"] = 1.0
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 200, "train/lo')
-    (run / "summary.json").write_text(json.dumps({"name": HOSTILE, "state": "running", "run_id": "hostile"}))
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 200, "train/lo', encoding="utf-8"
+    )
+    (run / "summary.json").write_text(
+        json.dumps({"name": HOSTILE, "state": "running", "run_id": "hostile"}), encoding="utf-8"
+    )
     return run

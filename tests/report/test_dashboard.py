@@ -24,7 +24,7 @@ from pipelines.dashboard import dashboard as run_dashboard
 def server(make_run: Any, tmp_path: Path, serve: Callable[[], ReportServer]) -> ReportServer:
     make_run(seed=0)
     make_run(seed=1, evaluation=False)
-    (tmp_path / "runs" / "secret.txt").write_text("not for browsers")
+    (tmp_path / "runs" / "secret.txt").write_text("not for browsers", encoding="utf-8")
     return serve()
 
 
@@ -91,7 +91,7 @@ def test_every_part_that_the_state_names_is_there(server: ReportServer) -> None:
 def test_only_what_changed_has_another_digest(server: ReportServer, tmp_path: Path) -> None:
     before = json.loads(ask(server, "/state")[1])
     assert json.loads(ask(server, "/state")[1]) == before
-    with (tmp_path / "runs" / "run-0f3a9c21-1" / "metrics.jsonl").open("a") as file:
+    with (tmp_path / "runs" / "run-0f3a9c21-1" / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": 481, "epoch": 12, "time": 1.7e9 + 97, "val/top1": 0.99}) + "\n")
     after = json.loads(ask(server, "/state")[1])
     assert [name for name, digest in after["figures"].items() if digest != before["figures"][name]] == ["curve-top1"]
@@ -116,14 +116,14 @@ def test_a_report_is_made_anew_only_when_a_run_changed(
     make_run(seed=1, evaluation=False)  # the filter leaves it out
     for _ in range(3):
         report.snapshot()
-    (first / "summary.json").write_text(json.dumps({"state": "failed"}))
+    (first / "summary.json").write_text(json.dumps({"state": "failed"}), encoding="utf-8")
     assert "failed" in report.snapshot().report.sections["header"]
     assert made == [0, 1, 1]
 
 
 def test_a_damaged_run_is_named_and_the_others_are_shown(make_run: Any, tmp_path: Path, dashboard: Dashboard) -> None:
     make_run(seed=0, evaluation=False)
-    (make_run(seed=1, evaluation=False) / "summary.json").write_text("{")
+    (make_run(seed=1, evaluation=False) / "summary.json").write_text("{", encoding="utf-8")
     report = LiveReport(tmp_path / "runs", None, dashboard).snapshot().report
     assert len(report.runs) == 1
     assert "summary.json: expected JSON" in report.sections["header"]

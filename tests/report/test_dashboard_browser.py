@@ -16,14 +16,14 @@ Serve = Callable[[], ReportServer]
 
 
 def log(run: Path, step: int, **metrics: float) -> None:
-    with (run / "metrics.jsonl").open("a") as file:
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         line = {"step": step, "epoch": 12, "time": 1.7e9 + 0.2 * step}
         file.write(json.dumps(line | {name.replace("_", "/", 1): value for name, value in metrics.items()}) + "\n")
 
 
 def update(run: Path, **entries: Any) -> None:
-    summary = json.loads((run / "summary.json").read_text())
-    (run / "summary.json").write_text(json.dumps(summary | entries))
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    (run / "summary.json").write_text(json.dumps(summary | entries), encoding="utf-8")
 
 
 def test_curves_and_tables_follow_the_runs(browser: Browser, make_run: Any, serve: Serve) -> None:
@@ -75,7 +75,7 @@ def test_hostile_names_stay_text(browser: Browser, make_run: Any, hostile_run: P
     make_run(hostile, evaluation=False)
     visit = Visit(browser, serve().url)
     visit.drawn()
-    with (hostile_run / "metrics.jsonl").open("w") as file:
+    with (hostile_run / "metrics.jsonl").open("w", encoding="utf-8") as file:
         file.write(json.dumps({"step": 1, "epoch": 0, "time": 1.0, "train/<img src=x onerror=alert(3)>": 1.0}) + "\n")
     update(hostile_run, name=hostile * 2)
     expect(visit.page.locator("table.results")).to_contain_text(hostile * 2)

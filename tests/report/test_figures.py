@@ -25,10 +25,10 @@ def test_one_run_shows_what_was_logged_behind_the_smoothed_line(make_run: Any) -
 
 def test_a_spike_is_seen_in_a_curve_of_few_buckets(make_run: Any) -> None:
     path = make_run(steps=6000)
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     spike = next(row for row in rows if row["step"] == 3333)
     spike["train/loss"] = 77.5
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     groups = group_runs([read_run(path)])
     (plain, _) = panel_figure(Panel("Loss", ["train/loss", "val/loss"]), groups, limit=100)["data"]
     assert len(plain["x"]) <= 200
@@ -51,8 +51,8 @@ def test_seeds_are_a_mean_with_a_band_of_one_deviation(make_run: Any) -> None:
 
 def test_a_seed_that_is_behind_counts_as_far_as_it_came(make_run: Any) -> None:
     long, short = make_run(seed=0, evaluation=False), make_run(seed=1, evaluation=False)
-    lines = (short / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (short / "metrics.jsonl").write_text("".join(lines[: len(lines) // 2]))
+    lines = (short / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (short / "metrics.jsonl").write_text("".join(lines[: len(lines) // 2]), encoding="utf-8")
     (_, line) = panel_figure(Panel("Top-1", ["val/top1"]), group_runs([read_run(long), read_run(short)]))["data"]
     assert [pair[1] for pair in line["customdata"]] == [2] * 6 + [1] * 6
 

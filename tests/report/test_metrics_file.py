@@ -31,7 +31,7 @@ def test_metrics_are_read_by_name_from_lines_of_any_keys(tmp_path: Path) -> None
     path = tmp_path / "metrics.jsonl"
     wide = {"step": 5, "epoch": 0, "time": 5.0, "train/loss": "NaN", "train/data_wait": 0.5}
     val = {"step": 5, "epoch": None, "time": 5.5, "val/loss": 3}
-    path.write_text(lines([*rows(0, 5), wide, val, *rows(6, 8)]))
+    path.write_text(lines([*rows(0, 5), wide, val, *rows(6, 8)]), encoding="utf-8")
     found = read(path)
     assert found.series.keys() == {"train/loss", "train/data_wait", "val/loss"}
     assert found.series["train/loss"].steps.tolist() == list(range(8))
@@ -42,7 +42,7 @@ def test_metrics_are_read_by_name_from_lines_of_any_keys(tmp_path: Path) -> None
 
 def test_only_what_was_appended_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(lines(rows(0, 1000)))
+    path.write_text(lines(rows(0, 1000)), encoding="utf-8")
     found = read(path)
     parsed: list[int] = []
     parse = MetricsFile._parse
@@ -52,12 +52,12 @@ def test_only_what_was_appended_is_read_again(tmp_path: Path, monkeypatch: pytes
         return parse(self, texts)
 
     monkeypatch.setattr(MetricsFile, "_parse", count)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(lines(rows(1000, 1003)) + '{"step": 1003, "tr')
     found.read()
     assert parsed == [3]
     torn = found.torn
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write('ain/loss": 0.5}\n')
     found.read()
     assert parsed == [3, 1]
@@ -67,9 +67,9 @@ def test_only_what_was_appended_is_read_again(tmp_path: Path, monkeypatch: pytes
 
 def test_a_record_that_was_cut_back_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(lines(rows(0, 50)))
+    path.write_text(lines(rows(0, 50)), encoding="utf-8")
     found = read(path)
-    path.write_text(lines([*rows(0, 20), {"step": 20, "time": 1, "train/loss": 9.0}]))
+    path.write_text(lines([*rows(0, 20), {"step": 20, "time": 1, "train/loss": 9.0}]), encoding="utf-8")
     found.read()
     assert found.series["train/loss"].steps.tolist() == list(range(21))
     assert found.series["train/loss"].last == 9
@@ -80,7 +80,7 @@ def test_a_record_that_was_cut_back_is_read_anew(tmp_path: Path) -> None:
 
 def test_a_long_record_is_bounded_whatever_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(lines(rows(0, 5000)))
+    path.write_text(lines(rows(0, 5000)), encoding="utf-8")
     whole = read(path).series["train/loss"]
     monkeypatch.setattr(metrics_file, "BLOCK", 999)
     parts = read(path).series["train/loss"]
@@ -101,9 +101,9 @@ def test_a_line_torn_inside_a_character_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["oops", "[1]", '{"train/loss": 1}', '{"step": 2, "train/loss": "x"}', "1, 2"])
 def test_a_damaged_line_names_file_and_line(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(lines(rows(0, 1)))
+    path.write_text(lines(rows(0, 1)), encoding="utf-8")
     found = read(path)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(f"{lines(rows(1, 2))}{damage}\n{lines(rows(3, 4))}")
     with pytest.raises(UserError, match=r"metrics\.jsonl:3: expected a JSON object with a step"):
         found.read()
@@ -111,5 +111,5 @@ def test_a_damaged_line_names_file_and_line(tmp_path: Path, damage: str) -> None
 
 def test_values_keep_their_precision(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(lines([{"step": 1, "time": 1.0, "train/loss": 0.1234567890123}]))
+    path.write_text(lines([{"step": 1, "time": 1.0, "train/loss": 0.1234567890123}]), encoding="utf-8")
     assert read(path).series["train/loss"].means[0] == np.float64(0.1234567890123)

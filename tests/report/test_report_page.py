@@ -44,9 +44,9 @@ def test_one_run_shows_headline_evaluation_and_origin(make_run: Any, tmp_path: P
 
 def test_each_protocol_has_its_own_section(make_run: Any, tmp_path: Path) -> None:
     run = make_run()
-    shown = json.loads((run / "evaluation" / "test.json").read_text())
+    shown = json.loads((run / "evaluation" / "test.json").read_text(encoding="utf-8"))
     shown["protocol"] = {"name": "ten_crop"}
-    (run / "evaluation" / "test-ten_crop.json").write_text(json.dumps(shown))
+    (run / "evaluation" / "test-ten_crop.json").write_text(json.dumps(shown), encoding="utf-8")
     page = page_of([run], tmp_path)
     assert "Evaluation on the test split</h2>" in page
     assert "Evaluation on the test split, ten_crop</h2>" in page
@@ -62,7 +62,7 @@ def test_sections_of_what_is_not_written_yet_are_left_out(hostile_run: Path, tmp
 
 
 def test_a_run_without_any_metric_has_a_page(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    (tmp_path / "config.yaml").write_text("seed: 3\n", encoding="utf-8")
     page = page_of([tmp_path], tmp_path)
     assert "Nothing was logged yet." in page
 
@@ -120,7 +120,7 @@ def test_pictures_run_from_the_best_to_the_worst(make_run: Any, tmp_path: Path) 
 
 def test_a_damaged_evaluation_is_named(make_run: Any, tmp_path: Path) -> None:
     run = make_run()
-    (run / "evaluation" / "test.json").write_text("{")
+    (run / "evaluation" / "test.json").write_text("{", encoding="utf-8")
     page = page_of([run], tmp_path)
     assert "evaluation/test.json: expected JSON" in page
     assert "Confusion matrix" not in page
@@ -151,7 +151,7 @@ def test_only_images_of_the_evaluation_are_shown(tmp_path: Path, make_run: Any, 
     folder = tmp_path / "evaluation"
     folder.mkdir()
     (tmp_path / "secret.png").write_bytes(picture.read_bytes())
-    (folder / "text.png").write_text("no image")
+    (folder / "text.png").write_text("no image", encoding="utf-8")
     assert image_file(folder, name) is None
     assert image_file(run / "evaluation", "test/000000.png") is not None
 
@@ -162,7 +162,7 @@ def test_no_secret_of_the_environment_is_in_a_report(
     monkeypatch.setenv("WANDB_API_KEY", "5ec2e7" * 7)
     page_of([make_run()], tmp_path)
     for file in (tmp_path / "out").iterdir():
-        assert "5ec2e7" not in file.read_text()
+        assert "5ec2e7" not in file.read_text(encoding="utf-8")
 
 
 def test_numbers_read_well() -> None:

@@ -32,7 +32,7 @@ def test_several_runs_get_one_report_here(make_run: Any, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert report(config(run=str(tmp_path / "runs" / "*")))["runs"] == [str(run) for run in runs]
     assert (tmp_path / "report.html").is_file()
-    assert "| **" not in (tmp_path / "report.md").read_text().split("## Runs")[0]
+    assert "| **" not in (tmp_path / "report.md").read_text(encoding="utf-8").split("## Runs")[0]
     both = [str(runs[1]), str(runs[0]), str(runs[1])]
     result = report(config(run=both, output=str(tmp_path / "both.html")))
     assert result["runs"] == [str(runs[1]), str(runs[0])]
@@ -50,14 +50,16 @@ def test_all_runs_of_a_folder_pass_a_filter_by_their_words(make_run: Any, tmp_pa
 PAGE = Path(__file__).parents[2] / "docs" / "dashboards.md"
 
 
-@pytest.mark.parametrize("command", re.findall(r"^\$ convatlas report (.+)$", PAGE.read_text(), flags=re.MULTILINE))
+@pytest.mark.parametrize(
+    "command", re.findall(r"^\$ convatlas report (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+)
 def test_the_documented_commands_run(
     command: str, make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed, name in enumerate(("first", "second")):
         run = make_run(seed=seed, evaluation=False).rename(tmp_path / "runs" / name)
-        text = (run / "config.yaml").read_text()
-        (run / "config.yaml").write_text(text.replace("  lr:", "  learning_rate:"))
+        text = (run / "config.yaml").read_text(encoding="utf-8")
+        (run / "config.yaml").write_text(text.replace("  lr:", "  learning_rate:"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     found = compose("report", shlex.split(command))
     check_config(found, TYPES)

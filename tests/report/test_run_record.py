@@ -22,7 +22,7 @@ def test_reads_a_finished_run(make_run: Any) -> None:
 
 
 def test_a_run_that_only_just_started_has_a_config_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    (tmp_path / "config.yaml").write_text("seed: 3\n", encoding="utf-8")
     run = read_run(tmp_path)
     assert run.state == "started"
     assert run.name == tmp_path.name
@@ -45,9 +45,9 @@ def test_a_run_that_did_not_change_is_not_read_again(make_run: Any) -> None:
     reader = RunReader(run)
     first = reader.read()
     assert reader.read() is first
-    (run / "summary.json").write_text(json.dumps({**first.summary, "state": "failed"}))
+    (run / "summary.json").write_text(json.dumps({**first.summary, "state": "failed"}), encoding="utf-8")
     assert reader.read().state == "failed"
-    with (run / "metrics.jsonl").open("a") as file:
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": 481, "epoch": 12, "time": 1.0, "train/loss": 0.5}) + "\n")
     assert reader.read().series["train/loss"].last == 0.5
     assert first.series["train/loss"].steps[-1] == 480
@@ -71,6 +71,6 @@ def test_what_is_no_run_directory_is_named(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize("text", ["{", "[1]"])
 def test_a_damaged_summary_is_named(make_run: Any, text: str) -> None:
     run = make_run()
-    (run / "summary.json").write_text(text)
+    (run / "summary.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"summary\.json: expected"):
         read_run(run)

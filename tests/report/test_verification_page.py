@@ -21,7 +21,7 @@ def page(tmp_path: Path, images: np.ndarray, num_classes: int, findings: int = 0
     classes = ClassList(tuple(f"{name} {number}" for number in range(num_classes)))
     result = {"data": name, **survey({"train": source}, {"train": record}, classes, 4)}
     thumbnails = [thumbnail_png(source.open(equal["images"][0]["index"]).pixels()) for equal in result["equal_images"]]
-    return write_verification_page(result, thumbnails[:PICTURES], tmp_path / "page.html").read_text()
+    return write_verification_page(result, thumbnails[:PICTURES], tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_findings_are_bounded_and_the_page_says_so(tmp_path: Path) -> None:

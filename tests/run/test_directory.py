@@ -21,8 +21,8 @@ def test_a_run_writes_down_what_produces_it(tmp_path: Path) -> None:
     run.create()
     config = {"model": {"name": "m"}, "data": {"name": "d"}}
     run.begin(config, ["cat", "dog"], {"command": "convatlas train"})
-    assert yaml.safe_load((run.path / "config.yaml").read_text()) == config
-    assert (run.path / "class_list.txt").read_text() == "cat\ndog\n"
+    assert yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8")) == config
+    assert (run.path / "class_list.txt").read_text(encoding="utf-8") == "cat\ndog\n"
     assert run.summary["state"] == "running"
     run.update(state="finished")
     assert run.finished
@@ -30,6 +30,6 @@ def test_a_run_writes_down_what_produces_it(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("not a folder")
+    (tmp_path / "runs").write_text("not a folder", encoding="utf-8")
     with pytest.raises(UserError, match=r"run\.root=.*runs: cannot be written"):
         RunDirectory(tmp_path / "runs" / "r").create()

@@ -17,7 +17,7 @@ def test_the_output_is_appended_to_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     for word in ("first", "second"):
         assert start([sys.executable, "-c", f"print('{word}')"], log).wait() == 0
-    assert log.read_text() == "first\nsecond\n"
+    assert log.read_text(encoding="utf-8") == "first\nsecond\n"
 
 
 def test_a_signal_reaches_the_children_of_the_command_too(tmp_path: Path) -> None:

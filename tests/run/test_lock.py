@@ -59,7 +59,7 @@ def test_a_killed_owner_is_dead_at_once(tmp_path: Path) -> None:
 def test_who_is_dead(tmp_path: Path, change: dict[str, object], silent: float, alive: bool) -> None:
     path = tmp_path / "lock.json"
     with RunLock(tmp_path):
-        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
         then = path.stat().st_mtime - silent
         os.utime(path, (then, then))
         assert (living_owner(path) is not None) == alive
@@ -71,7 +71,7 @@ def owned_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.01)
     path = tmp_path / "lock.json"
     owner = {"host": "elsewhere", "pid": 1, "process_start": 1, "since": "2026", "slurm_job": "4711"}
-    path.write_text(json.dumps(owner))
+    path.write_text(json.dumps(owner), encoding="utf-8")
     return path
 
 
@@ -94,7 +94,7 @@ def test_an_owner_elsewhere_that_ends_or_stays_silent_makes_room(
     else:
         monkeypatch.setattr(lock, "DEAD_SECONDS", 0.3)
     with RunLock(owned_elsewhere.parent):
-        assert json.loads(owned_elsewhere.read_text())["pid"] == os.getpid()
+        assert json.loads(owned_elsewhere.read_text(encoding="utf-8"))["pid"] == os.getpid()
 
 
 def test_an_earlier_attempt_of_the_same_job_is_dead_at_once(
@@ -130,12 +130,12 @@ def test_an_owner_that_slept_until_another_took_over_ends_without_writing(tmp_pa
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
     assert done.returncode == 1
     assert "was taken over while this process slept" in done.stderr
-    assert (tmp_path / "lock.json").read_text() == "another"
+    assert (tmp_path / "lock.json").read_text(encoding="utf-8") == "another"
 
 
 def test_refused_is_not_taken(tmp_path: Path) -> None:
     with RunLock(tmp_path):
-        before = (tmp_path / "lock.json").read_text()
+        before = (tmp_path / "lock.json").read_text(encoding="utf-8")
         with pytest.raises(UserError), RunLock(tmp_path):
             pass
-        assert (tmp_path / "lock.json").read_text() == before
+        assert (tmp_path / "lock.json").read_text(encoding="utf-8") == before

@@ -53,8 +53,8 @@ def test_an_unfinished_attempt_of_the_same_source_goes_on_and_others_are_left_al
     source, other = {"commit": "a"}, {"commit": "b"}
     for name, state, git in (("r", "finished", source), ("r-a2", "preempted", other), ("r-a3", "preempted", source)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "summary.json").write_text(json.dumps({"state": state}))
-        (tmp_path / name / "provenance.json").write_text(json.dumps({"git": git}))
+        (tmp_path / name / "summary.json").write_text(json.dumps({"state": state}), encoding="utf-8")
+        (tmp_path / name / "provenance.json").write_text(json.dumps({"git": git}), encoding="utf-8")
     assert open_attempt(tmp_path, "r", source).run_id == "r-a3"
     assert open_attempt(tmp_path, "r", other).run_id == "r-a2"
     assert open_attempt(tmp_path, "r", None).run_id == "r-a4"

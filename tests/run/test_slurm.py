@@ -11,7 +11,7 @@ GPUS = Resources(nodes=2, gpus_per_node=4, tasks_per_node=4, cpus_per_task=8, me
 
 def program(folder: Path, name: str, script: str) -> None:
     path = folder / name
-    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
 
 

@@ -21,7 +21,7 @@ def checkout(tmp_path: Path) -> Path:
     path = tmp_path / "checkout"
     (path / "src").mkdir(parents=True)
     (path / "pyproject.toml").touch()
-    (path / "src/a.py").write_text("a = 1\nb = 1\n")
+    (path / "src/a.py").write_text("a = 1\nb = 1\n", encoding="utf-8")
     git(path, "init", "-q")
     git(path, "add", ".")
     git(path, "commit", "-qm", "first")
@@ -31,14 +31,14 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.fixture
 def recorded(checkout: Path) -> dict[str, Any]:
     """The state of a changed file and a new one, which the checkout has left behind since."""
-    (checkout / "src/a.py").write_text("a = 2\nb = 1\n")
-    (checkout / "src/new.py").write_text("c = 3\n")
+    (checkout / "src/a.py").write_text("a = 2\nb = 1\n", encoding="utf-8")
+    (checkout / "src/new.py").write_text("c = 3\n", encoding="utf-8")
     git(checkout, "add", "src/new.py")
     state = source_state(checkout)
     assert state is not None
     assert state["dirty"]
     git(checkout, "reset", "-q", "--hard")
-    (checkout / "src/a.py").write_text("a = 1\nb = 7\n")
+    (checkout / "src/a.py").write_text("a = 1\nb = 7\n", encoding="utf-8")
     git(checkout, "commit", "-qam", "second")
     return state
 
@@ -48,11 +48,11 @@ def test_the_commit_and_its_changes_come_back_and_the_checkout_stays_as_it_is(
 ) -> None:
     before = git(checkout, "status", "--porcelain=v2", "--branch"), git(checkout, "worktree", "list")
     with recorded_source(recorded, checkout) as source:
-        assert (source / "src/a.py").read_text() == "a = 2\nb = 1\n"
-        assert (source / "src/new.py").read_text() == "c = 3\n"
+        assert (source / "src/a.py").read_text(encoding="utf-8") == "a = 2\nb = 1\n"
+        assert (source / "src/new.py").read_text(encoding="utf-8") == "c = 3\n"
         assert source_state(source) == recorded
     assert not source.exists()
-    assert (checkout / "src/a.py").read_text() == "a = 1\nb = 7\n"
+    assert (checkout / "src/a.py").read_text(encoding="utf-8") == "a = 1\nb = 7\n"
     assert (git(checkout, "status", "--porcelain=v2", "--branch"), git(checkout, "worktree", "list")) == before
 
 

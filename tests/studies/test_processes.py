@@ -20,7 +20,7 @@ def test_a_command_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     ended: list[tuple[str, int]] = []
     run_commands(commands, 1, lambda one, status: ended.append((one.name, status)))
     assert ended == [("c0", 0), ("c3", 3), ("c0", 0)]
-    assert (tmp_path / "c3.log").read_text() == "3\n"
+    assert (tmp_path / "c3.log").read_text(encoding="utf-8") == "3\n"
 
 
 SAVES_ITSELF = """
@@ -36,7 +36,7 @@ def test_a_signal_ends_what_runs_and_starts_nothing_more(tmp_path: Path, number:
     commands = [command(tmp_path, name, SAVES_ITSELF) for name in ("first", "second")]
 
     def interrupt() -> None:
-        while not (commands[0].log.is_file() and "ready" in commands[0].log.read_text()):
+        while not (commands[0].log.is_file() and "ready" in commands[0].log.read_text(encoding="utf-8")):
             time.sleep(0.05)
         os.kill(os.getpid(), number)
 
@@ -45,6 +45,6 @@ def test_a_signal_ends_what_runs_and_starts_nothing_more(tmp_path: Path, number:
     with pytest.raises(Preempted) as stopped:
         run_commands(commands, 1, lambda one, status: None)
     assert (stopped.value.code, stopped.value.signal_name) == (75, number.name)
-    assert commands[0].log.read_text() == "ready\nsaved\n"
+    assert commands[0].log.read_text(encoding="utf-8") == "ready\nsaved\n"
     assert not commands[1].log.exists()
     assert signal.getsignal(number) == before

@@ -37,7 +37,7 @@ def configuration(design: Study, cell: Cell) -> DictConfig:
 @pytest.mark.parametrize("name", FILES)
 def test_study_names_its_claims(name: str) -> None:
     design = study(name)
-    assert FILES[name].read_text().startswith("# ")
+    assert FILES[name].read_text(encoding="utf-8").startswith("# ")
     assert design.name == name
     assert design.question.endswith("?")
     assert design.expect

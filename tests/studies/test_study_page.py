@@ -71,12 +71,12 @@ def test_a_page_before_anything_has_run(asked: dict[str, Any], make_run: Any, tm
 
 def test_the_same_as_markdown_and_as_data(asked: dict[str, Any], make_run: Any, tmp_path: Path) -> None:
     files = written(asked, make_run, tmp_path, factor=False)
-    text = files["markdown"].read_text()
+    text = files["markdown"].read_text(encoding="utf-8")
     assert text.startswith("# Is &lt;b&gt;deep&lt;/b&gt; better?\n")
     assert "| deep better than flat | as expected | 3 |" in text
-    data = json.loads(files["data"].read_text())
+    data = json.loads(files["data"].read_text(encoding="utf-8"))
     rows = list(csv.DictReader(files["values"].open()))
     shown = [entry["value"] for entry in data["results"][0]["values"]]
     assert [float(row["value"]) for row in rows if row["arm"] == "deep"] == shown
     assert data["findings"][0]["verdict"] == "as expected"
-    assert set(json.loads(files["figures"].read_text())) == {"dots", "curve-top1", "curve-loss"}
+    assert set(json.loads(files["figures"].read_text(encoding="utf-8"))) == {"dots", "curve-top1", "curve-loss"}

@@ -49,7 +49,7 @@ state(state="running")
 def train(tmp_path: Path, script: str, stop: StopFlag | None = None, **changed: Any) -> tuple[Sweep, Trial, Outcome]:
     settings = {"space": {"rate": RATE}, "train": [*SMALL, "trainer.max_epochs=3"]} | changed
     sweep = make_sweep(tmp_path / "s", 1, **settings)
-    (tmp_path / "fake.py").write_text(FAKE + script)
+    (tmp_path / "fake.py").write_text(FAKE + script, encoding="utf-8")
     trial = claim(sweep, "w")
     assert trial is not None
 
@@ -111,7 +111,7 @@ def test_a_worker_that_is_told_to_stop_lets_the_training_save_itself(tmp_path: P
     with pytest.raises(Stopped):
         train(tmp_path, "time.sleep(60)", stop)
     (summary,) = (tmp_path / "s" / "runs").glob("*/summary.json")
-    assert json.loads(summary.read_text()) == {"state": "preempted"}
+    assert json.loads(summary.read_text(encoding="utf-8")) == {"state": "preempted"}
 
 
 def test_a_training_that_was_told_to_stop_stops_its_worker(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def _with_owner(owner: Owner) -> Callable[..., Any]:
     def planned(*arguments: Any) -> Any:
         run, data = plan_run(*arguments)
         run.path.mkdir(parents=True)
-        (run.path / "lock.json").write_text(json.dumps(asdict(owner)))
+        (run.path / "lock.json").write_text(json.dumps(asdict(owner)), encoding="utf-8")
         return run, data
 
     return planned

@@ -133,7 +133,7 @@ def test_what_a_trial_draws_depends_on_its_number_not_on_its_worker(tmp_path: Pa
 def test_a_torn_last_line_of_a_journal_is_cut_before_the_next(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", 3)
     claim(sweep, "w")
-    with (sweep.directory / "journal.log").open("a") as file:
+    with (sweep.directory / "journal.log").open("a", encoding="utf-8") as file:
         file.write('{"op_code": 4, "wor')
     again = open_sweep(sweep.directory)
     assert claim(again, "w") is not None

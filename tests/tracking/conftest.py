@@ -39,9 +39,9 @@ def offline_run(trained: dict[str, Any], tmp_path: Path) -> Path:
 
 def set_tracking(run: Path, **options: Any) -> None:
     """Write into a run's configuration how it was tracked."""
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     config["tracking"] = {"wandb": plain(compose("train"))["tracking"]["wandb"] | options}
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
 def synced(run: Path, *overrides: str) -> dict[str, Any]:
@@ -82,5 +82,5 @@ def train_process(root: Path, *overrides: str) -> "subprocess.Popen[str]":
 
 def summary(run: Path) -> dict[str, Any]:
     """A run's ``summary.json``."""
-    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    found: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     return found

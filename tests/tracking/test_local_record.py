@@ -12,7 +12,7 @@ def test_lines_carry_step_epoch_and_time(tmp_path: Path) -> None:
     record = LocalRecord(tmp_path / "metrics.jsonl", "r")
     record.log_metrics({"train/loss": 0.5, "epoch": 2.0}, step=7)
     record.log_metrics({"val/loss": float("nan")}, step=8)
-    first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     assert (first["step"], first["epoch"], first["train/loss"]) == (7, 2, 0.5)
     assert first["time"] > 1.7e9
     assert second["val/loss"] == "NaN"
@@ -24,7 +24,7 @@ def test_a_resumed_record_keeps_what_it_has_and_has_every_value_once(tmp_path: P
     for step in range(6):
         record.log_metrics({"train/loss": float(step)}, step=step)
     before = path.read_bytes()
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write('{"step": 6, "tr')  # torn by a kill
     record = LocalRecord(path, "r")
     record.resume(4)
@@ -51,9 +51,9 @@ def test_lines_are_read_as_they_come(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     reader = LineReader(path)
     assert reader.new() == []
-    path.write_text('{"step": 1}\n{"st')
+    path.write_text('{"step": 1}\n{"st', encoding="utf-8")
     assert reader.new() == [{"step": 1}]
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write('ep": 2}\n')
     assert reader.new() == [{"step": 2}]
     assert reader.new() == []

@@ -45,7 +45,7 @@ def test_masks_and_objects_are_shown_side_by_side(
     evaluation: dict[str, Any] = {"split": "test", "classes": ["ant", "bee"], kind: [shown]}
     if kind != "detected":
         evaluation["pixel_confusion_matrix"] = [[3, 1], [0, 2]]
-    (tmp_path / "test.json").write_text(json.dumps(evaluation))
+    (tmp_path / "test.json").write_text(json.dumps(evaluation), encoding="utf-8")
     media = evaluation_media(wandb, tmp_path / "test.json")
     (picture,) = media.pop(f"test/{kind}")
     assert picture.image.size == (8 * len(views), 6)

@@ -185,7 +185,9 @@ def test_online_or_nothing_is_refused_before_training(
 def test_a_key_of_wandb_login_counts(server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    (tmp_path / "netrc").write_text(f"machine {server.url.removeprefix('http://')} login user password {KEY}\n")
+    (tmp_path / "netrc").write_text(
+        f"machine {server.url.removeprefix('http://')} login user password {KEY}\n", encoding="utf-8"
+    )
     (tmp_path / "netrc").chmod(0o600)
     process = train_process(tmp_path / "runs", "tracking=wandb_online")
     _, errors = process.communicate(timeout=120)

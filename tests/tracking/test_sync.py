@@ -41,7 +41,7 @@ def test_pictures_of_the_test_go_with_its_row(offline_run: Path, server: WandbSe
     assert media["test/samples"]["count"] == 24
     assert any(name.startswith("media/images/test/confusion_matrix") for name in run.files)
     table = json.loads(next(content for name, content in run.files.items() if name.endswith("table.json")))
-    evaluation = json.loads((offline_run / "evaluation" / "test.json").read_text())
+    evaluation = json.loads((offline_run / "evaluation" / "test.json").read_text(encoding="utf-8"))
     assert len(table["data"]) == len(evaluation["samples"]) + len(evaluation["mistakes"])
 
 
@@ -60,22 +60,26 @@ def test_a_second_sync_sends_nothing(offline_run: Path, server: WandbServer) -> 
 
 
 def test_only_the_rows_that_lack_are_sent(offline_run: Path, server: WandbServer) -> None:
-    lines = (offline_run / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (offline_run / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
+    lines = (offline_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (offline_run / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:20], encoding="utf-8")
     whole = summary(offline_run)
-    (offline_run / "summary.json").write_text(json.dumps({"run_id": offline_run.name, "state": "running"}))
+    (offline_run / "summary.json").write_text(
+        json.dumps({"run_id": offline_run.name, "state": "running"}), encoding="utf-8"
+    )
     assert synced(offline_run)["new"] == 5
     (run,) = server.runs.values()
     assert (run.summary["state"], run.exit_code) == ("interrupted", 1)
-    (offline_run / "metrics.jsonl").write_text("".join(lines))
-    (offline_run / "summary.json").write_text(json.dumps(whole))
+    (offline_run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    (offline_run / "summary.json").write_text(json.dumps(whole), encoding="utf-8")
     assert synced(offline_run)["new"] == len(lines) - 5
     assert rows(run) == record(offline_run)
     assert (run.summary["state"], run.exit_code) == ("finished", 0)
 
 
 def test_a_preempted_run_is_marked_so(offline_run: Path, server: WandbServer) -> None:
-    (offline_run / "summary.json").write_text(json.dumps(summary(offline_run) | {"state": "preempted"}))
+    (offline_run / "summary.json").write_text(
+        json.dumps(summary(offline_run) | {"state": "preempted"}), encoding="utf-8"
+    )
     synced(offline_run)
     (run,) = server.runs.values()
     assert run.preempting
@@ -113,7 +117,7 @@ def test_checkpoints_become_versions_and_superseded_ones_go(offline_run: Path, s
     }
     best = next(artifact for artifact in models if "best" in artifact.aliases)
     assert best.files["best.ckpt"] == (offline_run / "checkpoints" / "best.ckpt").read_bytes()
-    assert best.metadata["class_list"] == (offline_run / "class_list.txt").read_text().splitlines()
+    assert best.metadata["class_list"] == (offline_run / "class_list.txt").read_text(encoding="utf-8").splitlines()
     assert best.metadata["config"]["model"]["name"] == "resnet20_cifar"
     assert best.metadata["metrics"]["test/top1"] == summary(offline_run)["test"]["test/top1"]
 
@@ -144,7 +148,7 @@ def test_the_disk_holds_checkpoints_once(offline_run: Path, server: WandbServer)
 def test_another_record_of_the_same_id_gets_a_run_of_its_own(offline_run: Path, server: WandbServer) -> None:
     synced(offline_run)
     lines = [json.dumps(line | {"time": line["time"] + 100}) + "\n" for line in record(offline_run)]
-    (offline_run / "metrics.jsonl").write_text("".join(lines))
+    (offline_run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     assert synced(offline_run)["url"].endswith(f"{offline_run.name}-w2")
     assert rows(server.runs[f"{offline_run.name}-w2"]) == record(offline_run)
     assert synced(offline_run)["state"] == "up to date"
@@ -158,8 +162,8 @@ def test_a_run_deleted_there_is_published_under_another_id(offline_run: Path, se
 
 def test_runs_that_do_not_track_are_left_alone_unless_named(offline_run: Path, server: WandbServer) -> None:
     set_tracking(offline_run)
-    config = (offline_run / "config.yaml").read_text()
-    (offline_run / "config.yaml").write_text(config.partition("tracking:")[0] + "tracking: {}\n")
+    config = (offline_run / "config.yaml").read_text(encoding="utf-8")
+    (offline_run / "config.yaml").write_text(config.partition("tracking:")[0] + "tracking: {}\n", encoding="utf-8")
     (result,) = sync(compose("sync", [f"root={offline_run.parent}"]))["runs"]
     assert result["state"] == "untracked"
     assert synced(offline_run)["state"] == "published"

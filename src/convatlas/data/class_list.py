@@ -26,7 +26,7 @@ class ClassList:
         Raises:
             UserError: The file is empty or names a class twice.
         """
-        names = tuple(line for line in path.read_text().split("\n") if line.strip())
+        names = tuple(line for line in path.read_text(encoding="utf-8").split("\n") if line.strip())
         if not names or len(set(names)) != len(names):
             raise UserError(f"{path}: expected one class name a line, each once")
         return cls(names)

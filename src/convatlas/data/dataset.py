@@ -155,7 +155,7 @@ def fetching(name: str, root: str, download: bool) -> Iterator[None]:
             yield
             return
         Path(root).mkdir(parents=True, exist_ok=True)
-        with (Path(root) / ".download.lock").open("w") as lock:
+        with (Path(root) / ".download.lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except (RuntimeError, OSError) as error:

@@ -56,7 +56,7 @@ class Manifest:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             splits = {
                 split: [ShardRecord(**shard) for shard in shards] for split, shards in content.pop("splits").items()
             }

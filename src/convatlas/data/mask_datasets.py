@@ -59,7 +59,7 @@ def voc_folder(in_channels: int, *, root: str, train_list: str = "train") -> Seg
             raise UserError(f"data.root={root}: {listed} is missing; expected the names of the {split} images")
         pairs = [
             (top / "JPEGImages" / f"{name}.jpg", top / "SegmentationClass" / f"{name}.png")
-            for name in listed.read_text().split()
+            for name in listed.read_text(encoding="utf-8").split()
         ]
         return _source(pairs, class_list, in_channels, listed)
 

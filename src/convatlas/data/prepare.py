@@ -30,7 +30,7 @@ def claimed(output: Path) -> Iterator[None]:
         visible = any(not path.name.startswith(".") for path in output.iterdir())
         if visible and Manifest.read(output) is None:
             raise UserError(f"output={output}: holds other files; expected a new folder, or one that this verb began")
-        with (output / ".lock").open("w") as lock:
+        with (output / ".lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the file stays: another process may have it open
             yield
     except BlockingIOError as error:

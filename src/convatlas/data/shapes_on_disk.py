@@ -54,7 +54,7 @@ def write_coco(root: Path, splits: Mapping[str, int], *, seed: int = 0, size: tu
             for number, name in zip(COCO_CATEGORY_IDS, CLASSES, strict=True)
         ]
         content = {"images": images, "annotations": annotations, "categories": categories}
-        (root / "annotations" / f"instances_{split}.json").write_text(dumps(content))
+        (root / "annotations" / f"instances_{split}.json").write_text(dumps(content), encoding="utf-8")
     return root
 
 
@@ -86,7 +86,9 @@ def write_voc(root: Path, splits: Mapping[str, int], *, seed: int = 0, size: tup
             _palette_image(shown.instances()).save(top / "SegmentationObject" / f"{name}.png")
             _annotation(name, shown).write(top / "Annotations" / f"{name}.xml")
         for kind in ("Main", "Segmentation"):
-            (top / "ImageSets" / kind / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+            (top / "ImageSets" / kind / f"{split}.txt").write_text(
+                "".join(f"{name}\n" for name in names), encoding="utf-8"
+            )
     return top
 
 

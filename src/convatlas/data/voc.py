@@ -162,7 +162,7 @@ def read_image_set(path: Path) -> list[str]:
         UserError: It is missing or empty.
     """
     try:
-        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected the names of a split's images") from error
     if not names:

@@ -42,7 +42,7 @@ class RunDirectory:
     def summary(self) -> dict[str, Any]:
         """What is known of the run so far; empty before it starts."""
         path = self.path / "summary.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @property
     def finished(self) -> bool:
@@ -53,7 +53,7 @@ class RunDirectory:
     def jobs(self) -> list[dict[str, Any]]:
         """The SLURM jobs that were submitted for the run, the oldest first."""
         path = self.path / "jobs.json"
-        return json.loads(path.read_text()) if path.is_file() else []
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
     def add_job(self, **entries: Any) -> None:
         """Remember a job that was submitted."""
@@ -79,7 +79,7 @@ class RunDirectory:
         write_atomic(self.path / "class_list.txt", "".join(f"{name}\n" for name in class_list))
         path = self.path / "provenance.json"
         if path.is_file():  # a resumed run keeps what it was before
-            earlier = json.loads(path.read_text())
+            earlier = json.loads(path.read_text(encoding="utf-8"))
             provenance = provenance | {"earlier_attempts": [*earlier.pop("earlier_attempts", []), earlier]}
         write_atomic(path, dumps(provenance, indent=2))
         name = f"{config['model']['name']} on {config['data']['name']}"
@@ -89,7 +89,7 @@ class RunDirectory:
 
     def num_skipped(self) -> int:
         """Images that ``data.on_error=skip`` left out so far, over all ranks and attempts."""
-        return len(set(self.skipped.read_text().splitlines())) if self.skipped.is_file() else 0
+        return len(set(self.skipped.read_text(encoding="utf-8").splitlines())) if self.skipped.is_file() else 0
 
     def update(self, **entries: Any) -> None:
         """Add entries to the summary."""

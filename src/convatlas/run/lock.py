@@ -80,7 +80,7 @@ class RunLock:
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "RunLock":
-        with self._guard.open("w") as guard:
+        with self._guard.open("w", encoding="utf-8") as guard:
             try:
                 fcntl.flock(guard, fcntl.LOCK_EX)
             except OSError as error:
@@ -130,13 +130,13 @@ class RunLock:
                 os.utime(self.path)
 
     def _is_mine(self) -> bool:
-        return self.path.is_file() and self.path.read_text() == self._content
+        return self.path.is_file() and self.path.read_text(encoding="utf-8") == self._content
 
 
 def living_owner(path: Path) -> Owner | None:
     """Who owns a run by its ``lock.json``; None where nobody does, or the owner is dead."""
     try:
-        owner = Owner(**json.loads(path.read_text()))
+        owner = Owner(**json.loads(path.read_text(encoding="utf-8")))
         silent = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None
@@ -157,7 +157,7 @@ def process_start(pid: int) -> int | None:
     """When a living process of this machine started, in clock ticks since the boot; None where Linux knows none."""
     try:
         # After the command in brackets, which may hold anything: state, …, and the start as field 22 (man 5 proc).
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in "ZX" else int(fields[19])

@@ -112,21 +112,23 @@ def _decisive(found: Mapping[str, Any]) -> dict[str, Any]:
 def _cpu() -> str:
     """The model of the processor, where the system tells it, and which of its instructions PyTorch uses."""
     info = Path("/proc/cpuinfo")
-    models = re.findall(r"^model name\s*: (.+)$", info.read_text() if info.is_file() else "", flags=re.MULTILINE)
+    models = re.findall(
+        r"^model name\s*: (.+)$", info.read_text(encoding="utf-8") if info.is_file() else "", flags=re.MULTILINE
+    )
     return f"{models[0] if models else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def source_state(source: Path) -> dict[str, Any] | None:
     """Commit and uncommitted changes of a checkout, or what a snapshot was taken of; None for an installed package."""
     if (source / STATE).is_file():
-        state: dict[str, Any] = json.loads((source / STATE).read_text())
+        state: dict[str, Any] = json.loads((source / STATE).read_text(encoding="utf-8"))
         return state
     if not (source / "pyproject.toml").is_file():
         return None
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(source), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
 
     try:
         commit = git("rev-parse", "HEAD").strip()

@@ -180,7 +180,7 @@ def as_overrides(settings: Mapping[str, Any], conf: Path) -> list[str]:
         settings: A resolved configuration; the order of its keys is kept.
         conf: The configurations of the version that takes it.
     """
-    defaults = yaml.safe_load((conf / "train.yaml").read_text())["defaults"]
+    defaults = yaml.safe_load((conf / "train.yaml").read_text(encoding="utf-8"))["defaults"]
     groups = [key for entry in defaults if isinstance(entry, dict) for key in entry if key in settings]
     return [
         *(f"~{group}" for group in groups),
@@ -195,7 +195,9 @@ def ask_plan(overrides: Sequence[str], environment: Mapping[str, str]) -> Plan:
         UserError: It refuses them, or knows no such question; its own words say why.
     """
     command = [sys.executable, "-c", PLAN, *overrides]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, encoding="utf-8", check=False
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [""]
         # In an old source, what a constructor said stands above what Hydra made of it.
@@ -210,7 +212,7 @@ def open_attempt(root: Path, run_id: str, source: Mapping[str, Any] | None) -> R
     attempt = 1
     while (run := RunDirectory.choose(str(root), run_id, attempt, fresh=False)).path.exists():
         provenance = run.path / "provenance.json"
-        begun = json.loads(provenance.read_text())["git"] if provenance.is_file() else source
+        begun = json.loads(provenance.read_text(encoding="utf-8"))["git"] if provenance.is_file() else source
         if not run.finished and begun == source:
             break
         attempt += 1

@@ -190,4 +190,6 @@ def is_queued(state: str | None) -> bool:
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     if shutil.which(command[0]) is None:
         raise UserError(f"{command[0]} is not on PATH: give the command on a login node of a SLURM cluster")
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )

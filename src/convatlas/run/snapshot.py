@@ -42,7 +42,7 @@ def snapshot(source: Path, root: Path) -> Path:
         UserError: Git refuses.
     """
     listing = ["git", "-C", str(source), "ls-files", "-z", "--cached", "--others", "--exclude-standard", *FOLDERS]
-    done = subprocess.run(listing, capture_output=True, text=True, check=False)
+    done = subprocess.run(listing, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False)
     if done.returncode:
         raise UserError(
             f"{source}: git cannot list the source that the job is to run ({' '.join(done.stderr.split())})"
@@ -59,7 +59,7 @@ def snapshot(source: Path, root: Path) -> Path:
             for file in files:
                 (partial / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source / file, partial / file)
-            (partial / STATE).write_text(dumps(source_state(source), indent=2))
+            (partial / STATE).write_text(dumps(source_state(source), indent=2), encoding="utf-8")
             try:
                 partial.rename(target)
             except OSError:

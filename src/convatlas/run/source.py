@@ -71,4 +71,6 @@ def _content(diff: str) -> str:
 
 def _git(directory: Path, *arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
     command = ["git", "-C", str(directory), *arguments]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, input=text, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False
+    )

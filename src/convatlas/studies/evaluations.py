@@ -32,7 +32,7 @@ class Evaluation:
     def result(self) -> dict[str, Any] | None:
         """What it said; None if it was not done yet."""
         files = sorted(self.folder.glob("*.json"))
-        return json.loads(files[0].read_text()) if files else None
+        return json.loads(files[0].read_text(encoding="utf-8")) if files else None
 
     @property
     def command(self) -> list[str]:

@@ -82,7 +82,9 @@ def write_sweep(directory: Path, settings: Mapping[str, Any], url: str | None) -
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with open_storage(directory, url)[1]():
-            known = yaml.safe_load((directory / FILE).read_text()) if (directory / FILE).is_file() else {}
+            known = (
+                yaml.safe_load((directory / FILE).read_text(encoding="utf-8")) if (directory / FILE).is_file() else {}
+            )
             study = known.get("study", f"{directory.name}-{secrets.token_hex(4)}")
             settings = {**settings, "storage": address(url), "study": study}
             if known.get("storage", settings["storage"]) != settings["storage"]:
@@ -103,7 +105,7 @@ def open_sweep(directory: Path) -> Sweep:
     """
     if not (directory / FILE).is_file():
         raise UserError(f"{directory}: no sweep; expected a directory with {FILE}")
-    settings = yaml.safe_load((directory / FILE).read_text())
+    settings = yaml.safe_load((directory / FILE).read_text(encoding="utf-8"))
     objectives = [Objective(**entry) for entry in settings["objective"]]
     storage, mutex = open_storage(directory, os.environ.get(VARIABLE) if settings["storage"] else None)
     study = optuna.create_study(

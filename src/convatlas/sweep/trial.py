@@ -145,6 +145,6 @@ def reason(run: RunDirectory, status: int, log: str) -> str:
 
 
 def _read(log: Path, start: int) -> str:
-    with log.open(errors="replace") as file:
+    with log.open(encoding="utf-8", errors="replace") as file:
         file.seek(start)
         return file.read()

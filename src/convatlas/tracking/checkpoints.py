@@ -123,12 +123,12 @@ def checkpoint_step(path: Path) -> int:
 
 
 def _metadata(directory: Path, name: str, step: int) -> dict[str, Any]:
-    summary = json.loads((directory / "summary.json").read_text())
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     return {
         "run_id": summary["run_id"],
         "checkpoint": name,
         "step": step,
-        "class_list": (directory / "class_list.txt").read_text().splitlines(),
-        "config": yaml.safe_load((directory / "config.yaml").read_text()),
+        "class_list": (directory / "class_list.txt").read_text(encoding="utf-8").splitlines(),
+        "config": yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8")),
         "metrics": {"best": summary.get("best"), **summary.get("test", {})},
     }

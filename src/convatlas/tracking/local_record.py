@@ -61,7 +61,7 @@ class LocalRecord(Logger):
             return
         about = {"step": step, "epoch": None if epoch is None else int(epoch), "time": round(time.time(), 3)}
         try:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(dumps(about | values) + "\n")
         except OSError as error:
             raise UserError(

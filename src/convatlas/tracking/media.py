@@ -28,7 +28,7 @@ def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
     Returns:
         Media by key.
     """
-    evaluation = json.loads(file.read_text())
+    evaluation = json.loads(file.read_text(encoding="utf-8"))
     split, classes = evaluation["split"], evaluation["classes"]
     shown = _classified(wandb, file.parent, evaluation) if "samples" in evaluation else {}
     for kind in OVERLAID:

@@ -158,7 +158,7 @@ class Publication:
 
     def _lock(self) -> Any:
         """Be the only process that publishes this run; a system's lock ends with its process."""
-        guard = (self.directory / ".publishing").open("w")
+        guard = (self.directory / ".publishing").open("w", encoding="utf-8")
         deadline = time.monotonic() + self.job.answer_seconds
         while True:
             try:
@@ -267,7 +267,7 @@ class Publication:
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.directory / name
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def _digest(self) -> str:
         """A hash of what is published, files by their size and time of change."""
@@ -293,7 +293,7 @@ class Publication:
         saved = [Path(shutil.copy(self.directory / name, folder)) for name in FILES]
         if diff := (self._provenance().get("git") or {}).get("diff"):
             saved.append(folder / "diff.patch")
-            saved[-1].write_text(diff)
+            saved[-1].write_text(diff, encoding="utf-8")
         for file in saved:
             self._run.save(str(file), base_path=str(folder), policy="now")
 
@@ -320,7 +320,7 @@ class Publication:
     def _reason(self) -> str:
         """What wandb-core noted of an answer that ended its sending."""
         for log in self.folder.glob("**/debug-internal.log"):
-            for line in reversed(log.read_text().splitlines()):
+            for line in reversed(log.read_text(encoding="utf-8").splitlines()):
                 note = json.loads(line)
                 if note["level"].startswith("ERROR"):
                     return f" ({note['msg']})"
