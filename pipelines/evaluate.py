@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from pydantic import NonNegativeInt
 from torch import nn
 
+from convatlas.arguments import reduced
 from convatlas.cli import execute
 from convatlas.config import fill_num_classes, plain
 from convatlas.console import print_fields, print_result
@@ -32,9 +33,16 @@ from convatlas.models.architecture import Architecture
 from convatlas.models.classifier import Classifier
 from convatlas.models.dense_views import DenseViews
 from convatlas.models.views import Ensemble, MultiView
-from convatlas.restore import check_preprocessing, checkpoint_paths, load_net, restored_config
+from convatlas.restore import (
+    check_preprocessing,
+    checkpoint_paths,
+    load_net,
+    load_task,
+    open_checkpoint,
+    restored_config,
+)
 from convatlas.run.callbacks import progress
-from convatlas.run.checkpoints import KEY, read_run_checkpoint
+from convatlas.run.checkpoints import KEY
 from convatlas.run.environment import build_trainer, quiet_libraries
 from convatlas.tasks.base import Task
 from convatlas.tasks.segmentation import SegmentationTask
@@ -73,13 +81,13 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     task: Task = instantiate(config.model)
     task.check_data(data)
     output = Path("evaluation" if config.output is None else config.output)
-    checkpoints = [read_run_checkpoint(path) for path in paths]
+    checkpoints = [open_checkpoint(path) for path in paths]
     if paths:
         for path, checkpoint in zip(paths, checkpoints, strict=True):
             trained_on = ClassList(tuple(checkpoint[KEY]["class_list"]))
             trained_on.check_equal(data.class_list, f"checkpoint={path}", f"data={data.name}")
             check_preprocessing(path, checkpoint, paths[0], checkpoints[0])
-        task.load_state_dict(checkpoints[0]["state_dict"])
+        load_task(task, checkpoints[0], paths[0])
         if config.output is None and len(paths) == 1 and _is_the_runs_own(config, checkpoints[0][KEY], paths[0]):
             output = paths[0].parents[1] / "evaluation"
     protocol = _show_as(task, data, config, [load_net(checkpoint) for checkpoint in checkpoints[1:]])
@@ -125,14 +133,19 @@ def _show_as(task: Task, data: ImageDataModule, config: DictConfig, others: Sequ
 
 def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: Path) -> bool:
     """Whether this is an evaluation of a run on its own images, all of them: only that belongs to its record."""
-    same = {"threads", "prefetch", "split", "seed", "augment"}
-    found, own = (
-        {key: value for key, value in data.items() if key not in same}
-        for data in (plain(config)["data"], metadata["config"]["data"])
-    )
+    found, own = (_images(data) for data in (plain(config)["data"], metadata["config"]["data"]))
     in_run = checkpoint.parent.name == "checkpoints" and checkpoint.parents[1].name == metadata["run_id"]
     limit = config.trainer.limit_test_batches
     return in_run and found == own and isinstance(limit, float) and limit == 1.0  # 1 would be one batch
+
+
+def _images(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration of data says which images are shown, and how."""
+    without_effect = ("threads", "prefetch", "split", "seed", "augment")
+    dataset = {key: value for key, value in data["dataset"].items() if key not in ("download", "scan_cache")}
+    images = {key: value for key, value in data.items() if key not in without_effect}
+    found: dict[str, Any] = reduced(images | {"dataset": dataset})
+    return found
 
 
 def show(result: Mapping[str, Any]) -> None:

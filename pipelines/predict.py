@@ -35,8 +35,8 @@ from convatlas.models.dense_views import DenseViews
 from convatlas.models.detector import Detection, Detector, in_stored_image
 from convatlas.models.segmenter import Segmenter
 from convatlas.report.predictions import write_prediction_page
-from convatlas.restore import checkpoint_path, load_net
-from convatlas.run.checkpoints import KEY, read_run_checkpoint
+from convatlas.restore import checkpoint_path, load_net, open_checkpoint
+from convatlas.run.checkpoints import KEY
 from convatlas.tasks.average_precision import Found
 from convatlas.tasks.object_predictions import CERTAIN, found_in
 
@@ -61,7 +61,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
     """
     paths = _find_images(config.images)
     path = checkpoint_path(None, config.checkpoint)
-    checkpoint = read_run_checkpoint(path)  # type: ignore[arg-type]
+    checkpoint = open_checkpoint(path)  # type: ignore[arg-type]
     metadata = checkpoint[KEY]
     data, classes = metadata["config"]["data"], metadata["class_list"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

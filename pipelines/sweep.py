@@ -11,6 +11,7 @@ a larger num_trials extends it, a larger num_workers helps it. docs/sweeps.md ha
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeInt, PositiveInt
 
+from convatlas.arguments import reduced
 from convatlas.cli import execute
 from convatlas.config import compose as compose_config
 from convatlas.config import compose_around_train, overridden_keys, parse_overrides, plain, project_path, quoted
@@ -28,15 +30,21 @@ from convatlas.run.environment import quiet_libraries
 from convatlas.run.slurm import Resources
 from convatlas.sweep.checks import check_space
 from convatlas.sweep.cluster import submit_workers
-from convatlas.sweep.definition import MAX_RETRIES, NUM_TRIALS, Sweep, open_sweep, write_sweep
+from convatlas.sweep.definition import (
+    IDENTITY,
+    MAX_RETRIES,
+    NUM_TRIALS,
+    Sweep,
+    find_sweep_of_before,
+    open_sweep,
+    write_sweep,
+)
 from convatlas.sweep.local import work_here
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.result import best, rows, write_table
 from convatlas.sweep.space import Space
 from convatlas.sweep.storage import VARIABLE, address
 
-IDENTITY = ("space", "sampler", "pruner", "objective")
-"""What makes a sweep, beside what all its trials share."""
 OWN_KEYS = (
     *IDENTITY,
     *("sweep", "name", "num_trials", "max_retries", "num_workers", "root", "storage", "cluster", "resources"),
@@ -129,8 +137,14 @@ def _identify(config: DictConfig, resources: Resources | None) -> tuple[dict[str
     if "space" in config.sampler and config.num_trials > (points := len(space.grid())):
         raise UserError(f"num_trials={config.num_trials}: the grid has {points} points; expected no more")
     first = check_space(space, train, [*own, f"run.root={quoted(config.root)}"], objectives)
-    digest = hashlib.sha256(json.dumps([settings, first], sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([reduced(settings), first], sort_keys=True).encode()).hexdigest()[:8]
     directory = Path(config.root) / f"{config.name}-{digest}"
+    if not directory.exists() and (former := find_sweep_of_before(directory, settings, train)) is not None:
+        sys.stderr.write(
+            f"convatlas: {former} is this sweep, begun by an earlier version; it goes on under that name. The images "
+            "could not be compared\n"
+        )
+        directory = former
     own.append(f"run.root={quoted(str(directory / 'runs'))}")
     wandb = OmegaConf.select(compose_config("train", train), "tracking.wandb")
     if wandb is not None and wandb.group is None:

@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 
+from convatlas.arguments import expanded
 from convatlas.cli import execute
 from convatlas.clock import STARTUP
 from convatlas.config import plain
@@ -96,7 +97,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         del newest  # memory
     record = LocalRecord(run.metrics, run.run_id)
     mirrors: list[Logger] = []
-    settings = plain(config)
+    settings: dict[str, Any] = expanded(plain(config))
     if is_rank_zero():
         record.resume(resume_step)
         provenance = collect_provenance(data.fingerprint, data.class_list.hash, state_at_start(task, data))
@@ -147,7 +148,7 @@ def _trainer(
     stop: StopSignals,
 ) -> pl.Trainer:
     callbacks: list[pl.Callback] = [
-        CheckpointMetadata(run.run_id, plain(config), data.class_list),
+        CheckpointMetadata(run.run_id, expanded(plain(config)), data.class_list),
         ProcessStates(),
         SettledBuckets(),
         stop,

@@ -14,9 +14,10 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import hydra
+import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
@@ -31,7 +32,9 @@ from pydantic import (
 )
 from pydantic_core import SchemaError
 
+from convatlas.arguments import INSTANTIATE, constructor, parameters
 from convatlas.errors import UserError
+from convatlas.public_names import public_name
 from convatlas.rank import num_nodes, ranks_per_node
 
 SMALL_IMAGE = 64
@@ -47,6 +50,32 @@ SPOKEN = {
 
 BOUNDS = {Ge: "from", Le: "to", Gt: "above", Lt: "below"}
 """How messages call the limits of a number."""
+
+USUAL_NAMES = {
+    "batch_size": "data.global_batch_size",
+    "epochs": "trainer.max_epochs",
+    "gpus": "trainer.devices",
+    "image_size": "data.image_size",
+    "learning_rate": "optimizer.learning_rate",
+    "lr": "optimizer.learning_rate",
+    "max_epochs": "trainer.max_epochs",
+    "momentum": "optimizer.algorithm.momentum",
+    "num_classes": "data.num_classes",
+    "num_epochs": "trainer.max_epochs",
+    "num_workers": "data.threads",
+    "output_dir": "run.root",
+    "precision": "trainer.precision",
+    "pretrained": "model.weights",
+    "root": "data.root",
+    "warmup": "schedule.warmup_fraction",
+    "wd": "optimizer.algorithm.weight_decay",
+    "weight_decay": "optimizer.algorithm.weight_decay",
+    "workers": "data.threads",
+}
+"""Our keys for what other programs call by these names."""
+
+NAMED_OBJECTS = ("tracking", "space")
+"""Keys whose members have names that the user chooses; each is an object."""
 
 OmegaConf.register_new_resolver(
     "stem_for",  # an unknown size is the paper's
@@ -77,7 +106,7 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         UserError: An unknown key or group option (with the nearest name), a malformed override.
     """
     try:
-        return _compose(name, overrides)
+        config = _compose(name, overrides)
     except MissingConfigException as error:
         wanted = str(error.missing_cfg_file)
         group, _, option = wanted.rpartition("/")
@@ -89,8 +118,17 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         unknown = re.match(r"Could not override '([^']+)'", message)
         if unknown is None:
             raise UserError(message) from error
-        key = unknown.group(1)
-        raise UserError(message + _did_you_mean(key, _known_keys(name, overrides, key))) from error
+        return _compose_with_argument(name, overrides, unknown.group(1), error)
+    for override in parse_overrides(overrides):
+        _check_added(name, config, override, overrides)
+    known = _verb_keys(name)
+    for key in map(str, config):
+        if key not in known:
+            raise _unknown_key(key, list(known))
+    for _, node in _nodes(config):
+        if isinstance(target := node.get("_target_"), str):
+            node["_target_"] = public_name(target) or target
+    return config
 
 
 def compose_around_train(name: str, overrides: Sequence[str], own_keys: Collection[str]) -> DictConfig:
@@ -188,15 +226,74 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
         return hydra.compose(name, overrides=list(overrides))
 
 
-def _known_keys(name: str, overrides: Sequence[str], unknown: str) -> list[str]:
-    others = [override for override in overrides if not override.lstrip("+~").startswith(f"{unknown}=")]
+def _compose_with_argument(name: str, overrides: Sequence[str], key: str, error: Exception) -> DictConfig:
+    """Compose where ``key`` is in no file: it may be an argument of a constructor that the files leave at its default.
+
+    Raises:
+        UserError: It is not; with the nearest name.
+    """
+    others = [override for override in parse_overrides(overrides) if override.key_or_group != key]
     try:
-        config = _compose(name, others)
+        config = _compose(name, [str(override.input_line) for override in others])
     except (HydraException, OmegaConfBaseException):
         config = _compose(name, [])
+    parent, _, argument = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else None
+    if isinstance(node, DictConfig) and "_target_" in node and argument in parameters(node["_target_"]):
+        added = [line if line.split("=")[0] != key else f"+{line}" for line in overrides]
+        if added != list(overrides):
+            return compose(name, added)
     groups = [path.name for path in project_path("conf").iterdir() if path.is_dir()]
-    keys = [f"{path}.{key}" if path else key for path, node in _nodes(config) for key in map(str, node)]
-    return groups + keys
+    keys = [f"{path}.{member}" if path else member for path, node in _nodes(config) for member in _arguments(node)]
+    raise _unknown_key(key, groups + keys) from error
+
+
+def _arguments(node: DictConfig) -> list[str]:
+    """The keys of a node, and those that it could have."""
+    more = parameters(node["_target_"]) if isinstance(node.get("_target_"), str) else ()
+    return [key for key in dict.fromkeys([*map(str, node), *more]) if key not in INSTANTIATE]
+
+
+def _check_added(name: str, config: DictConfig, override: Override, overrides: Sequence[str]) -> None:
+    """Refuse ``+key=value`` that nothing would read; what stands in a constructor's node is checked with the node."""
+    key = override.key_or_group
+    if key.startswith("hydra.") or key == "hydra":
+        raise UserError(f"{key}: Hydra's own settings are not used; run.root=… says where runs are written")
+    if override.type not in (OverrideType.ADD, OverrideType.FORCE_ADD) or override.package is not None:
+        return
+    parent, _, member = key.rpartition(".")
+    if not parent:  # a group, or refused as every unknown key is
+        return
+    node: Any = config
+    known: Any = _verb_keys(name)
+    for part in parent.split("."):
+        node = node[part]
+        known = (known or {}).get(part)
+        if not isinstance(node, DictConfig) or "_target_" in node or part in NAMED_OBJECTS:
+            return
+    if known is None:  # the mapping is a group's
+        known = OmegaConf.select(_compose(name, [line for line in overrides if line != override.input_line]), parent)
+    if member not in known:
+        raise _unknown_key(key, [f"{parent}.{other}" for other in known])
+
+
+def _verb_keys(name: str) -> dict[str, Any]:
+    """The keys of a verb's file, nested as they are; the value of a group is None."""
+    content: dict[str, Any] = yaml.safe_load((project_path("conf") / f"{name}.yaml").read_text(encoding="utf-8"))
+    keys: dict[str, Any] = {}
+    for entry in content.pop("defaults", []):
+        if isinstance(entry, dict):
+            keys |= {group.removeprefix("optional ").lstrip("/"): None for group in entry}
+        elif entry != "_self_":
+            keys |= _verb_keys(entry)
+    return keys | content
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> UserError:
+    usual = USUAL_NAMES.get(key.rpartition(".")[2])
+    is_known = usual is not None and any(name in known for name in (usual, usual.partition(".")[0]))
+    hint = f"; did you mean '{usual}'?" if is_known else _did_you_mean(key, known)
+    return UserError(f"{key}: there is no such key{hint}")
 
 
 def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
@@ -216,20 +313,20 @@ def _nodes(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig
 
 def _check_call(path: str, node: DictConfig) -> None:
     try:
-        target: Callable[..., Any] = hydra.utils.get_object(node["_target_"])
+        target = constructor(node["_target_"])
     except (ImportError, ValueError) as error:
         raise UserError(f"{path}._target_={node['_target_']}: cannot be imported ({error})") from error
     function = target.__init__ if inspect.isclass(target) else target
-    parameters = inspect.signature(target).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    taken = parameters(node["_target_"])
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     for key in node:
         key = str(key)
-        if key in ("_target_", "_partial_", "_recursive_", "_convert_", "_args_"):
+        if key in INSTANTIATE:
             continue
-        if key not in parameters:
+        if key not in taken:
             if open_ended:
                 continue
-            hint = _did_you_mean(key, list(parameters))
+            hint = _did_you_mean(key, list(taken))
             raise UserError(f"{path}.{key}: {node['_target_']} takes no such argument{hint}")
         value = _content(node[key])
         if value is None and OmegaConf.is_interpolation(node, key):

@@ -13,8 +13,8 @@ from convatlas.config import compose, fill_num_classes, overridden_keys, project
 from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture, OnBackbone
 from convatlas.models.weights import load_backbone, load_weights
-from convatlas.restore import checkpoint_path, load_net, without_initial_weights
-from convatlas.run.checkpoints import KEY, read_run_checkpoint
+from convatlas.restore import checkpoint_path, load_net, open_checkpoint, without_initial_weights
+from convatlas.run.checkpoints import KEY
 from convatlas.tasks.detection import DetectionTask
 
 
@@ -62,7 +62,7 @@ def described_config(name: str, overrides: Sequence[str]) -> DictConfig:
     if path is not None:
         if any(key.partition(".")[0] in ("model", "data") for key in keys):
             raise UserError(f"the network and its images come from {path}; leave model and data out")
-        metadata = read_run_checkpoint(path)[KEY]
+        metadata = open_checkpoint(path)[KEY]
         with open_dict(config):
             stored = metadata["config"]["data"] | {"num_classes": len(metadata["class_list"])}
             config.data = {key: stored[key] for key in ("num_classes", "in_channels", "image_size")}
@@ -78,14 +78,14 @@ def described_networks(config: DictConfig) -> list[Network]:
         UserError: The data's classes are asked of files that are not there; weights that do not fit; a detector, which
             looks at as many regions as it proposes.
     """
-    if str(config.model._target_).startswith(DetectionTask.__module__):
+    if get_class(config.model._target_) is DetectionTask:
         raise UserError(
             f"model={config.model.name}: what a detector computes depends on what it sees; describe its backbone, such "
             "as model=resnet50"
         )
     path = checkpoint_path(config.run, config.checkpoint)
     if path is not None:
-        return [Network(config.model.name, load_net(read_run_checkpoint(path)), config.data.image_size, trained=True)]
+        return [Network(config.model.name, load_net(open_checkpoint(path)), config.data.image_size, trained=True)]
     if "_target_" in config.data:
         fill_num_classes(config, len(instantiate(config.data).class_list.names))
     return [_build(model, config.data) for model in (config.get("models") or {"": config.model}).values()]

@@ -12,12 +12,14 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from convatlas.arguments import expanded
 from convatlas.config import fill_num_classes, plain
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.report.expectations import Expectation
+from convatlas.run.before import find_run_of_before, recorded_settings
 from convatlas.run.directory import RunDirectory
-from convatlas.run.identity import initial_weights, run_id
+from convatlas.run.identity import changed_settings, initial_weights, run_id
 from convatlas.tasks.base import Task
 
 TYPES: dict[str, Any] = {
@@ -54,7 +56,8 @@ def plan_run(
         The directory, which need not exist, and the data module.
 
     Raises:
-        UserError: A mistake in the data's configuration or in the images.
+        UserError: A mistake in the data's configuration or in the images; a run of this identity was begun with other
+            defaults than today's.
     """
     if opened is None:
         data = _open_images(config.data)
@@ -64,7 +67,16 @@ def plan_run(
     fill_num_classes(config, len(data.class_list.names))
     settings = plain(config)
     identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
-    return RunDirectory.choose(config.run.root, identity, config.run.attempt, config.run.fresh), data
+    run = RunDirectory.choose(config.run.root, identity, config.run.attempt, config.run.fresh)
+    if not run.path.exists() and not config.run.fresh:
+        run = find_run_of_before(run, settings, data) or run
+    if run.path.exists() and (differences := changed_settings(recorded_settings(run), expanded(settings))):
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise UserError(
+            f"{run.path}: a default has changed since this run began: {differences[0]}{more}; give the former value, "
+            "or run.fresh=true for a new attempt"
+        )
+    return run, data
 
 
 def _open_images(config: DictConfig) -> ImageDataModule:

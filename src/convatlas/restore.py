@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -12,6 +13,8 @@ from convatlas.config import compose, overridden_keys, parse_overrides
 from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
+from convatlas.stored import TRAINING, check_paths, check_stored
+from convatlas.tasks.base import Task
 from convatlas.tracking.checkpoints import PREFIX, fetch_checkpoint
 
 PREPROCESSING = ("in_channels", "image_size", "long_side", "resize", "mean", "std")
@@ -50,6 +53,22 @@ def checkpoint_paths(run: str | Sequence[str] | None, checkpoint: str | Sequence
     return paths
 
 
+def open_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ours whose network is to be built.
+
+    Returns:
+        The checkpoint; its configuration is that of ``model`` and ``data``, checked by ``check_stored``.
+
+    Raises:
+        UserError: As ``read_run_checkpoint`` and ``check_stored``.
+    """
+    checkpoint = read_run_checkpoint(path)
+    metadata = checkpoint[KEY]
+    parts = {key: metadata["config"][key] for key in ("model", "data")}
+    checkpoint[KEY] = {**metadata, "config": check_stored(parts, TRAINING, f"checkpoint={path}")}
+    return checkpoint
+
+
 def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose the configuration of an evaluation around a checkpoint.
 
@@ -68,7 +87,7 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
     if not paths:
         return compose(name, overrides)
     path = paths[0]
-    stored = read_run_checkpoint(path)[KEY]["config"]
+    stored = open_checkpoint(path)[KEY]["config"]
     given = overridden_keys(overrides)
     if any(key == "model" or key.startswith("model.") for key in given):
         raise UserError(f"model={config.model.name}: the network comes from {path}; leave model out")
@@ -79,7 +98,7 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
             config.data[key] = stored["data"][key]
     else:
         with open_dict(config):
-            config.data = OmegaConf.create(stored["data"] | {"augment": None})
+            config.data = OmegaConf.create(check_paths(stored["data"], f"checkpoint={path}") | {"augment": None})
             config.augment = None
         OmegaConf.set_struct(config.data, True)
         for override in data_values:
@@ -119,9 +138,29 @@ def check_preprocessing(path: Path, checkpoint: dict[str, Any], first_path: Path
             )
 
 
+def load_task(task: Task, checkpoint: dict[str, Any], path: Path) -> None:
+    """Load the weights of a checkpoint into a task.
+
+    Raises:
+        UserError: They do not fit its network.
+    """
+    try:
+        task.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"checkpoint={path}: {' '.join(str(error).split())[:300]}") from error
+
+
 def load_net(checkpoint: dict[str, Any]) -> Architecture:
-    """The network of a checkpoint, its weights loaded, in evaluation mode."""
-    net: Architecture = instantiate(checkpoint[KEY]["config"]["model"]["net"])
+    """The network of a checkpoint from ``open_checkpoint``, its weights loaded, in evaluation mode.
+
+    Raises:
+        UserError: The constructor refuses the stored arguments, or the weights do not fit the network.
+    """
     state = checkpoint["state_dict"]
-    net.load_state_dict({name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")})
+    weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+    try:
+        net: Architecture = instantiate(checkpoint[KEY]["config"]["model"]["net"])
+        net.load_state_dict(weights)
+    except (InstantiationException, RuntimeError) as error:
+        raise UserError(f"checkpoint: its network cannot be built ({' '.join(str(error).split())[:300]})") from error
     return net.eval()

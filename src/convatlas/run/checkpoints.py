@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from convatlas.data.class_list import ClassList
 from convatlas.errors import UserError
 from convatlas.torchfile import read_torch_file
 
-RESTORED = ("convatlas.models.", "convatlas.tasks.", "convatlas.data.")
-"""What a stored configuration may construct: anything else could be any code."""
 KEY = "convatlas"
 """Where a checkpoint holds the configuration and the class list of its run."""
 
@@ -97,6 +94,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def read_run_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of ours, with its configuration and class list.
 
+    The configuration is as it is in the file: ``restore.open_checkpoint`` checks it before anything is made of it.
+
     Raises:
         UserError: Unreadable, or written by something else.
     """
@@ -105,13 +104,22 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"checkpoint={path}: not written by convatlas train; load foreign weights with model=… model.weights={path}"
         )
-    config = checkpoint[KEY]["config"]
-    for target in _targets([config["model"], config["data"]]):
-        if not str(target).startswith(RESTORED):
-            raise UserError(
-                f"checkpoint={path}: it would construct {target}, which is not ConvAtlas's own; "
-                f"if you trust it, load its weights with model=… model.weights={path}"
-            )
+    state, step, metadata = checkpoint.get("state_dict"), checkpoint.get("global_step"), checkpoint[KEY]
+    config = metadata.get("config") if isinstance(metadata, dict) else None
+    class_list = metadata.get("class_list") if isinstance(metadata, dict) else None
+    if not (
+        isinstance(state, dict)
+        and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items())
+        and isinstance(step, int)
+        and isinstance(config, dict)
+        and isinstance(class_list, list)
+        and all(isinstance(name, str) for name in class_list)
+        and all(isinstance(config.get(part), dict) for part in ("model", "data"))
+    ):
+        raise UserError(
+            f"checkpoint={path}: incomplete; expected state_dict, global_step, and under '{KEY}' the configuration of "
+            "model and data and the class_list"
+        )
     return checkpoint
 
 
@@ -148,14 +156,3 @@ def newest_checkpoint(*candidates: Path) -> tuple[Path, dict[str, Any]] | None:
     if damaged is not None:
         raise UserError(f"{damaged}; no other checkpoint is left: run.fresh=true starts a new attempt") from damaged
     return None
-
-
-def _targets(node: Any) -> Iterator[Any]:
-    """Everything that a stored configuration would call."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield node["_target_"]
-        node = list(node.values())
-    if isinstance(node, list):
-        for item in node:
-            yield from _targets(item)

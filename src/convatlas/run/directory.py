@@ -19,11 +19,13 @@ class RunDirectory:
     Args:
         path: The directory; it need not exist.
         attempt: Which of the attempts at the same run this is.
+        identity: The name that ``run_id`` gives to the run; None where the directory has that name.
     """
 
-    def __init__(self, path: Path, attempt: int = 1) -> None:
+    def __init__(self, path: Path, attempt: int = 1, identity: str | None = None) -> None:
         self.path = path
         self.attempt = attempt
+        self.identity = path.name if identity is None else identity
         self.run_id = path.name
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
@@ -50,6 +52,22 @@ class RunDirectory:
         return self.summary.get("state") == "finished"
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The configuration on record; empty before the run begins.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        path = self.path / "config.yaml"
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: expected a run's configuration as YAML") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: expected a run's configuration as YAML")
+        return found
+
+    @property
     def jobs(self) -> list[dict[str, Any]]:
         """The SLURM jobs that were submitted for the run, the oldest first."""
         path = self.path / "jobs.json"
@@ -74,7 +92,13 @@ class RunDirectory:
             raise UserError(f"run.root={self.path.parent}: cannot be written ({error.strerror})") from error
 
     def begin(self, config: dict[str, Any], class_list: list[str], provenance: dict[str, Any]) -> None:
-        """Write down what produces this run before its first step."""
+        """Write down what produces this run before its first step.
+
+        Args:
+            config: The expanded configuration.
+            class_list: The classes, in order.
+            provenance: What ``collect_provenance`` found.
+        """
         write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         write_atomic(self.path / "class_list.txt", "".join(f"{name}\n" for name in class_list))
         path = self.path / "provenance.json"
@@ -84,7 +108,14 @@ class RunDirectory:
         write_atomic(path, dumps(provenance, indent=2))
         name = f"{config['model']['name']} on {config['data']['name']}"
         earlier = {key: self.summary[key] for key in ("started", "train_seconds") if key in self.summary}
-        entries = {"run_id": self.run_id, "name": name, "state": "running", "started": now(), "host": platform.node()}
+        entries = {
+            "run_id": self.run_id,
+            "identity": self.identity,
+            "name": name,
+            "state": "running",
+            "started": now(),
+            "host": platform.node(),
+        }
         write_atomic(self.path / "summary.json", dumps(entries | earlier, indent=2))
 
     def num_skipped(self) -> int:

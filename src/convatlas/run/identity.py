@@ -3,9 +3,17 @@
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from convatlas.arguments import reduced
+from convatlas.config import project_path
+from convatlas.jsonio import dumps
+
+MISSING = "no such key"
 
 WITHOUT_EFFECT = (
     "run",
@@ -31,8 +39,11 @@ WITHOUT_EFFECT = (
 """Keys that say where and how to run; images and initial weights count through their fingerprints."""
 
 
-def run_id(config: dict[str, Any], *fingerprints: str) -> str:
+def run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
     """Name a run: ``<model>-<data>-<hash>-s<seed>``.
+
+    The hash covers what differs from the defaults of the constructors and of ``conf/train.yaml``. So a new argument
+    that stands at its default renames no run, and neither does a class that moves.
 
     Args:
         config: The resolved configuration.
@@ -41,18 +52,66 @@ def run_id(config: dict[str, Any], *fingerprints: str) -> str:
     Returns:
         A name fit for a directory and for W&B, the same on every machine and at every time.
     """
-    decisive = copy.deepcopy(config)
-    seed = decisive.pop("seed")
-    for key in WITHOUT_EFFECT:
-        *parents, last = key.split(".")
-        node = decisive
-        for parent in parents:
-            node = node.get(parent, {})
-        node.pop(last, None)
-    decisive["data"].pop("seed", None)
-    text = json.dumps([decisive, *fingerprints], sort_keys=True)
+    text = json.dumps([decisive_settings(config), *fingerprints], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{config['model']['name']}-{config['data']['name']}-{digest}-s{seed}"
+    return f"{config['model']['name']}-{config['data']['name']}-{digest}-s{config['seed']}"
+
+
+def decisive_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration changes the result and differs from the defaults, without the seed."""
+    settings = without_effect_removed(config)
+    usual = yaml.safe_load((project_path("conf") / "train.yaml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = reduced(settings)
+    for key in found.keys() & usual.keys():
+        found[key] = {name: value for name, value in found[key].items() if value != usual[key].get(name)}
+    return {key: value for key, value in found.items() if value not in (None, {})}
+
+
+def without_effect_removed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the seed and the keys of ``WITHOUT_EFFECT``."""
+    settings = copy.deepcopy(dict(config))
+    for key in (*WITHOUT_EFFECT, "seed", "data.seed", "augment"):  # the data module holds the augmentation, too
+        _remove(settings, key.split("."))
+    return settings
+
+
+def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where two expanded configurations with the same identity differ: defaults that have changed in between.
+
+    Args:
+        then: As a run recorded it.
+        now: As the same command means it today.
+
+    Returns:
+        For each key that has an effect on the result, the key with both values. An argument that did not exist then
+        had no effect at its default, so it is left out.
+    """
+    before, after = (_flat(without_effect_removed(config)) for config in (then, now))
+    return [
+        f"{key} was {before[key]}, now {after.get(key, 'nothing: there is no such key any more')}"
+        for key in before
+        if dumps(before[key]) != dumps(after.get(key, MISSING))
+    ]
+
+
+def _remove(node: dict[str, Any], path: Sequence[str]) -> None:
+    """Remove a key, and the mappings around it that it leaves empty."""
+    name, *rest = path
+    if rest and isinstance(node.get(name), dict):
+        _remove(node[name], rest)
+    if not rest or node.get(name) == {}:
+        node.pop(name, None)
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """The values of a nested configuration by dotted key; a list is one value."""
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        if name not in ("_convert_", "_partial_"):
+            found |= _flat(item, f"{key}.{name}" if key else str(name))
+    return found
 
 
 def initial_weights(model: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from convatlas.run.directory import RunDirectory
 from convatlas.run.identity import WITHOUT_EFFECT
 from convatlas.run.provenance import SOURCE, environment, environment_differences, source_state
 from convatlas.run.source import describe, recorded_source
+from convatlas.stored import TRAINING, check_paths, check_stored
 
 ROOT = "reproductions"
 """Where runs go that are runs once more, unless ``run.root`` says otherwise: not among those they repeat."""
@@ -89,7 +90,9 @@ def prepared_rerun(
             than on record.
     """
     given = overridden_keys(overrides)
-    settings = changed_settings(config, overrides)
+    where = f"run {run_id}"
+    check_stored(config, TRAINING, where)  # the names stay as they are: the recorded code may know no others
+    settings = changed_settings({**config, "data": check_paths(config["data"], where)}, overrides)
     root = settings["run"]["root"] if "run.root" in given else ROOT
     ranks = _one_machine(settings["trainer"])
     settings |= {"tracking": {}, "run": settings["run"] | {"root": root, "attempt": 1, "fresh": False}}

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,18 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.samplers import BaseSampler
 
+from convatlas.arguments import reduced
 from convatlas.errors import UserError
 from convatlas.jsonio import write_atomic
+from convatlas.public_names import public_name
+from convatlas.stored import SWEEP, check_stored
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.space import Parameter, Space
 from convatlas.sweep.storage import VARIABLE, Mutex, address, open_storage
 
 FILE = "sweep.yaml"
+IDENTITY = ("space", "sampler", "pruner", "objective")
+"""What makes a sweep, beside what all its trials share."""
 NUM_TRIALS, MAX_RETRIES = "num_trials", "max_retries"
 """The study's attributes: how many trials there are to be, and how often one is taken up after its worker's death."""
 WORKER, DEATHS, STOPPED = "worker", "deaths", "stopped"
@@ -77,14 +82,12 @@ def write_sweep(directory: Path, settings: Mapping[str, Any], url: str | None) -
         url: The address of its database; None: a journal.
 
     Raises:
-        UserError: The directory cannot be written, or the sweep has its trials elsewhere.
+        UserError: The directory cannot be written, its file is damaged, or the sweep has its trials elsewhere.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with open_storage(directory, url)[1]():
-            known = (
-                yaml.safe_load((directory / FILE).read_text(encoding="utf-8")) if (directory / FILE).is_file() else {}
-            )
+            known = read_sweep(directory) if (directory / FILE).is_file() else {}
             study = known.get("study", f"{directory.name}-{secrets.token_hex(4)}")
             settings = {**settings, "storage": address(url), "study": study}
             if known.get("storage", settings["storage"]) != settings["storage"]:
@@ -92,6 +95,47 @@ def write_sweep(directory: Path, settings: Mapping[str, Any], url: str | None) -
             write_atomic(directory / FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise UserError(f"root={directory.parent}: cannot be written ({error.strerror})") from error
+
+
+def read_sweep(directory: Path) -> dict[str, Any]:
+    """Read the file of a sweep, as it is.
+
+    Raises:
+        UserError: There is none, or it is not the file of a sweep.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        raise UserError(f"{directory}: no sweep; expected a directory with {FILE}")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: expected the file of a sweep as YAML") from error
+    if not isinstance(settings, dict) or not {*IDENTITY, "train", "storage", "study"} <= settings.keys():
+        raise UserError(f"{path}: expected {', '.join(IDENTITY)}, train, storage and study")
+    return settings
+
+
+def find_sweep_of_before(directory: Path, settings: Mapping[str, Any], train: Sequence[str]) -> Path | None:
+    """Look beside the directory of a sweep that does not exist for the same sweep under the name of an earlier version.
+
+    Args:
+        directory: Where the sweep would be: ``<root>/<name>-<hash>``.
+        settings: The values of ``IDENTITY``.
+        train: Overrides that all trials share.
+
+    Raises:
+        UserError: The file of a sweep there is damaged.
+    """
+    for path in sorted(directory.parent.glob(f"{directory.name.rpartition('-')[0]}-????????")):
+        if not (path / FILE).is_file():
+            continue
+        recorded = read_sweep(path)
+        targets = [str(node["_target_"]) for node in recorded["space"].values()]
+        was_before = any(public_name(target) not in (None, target) for target in targets)
+        own = {key: recorded[key] for key in IDENTITY}
+        if was_before and recorded["train"] == list(train) and reduced(own) == reduced(dict(settings)):
+            return path
+    return None
 
 
 def open_sweep(directory: Path) -> Sweep:
@@ -103,9 +147,8 @@ def open_sweep(directory: Path) -> Sweep:
     Raises:
         UserError: There is none, or its storage cannot be opened.
     """
-    if not (directory / FILE).is_file():
-        raise UserError(f"{directory}: no sweep; expected a directory with {FILE}")
-    settings = yaml.safe_load((directory / FILE).read_text(encoding="utf-8"))
+    settings = read_sweep(directory)
+    settings |= check_stored({key: settings[key] for key in IDENTITY}, SWEEP, str(directory / FILE))
     objectives = [Objective(**entry) for entry in settings["objective"]]
     storage, mutex = open_storage(directory, os.environ.get(VARIABLE) if settings["storage"] else None)
     study = optuna.create_study(

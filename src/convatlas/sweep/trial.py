@@ -9,14 +9,15 @@ from pathlib import Path
 
 from optuna.trial import Trial, TrialState
 
-from convatlas.config import check_config, compose
+from convatlas.config import check_config, compose, plain
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import DivergedError, UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.directory import RunDirectory
 from convatlas.run.launch import end, start
 from convatlas.run.lock import living_owner
-from convatlas.sweep.definition import RUN, Sweep
+from convatlas.stored import TRAINING, check_stored
+from convatlas.sweep.definition import FILE, RUN, Sweep
 from convatlas.sweep.pruning import Reports
 from convatlas.sweep.worker import EXIT_STATUS, Outcome, StopFlag, Stopped
 
@@ -61,6 +62,7 @@ class Training:
         try:
             config = compose("train", overrides)
             check_config(config, TYPES)
+            check_stored(plain(config), TRAINING, str(self.sweep.directory / FILE))  # the overrides come from a file
         except UserError as error:
             return Outcome(TrialState.FAIL, reason=f"refused: {error}")
         run, _ = plan_run(config, self._opened)
