@@ -21,10 +21,10 @@ from unittest.mock import patch
 
 from convatlas.config import compose_around_train, plain
 from convatlas.run.launch import start, train_command
-from convatlas.sweep.definition import MAX_RETRIES, NUM_TRIALS, open_sweep, write_sweep
+from convatlas.sweep.definition import IDENTITY, MAX_RETRIES, NUM_TRIALS, open_sweep, write_sweep
 from convatlas.sweep.trial import Training
 from convatlas.sweep.worker import StopFlag, work
-from pipelines.sweep import IDENTITY, OWN_KEYS
+from pipelines.sweep import OWN_KEYS
 
 SMALL = ["experiment=quickstart", "tracking=none", "trainer.max_epochs=2", "trainer.limit_train_batches=6"]
 
