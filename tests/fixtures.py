@@ -79,3 +79,8 @@ def write_faulty_folder(root: Path) -> dict[str, list[str]]:
         "leakage": ["train/ant/003.jpg", "val/ant/leaked.jpg"],
         "contradiction": ["train/ant/004.jpg", "train/bee/ant.png"],
     }
+
+
+def copy_run(run: Path, root: Path) -> Path:
+    """Copy a run's directory into another root, so that a test may change it."""
+    return Path(shutil.copytree(run, root / run.name))

@@ -304,8 +304,8 @@ def _did_you_mean(name: str, candidates: Sequence[str]) -> str:
 def _nodes(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     yield path, config
     for key in map(str, config):
-        if OmegaConf.is_interpolation(config, key):
-            continue  # the node is visited where it is written
+        if OmegaConf.is_interpolation(config, key) or OmegaConf.is_missing(config, key):
+            continue  # an interpolated node is visited where it is written
         value = config[key]
         if isinstance(value, DictConfig):
             yield from _nodes(value, f"{path}.{key}" if path else key)

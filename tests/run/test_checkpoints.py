@@ -63,16 +63,30 @@ def test_foreign_weights_are_told_from_our_checkpoints(tmp_path: Path) -> None:
         read_run_checkpoint(tmp_path / "w.pth")
 
 
-def test_a_checkpoint_constructs_nothing_but_our_own(tmp_path: Path) -> None:
-    net = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "executed")}
-    content = {"convatlas": {"config": {"model": {"net": net}, "data": {}}, "class_list": []}, "state_dict": {}}
-    torch.save(content, tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match=r"it would construct pathlib\.Path\.touch"):
-        read_run_checkpoint(tmp_path / "x.ckpt")
+def test_an_incomplete_checkpoint_is_refused(tmp_path: Path) -> None:
+    whole = {
+        "convatlas": {"config": {"model": {}, "data": {}}, "class_list": ["a"]},
+        "state_dict": {},
+        "global_step": 1,
+    }
+    path = tmp_path / "x.ckpt"
+    for damaged in (
+        whole | {"convatlas": None},
+        whole | {"convatlas": {"config": {"model": {}}, "class_list": ["a"]}},
+        whole | {"convatlas": {"config": {"model": {}, "data": {}}, "class_list": [1]}},
+        whole | {"state_dict": {"w": 1.0}},
+        {key: value for key, value in whole.items() if key != "global_step"},
+    ):
+        torch.save(damaged, path)
+        with pytest.raises(UserError, match=r"x\.ckpt: incomplete; expected state_dict, global_step"):
+            read_run_checkpoint(path)
+    torch.save(whole, path)
+    assert read_run_checkpoint(path) == whole
 
 
 def write_run_checkpoint(path: Path, step: int) -> Path:
-    content = {"convatlas": {"config": {"model": {}, "data": {}}}, "global_step": step, "w": torch.ones(1000)}
+    metadata = {"config": {"model": {}, "data": {}}, "class_list": []}
+    content = {"convatlas": metadata, "global_step": step, "state_dict": {"w": torch.ones(1000)}}
     AtomicCheckpointIO().save_checkpoint(content, path)
     return path
 
@@ -91,6 +105,18 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert "l.ckpt: truncated" in line
     assert line.endswith("going on from p.ckpt")
+
+
+def test_one_flipped_byte_of_the_weights_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last, previous = (write_run_checkpoint(tmp_path / f"{name}.ckpt", step) for name, step in (("l", 2), ("p", 1)))
+    content = bytearray(last.read_bytes())
+    content[content.index(torch.ones(9).numpy().tobytes()) + 5] ^= 1
+    last.write_bytes(content)
+    newest = newest_checkpoint(last, previous)
+    assert newest is not None
+    assert newest[1]["global_step"] == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "l.ckpt: damaged: the checksum of" in line
 
 
 def test_a_kill_between_two_names_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

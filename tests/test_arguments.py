@@ -1,0 +1,57 @@
+"""Configurations with every argument, and without those at their defaults."""
+
+import pytest
+
+from convatlas import arguments
+from convatlas.arguments import defaults, expanded, parameters, reduced
+from convatlas.config import compose, plain
+
+NET = {"_target_": "convatlas.models.resnet.ResNet", "depth": 50, "stem": "imagenet"}
+
+
+def test_every_argument_is_filled_in_under_the_public_name() -> None:
+    net = expanded(NET)
+    assert list(net)[:3] == ["_target_", "depth", "stem"]
+    assert net["_target_"] == "convatlas.models.ResNet"
+    assert net.keys() - {"_target_"} == parameters("convatlas.models.ResNet").keys()
+    assert net["num_classes"] == 1000
+
+
+def test_nested_nodes_are_filled_in_and_tuples_become_lists() -> None:
+    config = expanded(plain(compose("train", ["augment=random_resized_crop"])))
+    crop = config["data"]["augment"]["crop"]
+    assert crop["ratio"] == pytest.approx([3 / 4, 4 / 3])
+    assert config["data"]["augment"]["batch"] == {}
+    assert config["optimizer"]["algorithm"]["dampening"] == 0
+
+
+def test_what_the_program_supplies_is_no_argument() -> None:
+    assert not {"params", "lr"} & defaults("torch.optim.SGD").keys()
+    assert not {"logger", "callbacks", "plugins"} & parameters("pytorch_lightning.Trainer").keys()
+
+
+def test_reduced_is_the_same_whether_defaults_are_given_or_not() -> None:
+    for name in ("train", "check"):
+        config = plain(compose(name, ["model=mask_rcnn_resnet50_fpn", "data=shapes_objects", "optimizer=lamb"]))
+        assert reduced(expanded(config)) == reduced(config)
+    assert reduced({**NET, "stochastic_depth": 0.0}) == reduced(NET)
+    assert "stem" not in reduced(NET)
+    assert reduced({**NET, "stem": "small"})["stem"] == "small"
+
+
+def test_one_batch_is_not_all_batches() -> None:
+    trainer = {"_target_": "convatlas.data.image_folder", "scan_cache": "user"}
+    assert reduced(trainer) == {"_target_": "convatlas.data.image_folder"}
+    flip = {"_target_": "convatlas.data.HorizontalFlip"}
+    usual = defaults("convatlas.data.HorizontalFlip")["p"]
+    assert reduced({**flip, "p": usual}) == flip
+    erasing = {"_target_": "pytorch_lightning.Trainer"}
+    assert reduced({**erasing, "overfit_batches": 0.0}) == erasing
+    assert reduced({**erasing, "overfit_batches": 0}) != erasing
+
+
+def test_a_default_that_was_changed_on_purpose_enters_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = reduced(NET), reduced({**NET, "stride_in": "3x3"})
+    monkeypatch.setattr(arguments, "CHANGED_DEFAULTS", {"convatlas.models.ResNet.stride_in": 2})
+    assert reduced(NET) == before[0] | {"stride_in at default of version": 2}
+    assert reduced({**NET, "stride_in": "3x3"}) == before[1]
