@@ -119,9 +119,11 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         if unknown is None:
             raise UserError(message) from error
         return _compose_with_argument(name, overrides, unknown.group(1), error)
+    known = _verb_keys(name)
     for override in parse_overrides(overrides):
         _check_added(name, config, override, overrides)
-    known = _verb_keys(name)
+        if override.package is not None:  # the place that a group is put to
+            known[override.package.partition(".")[0]] = None
     for key in map(str, config):
         if key not in known:
             raise _unknown_key(key, list(known))

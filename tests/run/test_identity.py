@@ -1,10 +1,19 @@
+"""Which commands are the same run, now and after ConvAtlas or a library has changed."""
+
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from convatlas.arguments import expanded
 from convatlas.config import compose, plain
-from convatlas.run.identity import run_id, weights_fingerprint
+from convatlas.errors import UserError
+from convatlas.planning import plan_run
+from convatlas.public_names import TABLE
+from convatlas.run.identity import changed_settings, run_id, weights_fingerprint
+from tests.conftest import SMALL
+from tests.fixtures import copy_run
 
 
 def identity(*overrides: str, fingerprint: str = "f") -> str:
@@ -63,3 +72,69 @@ def test_initial_weights_count_by_their_content(tmp_path: Path) -> None:
     assert weights_fingerprint(str(first)) == weights_fingerprint(str(same)) != weights_fingerprint(str(other))
     assert identity("model.weights=a.pth") == identity("model.weights=b.pth")
     assert weights_fingerprint("torchvision") not in (weights_fingerprint(None), weights_fingerprint("torchvision:A"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.net.stochastic_depth=0.0",
+        "optimizer.algorithm.dampening=0",
+        "trainer.gradient_clip_algorithm=null",
+        "data.on_error=raise",
+        "ema.decay=null",
+    ],
+)
+def test_an_argument_at_its_default_counts_as_if_it_were_not_there(override: str) -> None:
+    assert identity(override) == identity()
+
+
+def test_all_arguments_at_their_defaults_and_former_names_of_classes_change_no_name() -> None:
+    config = plain(compose("train", ["model=mask_rcnn_resnet18_fpn", "data=shapes_objects", "schedule=cosine"]))
+    locations = {name: paths[-1] for entries in TABLE.values() for name, paths in entries.items()}
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: locations[item] if key == "_target_" else moved(item) for key, item in value.items()}
+        return value
+
+    assert moved(config) != config
+    assert run_id(moved(config), "f") == run_id(expanded(config), "f") == run_id(config, "f")
+
+
+def test_a_default_that_differs_from_the_record_is_found_and_a_new_argument_is_not_one() -> None:
+    now = expanded(plain(compose("train")))
+    assert changed_settings(now, now) == []
+    then = expanded(plain(compose("train", ["trainer.gradient_clip_val=1.0", "data.threads=7"])))
+    del then["model"]["net"]["stochastic_depth"]
+    assert changed_settings(then, now) == ["trainer.gradient_clip_val was 1.0, now None"]
+    then = now | {"schedule": now["schedule"] | {"former": 3}}
+    assert changed_settings(then, now) == ["schedule.former was 3, now nothing: there is no such key any more"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("trainer.gradient_clip_val", 5.0, r"trainer\.gradient_clip_val was 5\.0, now None; .*run\.fresh=true"),
+        ("optimizer.algorithm.dampening", 0.5, r"optimizer\.algorithm\.dampening was 0\.5, now 0"),
+        ("data.threads", 9, None),
+        ("tracking", {"wandb": {}}, None),
+    ],
+)
+def test_a_run_with_other_defaults_than_todays_is_neither_shown_nor_resumed(
+    key: str, value: Any, message: str | None, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    run = copy_run(Path(trained["run"]), tmp_path)
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    node = config
+    for part in key.split(".")[:-1]:
+        node = node[part]
+    node[key.split(".")[-1]] = value
+    (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    command = compose("train", [*SMALL, f"run.root={tmp_path}"])
+    if message is None:
+        assert plan_run(command)[0].path == run
+        return
+    with pytest.raises(UserError, match=message):
+        plan_run(command)
+    command.run.fresh = True
+    assert plan_run(command)[0].path == run.with_name(f"{run.name}-a2")
