@@ -32,7 +32,7 @@ from convatlas.models.architecture import Architecture
 from convatlas.models.classifier import Classifier
 from convatlas.models.dense_views import DenseViews
 from convatlas.models.views import Ensemble, MultiView
-from convatlas.restore import check_preprocessing, checkpoint_paths, load_net, restored_config
+from convatlas.restore import check_preprocessing, checkpoint_paths, load_net, restored_config, weights_taken
 from convatlas.run.callbacks import progress
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
 from convatlas.run.environment import build_trainer, quiet_libraries
@@ -57,8 +57,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         config: Composed from ``conf/evaluate.yaml`` around the checkpoint by ``restored_config``.
 
     Returns:
-        ``split``, ``protocol``, ``num_samples``, ``metrics``, ``checkpoint`` (a list for an ensemble) and
-        ``evaluation``, the file with the details.
+        ``split``, ``protocol``, ``num_samples``, ``metrics``, ``checkpoint`` (a list for an ensemble), ``weights``
+        (which of its weights were taken) and ``evaluation``, the file with the details.
 
     Raises:
         UserError: Nothing to evaluate, an unreadable checkpoint, classes or preprocessing that differ from a
@@ -97,6 +97,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "num_samples": task.predictions.num_samples if task.predictions else 0,
         "metrics": metrics,
         "checkpoint": source,
+        "weights": ", ".join(map(str, task.loaded or dict.fromkeys(map(weights_taken, checkpoints)))),
         "evaluation": str(evaluation_file(output, data.split, protocol["name"])),
     }
 
@@ -141,7 +142,7 @@ def show(result: Mapping[str, Any]) -> None:
     print_result(headline, result["metrics"])
     sources = result["checkpoint"]
     network = {"checkpoint": sources} if isinstance(sources, str) else {"ensemble": ", ".join(sources)}
-    print_fields({**network, "details": result["evaluation"]})
+    print_fields({**network, "weights": result["weights"], "details": result["evaluation"]})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from convatlas.config import compose, overridden_keys, parse_overrides
 from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
+from convatlas.models.weights import TRAINED
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
 from convatlas.tracking.checkpoints import PREFIX, fetch_checkpoint
 
@@ -92,9 +93,9 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
 def without_initial_weights(model: DictConfig) -> None:
     """Let a restored network not start from the weights that its training started from."""
-    model.weights = None
-    if "backbone" in model:
-        model.backbone.weights = None
+    for node in (model, model.get("backbone")):
+        if node is not None:
+            node.weights = node.weights_entry = None
 
 
 def _set(config: DictConfig, key: str, value: object) -> None:
@@ -117,6 +118,13 @@ def check_preprocessing(path: Path, checkpoint: dict[str, Any], first_path: Path
                 f"checkpoint={path}: trained with data.{key}={mine[key]}, {first_path} with {theirs[key]}; "
                 "an ensemble's members are shown the same images"
             )
+
+
+def weights_taken(checkpoint: dict[str, Any]) -> str:
+    """Which weights of a checkpoint a restored network has: the trained ones, or their average where it has both."""
+    if TRAINED in checkpoint:
+        return f"the average that ema kept; the trained ones are in the checkpoint as {TRAINED}"
+    return "as trained"
 
 
 def load_net(checkpoint: dict[str, Any]) -> Architecture:

@@ -33,7 +33,10 @@ def test_a_trained_resnet_becomes_the_backbone(tmp_path: Path) -> None:
     assert report.unused == ("fc.weight", "fc.bias")
     assert {name.partition(".")[0] for name in report.new} == {"classifier", "aux_classifier"}
     assert len(report.loaded) == len(net.backbone.state_dict())
-    assert str(report).endswith("best.ckpt: 42 tensors loaded; new: aux_classifier, classifier; unused: fc")
+    assert str(report).endswith(
+        "best.ckpt: 42 tensors loaded; new: aux_classifier, classifier; unused: fc; "
+        "the file does not say, so as configured: shortcut_padding=end"
+    )
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

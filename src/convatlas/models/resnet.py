@@ -12,19 +12,27 @@ from convatlas.errors import UserError
 from convatlas.models.classifier import Classifier, linear_at_each_position
 
 Shortcut = Literal["A", "B", "C"]
+Padding = Literal["end", "both"]
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: subsample by the stride, then append channels of zeros. It has no parameters."""
+    """Option A: subsample by the stride, then add channels of zeros. It has no parameters.
 
-    def __init__(self, *, stride: int, extra_channels: int) -> None:
+    Args:
+        stride: Distance of the positions that are kept.
+        extra_channels: Number of channels of zeros.
+        padding: ``end`` puts the zeros after the channels; ``both`` puts half of them before and half after.
+    """
+
+    def __init__(self, *, stride: int, extra_channels: int, padding: Padding = "end") -> None:
         super().__init__()
         self.stride = stride
-        self.extra_channels = extra_channels
+        before = extra_channels // 2 if padding == "both" else 0
+        self.extra_channels = (before, extra_channels - before)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C + extra_channels, ceil(H / stride), ceil(W / stride))."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra_channels))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.extra_channels))
 
 
 class BasicBlock(nn.Module):
@@ -172,6 +180,8 @@ class ResNet(_ResidualNetwork):
         depth: Layers with weights: basic blocks for 18 and 34, bottlenecks above.
         shortcut: A, identity with zero-padded channels; B, projections where the shape changes;
             C, projections everywhere. A plain net has none.
+        shortcut_padding: Where option A puts the zeros: ``end`` is after the channels, as in the authors' Torch code;
+            ``both`` is half before and half after, as in some ports. The names and shapes of the weights are the same.
         stride_in: The convolution of a bottleneck that has the stride: ``1x1`` is the paper's (v1);
             ``3x3`` is the later habit (v1.5: more accurate, more work). Basic blocks do not have the choice.
         residual: False leaves the additions out, which gives the plain twin of the same depth.
@@ -205,6 +215,7 @@ class ResNet(_ResidualNetwork):
         *,
         depth: Literal[18, 34, 50, 101, 152],
         shortcut: Shortcut = "B",
+        shortcut_padding: Padding = "end",
         stride_in: Literal["1x1", "3x3"] = "1x1",
         residual: bool = True,
         output_stride: Literal[8, 16, 32] = 32,
@@ -226,6 +237,9 @@ class ResNet(_ResidualNetwork):
         self.in_channels = in_channels
         self.depth = depth
         self._is_torchvisions = imagenet and residual and shortcut == "B" and bottleneck != "1x1"
+        self.unnamed_settings = _unnamed_settings(
+            bottleneck, shortcut_padding if residual and shortcut == "A" else None
+        )
 
         self.conv1 = nn.Conv2d(
             in_channels, 64, 7 if imagenet else 3, 2 if imagenet else 1, 3 if imagenet else 1, bias=False
@@ -246,6 +260,7 @@ class ResNet(_ResidualNetwork):
                 stride,
                 (before, dilation),
                 shortcut=shortcut,
+                padding=shortcut_padding,
                 residual=residual,
                 bottleneck=bottleneck,
                 drops=drops,
@@ -275,6 +290,7 @@ class CifarResNet(_ResidualNetwork):
     Args:
         depth: 6n + 2 layers with weights, n blocks a stage: 20, 32, 44, 56, 110 and 1202 in the paper.
         shortcut: As in `ResNet`; the paper uses A in all cases.
+        shortcut_padding: As in `ResNet`.
         residual: False leaves the additions out, which gives the plain twin.
         stochastic_depth: As in `ResNet`.
         num_classes: Width of the output.
@@ -291,6 +307,7 @@ class CifarResNet(_ResidualNetwork):
         *,
         depth: int,
         shortcut: Shortcut = "A",
+        shortcut_padding: Padding = "end",
         residual: bool = True,
         stochastic_depth: float = 0.0,
         num_classes: int = 10,
@@ -302,7 +319,16 @@ class CifarResNet(_ResidualNetwork):
             raise UserError(f"model.net.depth={depth}: expected 6n + 2, such as 20, 32, 44, 56 or 110")
         self.in_channels = in_channels
         drops = _drop_probabilities(stochastic_depth, 3 * blocks, residual)
-        stage = partial(_stage, dilation=(1, 1), shortcut=shortcut, residual=residual, bottleneck=None, drops=drops)
+        stage = partial(
+            _stage,
+            dilation=(1, 1),
+            shortcut=shortcut,
+            padding=shortcut_padding,
+            residual=residual,
+            bottleneck=None,
+            drops=drops,
+        )
+        self.unnamed_settings = _unnamed_settings(None, shortcut_padding if residual and shortcut == "A" else None)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.maxpool = nn.Identity()
@@ -323,6 +349,7 @@ def _stage(
     dilation: tuple[int, int],
     *,
     shortcut: Shortcut,
+    padding: Padding,
     residual: bool,
     bottleneck: Literal["1x1", "3x3"] | None,
     drops: Iterator[float],
@@ -331,7 +358,7 @@ def _stage(
     stage = nn.Sequential()
     out_channels = width * (BasicBlock.expansion if bottleneck is None else Bottleneck.expansion)
     for _ in range(blocks):
-        downsample = _downsample(in_channels, out_channels, stride, shortcut) if residual else None
+        downsample = _downsample(in_channels, out_channels, stride, shortcut, padding) if residual else None
         if bottleneck is None:
             block: nn.Module = BasicBlock(
                 in_channels, width, stride, dilation, residual=residual, downsample=downsample, drop=next(drops)
@@ -361,11 +388,19 @@ def _drop_probabilities(last: float, blocks: int, residual: bool) -> Iterator[fl
     return (last * block / blocks for block in range(1, blocks + 1))
 
 
-def _downsample(in_channels: int, out_channels: int, stride: int, shortcut: Shortcut) -> nn.Module | None:
+def _unnamed_settings(stride_in: str | None, padding: str | None) -> dict[str, str]:
+    """The settings that a network has of those that leave no trace in the names and shapes of its weights."""
+    settings = {"stride_in": stride_in, "shortcut_padding": padding}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _downsample(
+    in_channels: int, out_channels: int, stride: int, shortcut: Shortcut, padding: Padding
+) -> nn.Module | None:
     if shortcut != "C" and stride == 1 and in_channels == out_channels:
         return None
     if shortcut == "A":
-        return ZeroPadShortcut(stride=stride, extra_channels=out_channels - in_channels)
+        return ZeroPadShortcut(stride=stride, extra_channels=out_channels - in_channels, padding=padding)
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 

@@ -10,7 +10,9 @@ from typing import Any
 WITHOUT_EFFECT = (
     "run",
     "model.weights",
+    "model.weights_entry",
     "model.backbone.weights",
+    "model.backbone.weights_entry",
     "format",
     "expected",
     "seeds",
@@ -57,13 +59,17 @@ def run_id(config: dict[str, Any], *fingerprints: str) -> str:
 
 def initial_weights(model: Mapping[str, Any]) -> list[str]:
     """The fingerprints of what a network starts from: its own weights, and its backbone's where it has one."""
-    sources = [model["weights"]] + ([model["backbone"]["weights"]] if "backbone" in model else [])
-    return [weights_fingerprint(source) for source in sources]
+    nodes = [model] + ([model["backbone"]] if "backbone" in model else [])
+    return [weights_fingerprint(node["weights"], node.get("weights_entry")) for node in nodes]
 
 
-def weights_fingerprint(weights: str | None) -> str:
-    """What weights stand for: the SHA-256 of a file's content; torchvision's by name; nothing for None."""
+def weights_fingerprint(weights: str | None, entry: str | None = None) -> str:
+    """What weights stand for: the SHA-256 of a file's content, with the entry that is taken from it.
+
+    torchvision's stand for their name, and None for nothing.
+    """
     if weights is None or not Path(weights).is_file():
         return weights or ""
     with Path(weights).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest if entry is None else f"{digest}:{entry}"

@@ -1,0 +1,135 @@
+"""What torchvision's published weights ask of a network, its images and its classes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+from torchvision.ops import FrozenBatchNorm2d
+
+from convatlas.errors import UserError
+from convatlas.models.architecture import Architecture
+
+SETTINGS = MappingProxyType({"stride_in": "3x3"})
+"""Arguments of all of torchvision's networks that their state dicts do not show."""
+UNUSED = "N/A"
+"""What torchvision calls an output that stands for no class."""
+INPUTS = MappingProxyType({"googlenet": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))})
+"""Mean and deviation where the network itself changes them from those of its transforms (``transform_input``)."""
+EPSILONS = MappingProxyType({"fasterrcnn_resnet50_fpn": 0.0, "maskrcnn_resnet50_fpn": 0.0})
+"""Epsilon of the batch norm of networks that torchvision changes when it loads these weights (``overwrite_eps``)."""
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What torchvision's detectors do to images themselves."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights that torchvision publishes.
+
+    Attributes:
+        network: What torchvision calls the network.
+        name: What it calls the weights.
+        mean: Mean of each channel that images are normalised with, of pixels in [0, 1].
+        std: Standard deviation of each channel, likewise.
+        outputs: The class of each output, the background and unused outputs included; empty if there are no classes.
+        epsilon: What batch norm adds to variances, where that is not what the network is built with; None elsewhere.
+    """
+
+    network: str
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    outputs: tuple[str, ...]
+    epsilon: float | None
+
+    def __str__(self) -> str:
+        return f"torchvision's {self.network} {self.name}"
+
+
+def torchvision_file(net: Architecture, source: str, key: str) -> Path:
+    """Fetch torchvision's weights of a network, or find where an earlier fetch has put them.
+
+    Args:
+        net: The network that they are for.
+        source: ``torchvision`` or ``torchvision:IMAGENET1K_V1``.
+        key: The configuration key that named them, for messages.
+
+    Raises:
+        UserError: torchvision does not have this network or weights of that name; they cannot be fetched.
+    """
+    name = net.torchvision_name
+    if name is None:
+        raise UserError(
+            f"{key}={source}: torchvision has no {type(net).__name__} with these settings; expected a file, or a model "
+            "of the table in docs/architectures.md that torchvision has"
+        )
+    choices = torchvision.models.get_model_weights(name)
+    wanted = source.partition(":")[2] or "DEFAULT"
+    if wanted not in choices.__members__:
+        raise UserError(f"{key}={source}: torchvision's {name} has {', '.join(choice.name for choice in choices)}")
+    url = choices[wanted].url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:  # the name ends in the first digits of the content's SHA-256
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{key}={source}: cannot be fetched ({error}); expected internet, or a copy of {url} at {file}"
+            ) from error
+    return file
+
+
+def published_weights(file: Path) -> Published | None:
+    """What torchvision says of a file of weights, which it is known by the name of; None for other files."""
+    if file.name not in _files():
+        return None
+    network, weights = _files()[file.name]
+    transforms = weights.transforms()
+    mean, std = INPUTS.get(network) or (
+        (tuple(transforms.mean), tuple(transforms.std)) if hasattr(transforms, "mean") else IMAGENET
+    )
+    outputs = tuple(weights.meta.get("categories") or ())
+    return Published(network, weights.name, mean, std, outputs, EPSILONS.get(network))
+
+
+def least_input_deviation(net: nn.Module) -> float | None:
+    """The smallest standard deviation of inputs with which a network's first batch norm can have its statistics.
+
+    The deviation of a sum is at most the sum of the deviations. So that of a convolution's output is at most that of
+    its inputs times the sum of the kernel's absolute values. Nine filters in ten obey, as an average of weights or a
+    filter that has vanished may break the rule.
+
+    Returns:
+        The deviation; None if the first convolution has no batch norm, or one that has seen no images.
+    """
+    conv, norm = _first_layers(net)
+    if not isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+        return None
+    mean, variance = norm.running_mean, norm.running_var
+    if not isinstance(mean, Tensor) or not isinstance(variance, Tensor) or not mean.any():
+        return None
+    gains = conv.weight.detach().abs().sum((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny)
+    return float((variance.sqrt() / gains).quantile(0.9))
+
+
+def _first_layers(net: nn.Module) -> tuple[nn.Conv2d, nn.Module | None]:
+    layers: Iterator[nn.Module] = (layer for layer in net.modules() if not list(layer.children()))
+    conv = next(layer for layer in layers if isinstance(layer, nn.Conv2d))
+    return conv, next(layers, None)
+
+
+@cache
+def _files() -> dict[str, tuple[str, WeightsEnum]]:
+    """Each file of torchvision's weights by name: of which network it is, and which."""
+    networks = torchvision.models.list_models()
+    return {
+        Path(weights.url).name: (network, weights)
+        for network in networks
+        for weights in torchvision.models.get_model_weights(network)
+    }
