@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from convatlas.config import compose, plain
-from convatlas.run.identity import run_id, weights_fingerprint
+from convatlas.run.identity import initial_weights, run_id, weights_fingerprint
 
 
 def identity(*overrides: str, fingerprint: str = "f") -> str:
@@ -62,4 +62,13 @@ def test_initial_weights_count_by_their_content(tmp_path: Path) -> None:
     other.write_bytes(b"2")
     assert weights_fingerprint(str(first)) == weights_fingerprint(str(same)) != weights_fingerprint(str(other))
     assert identity("model.weights=a.pth") == identity("model.weights=b.pth")
+    assert weights_fingerprint(str(first), "state_dict_ema") != weights_fingerprint(str(first))
+    assert identity("model.weights_entry=state_dict_ema") == identity(), "the fingerprint counts"
+    node = {"weights": str(first), "weights_entry": None}
+    chosen = {"weights": str(first), "weights_entry": "model_ema"}
+    assert initial_weights(node) == initial_weights({"weights": str(first)}), "runs of before had no such key"
+    assert initial_weights(chosen) != initial_weights(node)
+    assert initial_weights({"weights": None, "backbone": chosen}) != initial_weights(
+        {"weights": None, "backbone": node}
+    )
     assert weights_fingerprint("torchvision") not in (weights_fingerprint(None), weights_fingerprint("torchvision:A"))

@@ -1,7 +1,6 @@
 """What torchvision's published weights ask of a network, its images and its classes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
+from convatlas.models.stored_weights import Origin
 
 SETTINGS = MappingProxyType({"stride_in": "3x3"})
 """Arguments of all of torchvision's networks that their state dicts do not show."""
@@ -25,30 +25,6 @@ EPSILONS = MappingProxyType({"fasterrcnn_resnet50_fpn": 0.0, "maskrcnn_resnet50_
 """Epsilon of the batch norm of networks that torchvision changes when it loads these weights (``overwrite_eps``)."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What torchvision's detectors do to images themselves."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A file of weights that torchvision publishes.
-
-    Attributes:
-        network: What torchvision calls the network.
-        name: What it calls the weights.
-        mean: Mean of each channel that images are normalised with, of pixels in [0, 1].
-        std: Standard deviation of each channel, likewise.
-        outputs: The class of each output, the background and unused outputs included; empty if there are no classes.
-        epsilon: What batch norm adds to variances, where that is not what the network is built with; None elsewhere.
-    """
-
-    network: str
-    name: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    outputs: tuple[str, ...]
-    epsilon: float | None
-
-    def __str__(self) -> str:
-        return f"torchvision's {self.network} {self.name}"
 
 
 def torchvision_file(net: Architecture, source: str, key: str) -> Path:
@@ -85,8 +61,13 @@ def torchvision_file(net: Architecture, source: str, key: str) -> Path:
     return file
 
 
-def published_weights(file: Path) -> Published | None:
-    """What torchvision says of a file of weights, which it is known by the name of; None for other files."""
+def published_weights(file: Path, background_outputs: int) -> Origin | None:
+    """What torchvision says of a file of weights, which it is known by the name of; None for other files.
+
+    Args:
+        file: The file.
+        background_outputs: Outputs of the network before those of its classes.
+    """
     if file.name not in _files():
         return None
     network, weights = _files()[file.name]
@@ -94,8 +75,14 @@ def published_weights(file: Path) -> Published | None:
     mean, std = INPUTS.get(network) or (
         (tuple(transforms.mean), tuple(transforms.std)) if hasattr(transforms, "mean") else IMAGENET
     )
-    outputs = tuple(weights.meta.get("categories") or ())
-    return Published(network, weights.name, mean, std, outputs, EPSILONS.get(network))
+    return Origin(
+        name=f"torchvision's {network} {weights.name}",
+        settings=SETTINGS,
+        mean=mean,
+        std=std,
+        classes=tuple(weights.meta.get("categories") or ())[background_outputs:],
+        epsilon=EPSILONS.get(network),
+    )
 
 
 def least_input_deviation(net: nn.Module) -> float | None:

@@ -17,6 +17,27 @@ PREFIXES = ("module.", "net.")
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How weights were trained, as far as it is known.
+
+    Attributes:
+        name: Who trained them.
+        settings: Arguments of the network.
+        mean: Mean of each channel that images were normalised with, of pixels in [0, 1].
+        std: Standard deviation of each channel, likewise.
+        classes: Names of the classes in order, a detector's without the background; empty if there are none.
+        epsilon: What batch norm adds to variances, where that is not what the network is built with; None elsewhere.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True)
 class StoredWeights:
     """One set of weights of a file.
 
@@ -24,13 +45,13 @@ class StoredWeights:
         tensors: By name, without the prefixes of wrappers.
         entry: Where the file holds them, keys joined by dots; empty if the file is nothing else.
         others: Other entries that hold weights of the same network, such as an average of these.
-        net: The arguments of the network that they were trained in; None if the file does not say them.
+        origin: How they were trained; None if the file does not say it.
     """
 
     tensors: dict[str, Tensor]
     entry: str
     others: tuple[str, ...]
-    net: Mapping[str, Any] | None
+    origin: Origin | None
 
 
 def read_stored_weights(path: Path, key: str, entry: str | None = None) -> StoredWeights:
@@ -61,7 +82,7 @@ def read_stored_weights(path: Path, key: str, entry: str | None = None) -> Store
         raise UserError(f"{key}_entry={entry}: {path} has no such entry of weights; it has {listed or 'none'}")
     tensors = _without_prefixes(chosen)
     others = tuple(name for name, other in entries.items() if name not in ("", entry) and _same_network(tensors, other))
-    return StoredWeights(tensors, entry, others, _arguments(content))
+    return StoredWeights(tensors, entry, others, _origin(content))
 
 
 def _usual_entry(content: Any) -> tuple[str, Any]:
@@ -117,11 +138,17 @@ def _same_network(tensors: Mapping[str, Tensor], other: Mapping[str, Tensor]) ->
     return 3 * len(mine & theirs) >= len(mine) > 0
 
 
-def _arguments(content: Any) -> dict[str, Any] | None:
-    """What a checkpoint of ours says of its network, or of its backbone where it has one."""
-    for key in ("convatlas", "config", "model", "net"):
-        content = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(content, dict):
+def _origin(content: Any) -> Origin | None:
+    """What a checkpoint of ours says of its training; of a network with a backbone, the backbone's arguments."""
+    try:
+        record = content["convatlas"]
+        net, data = record["config"]["model"]["net"], record["config"]["data"]
+        return Origin(
+            name=f"the run {record['run_id']}",
+            settings=net.get("backbone", net),
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+            classes=tuple(record["class_list"]),
+        )
+    except (KeyError, TypeError):
         return None
-    backbone = content.get("backbone")
-    return backbone if isinstance(backbone, dict) else content

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture, OnBackbone
-from convatlas.models.published_weights import SETTINGS, UNUSED, Published, published_weights, torchvision_file
+from convatlas.models.published_weights import UNUSED, published_weights, torchvision_file
 from convatlas.models.segmenter import Segmenter
-from convatlas.models.stored_weights import StoredWeights, read_stored_weights
+from convatlas.models.stored_weights import Origin, StoredWeights, read_stored_weights
 
 TORCHVISION = "torchvision"
 """Instead of a file: torchvision's best weights, or with ``:NAME`` the ones of that name."""
@@ -33,8 +33,8 @@ class LoadedWeights:
         entry: Where in the file they are; empty if the file is nothing else.
         others: Other entries of the file that hold weights of the same network.
         assumed: Arguments of the network that change what the weights mean and that the file does not say.
-        published: What torchvision says of the file, if it is one of its own.
-        outputs: Outputs of the classifier that is loaded, by class, as ``published`` says; empty if not known.
+        origin: How they were trained; None if that is not known.
+        classes: Those of the classifier that is loaded, in order; empty if they are not known or it is new.
     """
 
     source: str
@@ -44,8 +44,8 @@ class LoadedWeights:
     entry: str = ""
     others: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
-    published: Published | None = None
-    outputs: tuple[str, ...] = ()
+    origin: Origin | None = None
+    classes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         entry = self.entry + (", an average" if TRAINED in self.others and self.entry == "state_dict" else "")
@@ -77,11 +77,11 @@ def load_weights(
             weights that were trained with other settings of the network.
     """
     key = "model.weights"
-    stored, published = _read(key, net, source, entry)
-    found, outputs = stored.tensors, published.outputs if published else ()
+    stored = _read(key, net, source, entry)
+    found, classes = stored.tensors, stored.origin.classes if stored.origin and not reset_classifier else ()
+    if UNUSED in classes:
+        found, classes = _used_outputs(net, found, classes)
     num_classes = net.num_classes
-    if outputs and not reset_classifier:
-        found, outputs = _used_outputs(net, found, outputs)
     classifier = found.get(f"{net.classifier_name}.bias")
     if reset_classifier and classifier is not None:
         net.reset_classifier(len(classifier) - net.background_outputs)
@@ -92,7 +92,7 @@ def load_weights(
     loaded = {name: value for name, value in found.items() if name not in unused}
     _load(net, f"{key}={source}", loaded, new)
     body = net.classifier_body if isinstance(net, OnBackbone) else None
-    assumed = _check_settings(f"{key}={source}", net if body is None else body, stored, published)
+    assumed = _check_settings(f"{key}={source}", net if body is None else body, stored.origin)
     if reset_classifier:
         net.reset_classifier(num_classes)
     return LoadedWeights(
@@ -103,8 +103,8 @@ def load_weights(
         stored.entry,
         stored.others,
         assumed,
-        published,
-        () if reset_classifier else outputs,
+        stored.origin,
+        classes,
     )
 
 
@@ -124,63 +124,62 @@ def load_backbone(net: OnBackbone, source: str, *, entry: str | None = None) -> 
     body = net.classifier_body
     if body is None:
         raise UserError(f"{key}={source}: {type(net).__name__} has no backbone; expected null, and model.weights")
-    stored, published = _read(key, body, source, entry)
+    stored = _read(key, body, source, entry)
     carried = net.carry_over(stored.tensors)
     new = [name for name in net.state_dict() if not name.startswith(net.carried)]
     _load(net, f"{key}={source}", carried, new)
-    assumed = _check_settings(f"{key}={source}", body, stored, published)
+    assumed = _check_settings(f"{key}={source}", body, stored.origin)
     unused = [name for name in stored.tensors if name.startswith(f"{body.classifier_name}.")]
     return LoadedWeights(
-        source, tuple(carried), tuple(new), tuple(unused), stored.entry, stored.others, assumed, published
+        source, tuple(carried), tuple(new), tuple(unused), stored.entry, stored.others, assumed, stored.origin
     )
 
 
-def _read(key: str, net: Architecture, source: str, entry: str | None) -> tuple[StoredWeights, Published | None]:
+def _read(key: str, net: Architecture, source: str, entry: str | None) -> StoredWeights:
     if source.partition(":")[0] == TORCHVISION:
         if entry is not None:
             raise UserError(f"{key}_entry={entry}: torchvision's files hold one set of weights; expected null")
         file = torchvision_file(net, source, key)
     else:
         file = Path(source)
-    return read_stored_weights(file, key, entry), published_weights(file)
+    stored = read_stored_weights(file, key, entry)
+    return replace(stored, origin=published_weights(file, net.background_outputs) or stored.origin)
 
 
-def _check_settings(
-    where: str, net: Architecture, stored: StoredWeights, published: Published | None
-) -> tuple[str, ...]:
+def _check_settings(where: str, net: Architecture, origin: Origin | None) -> tuple[str, ...]:
     """Compare the settings that names and shapes do not show with those of the training; return what is not known."""
-    known = stored.net if published is None else SETTINGS
-    if known is None:
+    if origin is None:
         return tuple(f"{name}={here}" for name, here in net.unnamed_settings.items())
     defaults = inspect.signature(type(net)).parameters
     for name, here in net.unnamed_settings.items():
-        there = known.get(name, defaults[name].default)
+        there = origin.settings.get(name, defaults[name].default)
         if there != here:
             raise UserError(
-                f"{where}: trained with {name}={there}, and this {type(net).__name__} has {name}={here}; names and "
-                f"shapes are the same, the network is not: expected {name}={there}"
+                f"{where}: {origin.name} was trained with {name}={there}, and this {type(net).__name__} has "
+                f"{name}={here}; names and shapes are the same, the network is not: expected {name}={there}"
             )
     return ()
 
 
 def _used_outputs(
-    net: Architecture, found: dict[str, Tensor], outputs: tuple[str, ...]
+    net: Architecture, found: dict[str, Tensor], classes: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Leave out the outputs of published weights that stand for no class, if the network has as many as are left.
+    """Leave out the outputs that stand for no class, if the network has as many classes as are left.
 
-    Each of COCO's category numbers has an output in torchvision's detectors, and ten of them are not in use.
+    Each of COCO's category numbers has an output in torchvision's detectors, and ten of the numbers are not in use.
     """
-    used = torch.tensor([index for index, name in enumerate(outputs) if name != UNUSED])
-    if len(used) == len(outputs) or len(used) != net.num_classes + net.background_outputs:
-        return found, outputs
-    chosen = {}
-    for name, expected in net.state_dict().items():
-        value = found.get(name)
-        if value is not None and value.shape != expected.shape and len(value) % len(outputs) == 0:
-            value = value.reshape(len(outputs), -1, *value.shape[1:])[used].flatten(0, 1)
-        if value is not None:
-            chosen[name] = value
-    return found | chosen, tuple(outputs[index] for index in used)
+    used = [index for index, name in enumerate(classes) if name != UNUSED]
+    if len(used) != net.num_classes:
+        return found, classes
+    background = net.background_outputs
+    rows = torch.tensor([*range(background), *(index + background for index in used)])
+    outputs = len(classes) + background
+    chosen = {
+        name: found[name].reshape(outputs, -1, *found[name].shape[1:])[rows].flatten(0, 1)
+        for name, expected in net.state_dict().items()
+        if name in found and found[name].shape != expected.shape and len(found[name]) % outputs == 0
+    }
+    return found | chosen, tuple(classes[index] for index in used)
 
 
 def _load(net: Architecture, where: str, found: Mapping[str, Tensor], new: Collection[str]) -> None:

@@ -18,8 +18,8 @@ from convatlas.tasks.protocols import Images
 def check_initial_weights(net: Architecture, loaded: Sequence[LoadedWeights], data: Images) -> None:
     """Warn of images that are prepared otherwise than those that initial weights were trained with.
 
-    torchvision says how it normalises images. Of other weights, batch norm's statistics show when the images had a much
-    larger deviation, such as pixels of 0 to 255.
+    torchvision and our own checkpoints say how images were normalised. Of other weights, batch norm's statistics show
+    when the images had a much larger deviation, such as pixels of 0 to 255.
 
     Args:
         net: The network, the weights loaded.
@@ -30,19 +30,19 @@ def check_initial_weights(net: Architecture, loaded: Sequence[LoadedWeights], da
         UserError: The classes of the weights are those of the data in another order.
     """
     for weights in loaded:
-        _check_order(net, weights, data)
-        published = weights.published
-        if published and not (_close(published.mean, data.mean) and _close(published.std, data.std)):
+        _check_order(weights, data)
+        origin = weights.origin
+        if origin and not (_close(origin.mean, data.mean) and _close(origin.std, data.std)):
             _warn(
-                f"{weights.source}: {published} is for images with data.mean={_listed(published.mean)} "
-                f"data.std={_listed(published.std)}; here they are {_listed(data.mean)} and {_listed(data.std)}"
+                f"{weights.source}: {origin.name} was trained on images with data.mean={_listed(origin.mean)} "
+                f"data.std={_listed(origin.std)}; here they are {_listed(data.mean)} and {_listed(data.std)}"
             )
-        if published and published.epsilon is not None and published.epsilon not in _epsilons(net):
+        if origin and origin.epsilon is not None and origin.epsilon not in _epsilons(net):
             _warn(
-                f"{weights.source}: {published} is for a batch norm with an epsilon of {published.epsilon:g}; "
-                f"model.net.batch_norm=frozen +model.net.batch_norm_epsilon={published.epsilon:g} has it"
+                f"{weights.source}: {origin.name} was trained with a batch norm whose epsilon is {origin.epsilon:g}; "
+                f"expected model.net.batch_norm=frozen +model.net.batch_norm_epsilon={origin.epsilon:g}"
             )
-    deviation = least_input_deviation(net) if any(weights.published is None for weights in loaded) else None
+    deviation = least_input_deviation(net) if any(weights.origin is None for weights in loaded) else None
     largest = 0.5 / min(data.std)  # pixels from 0 to 1 deviate by 0.5 at most
     if deviation is not None and deviation > largest:
         _warn(
@@ -53,15 +53,15 @@ def check_initial_weights(net: Architecture, loaded: Sequence[LoadedWeights], da
         )
 
 
-def _check_order(net: Architecture, weights: LoadedWeights, data: Images) -> None:
+def _check_order(weights: LoadedWeights, data: Images) -> None:
     """Refuse a class that the weights know by the same name at another place."""
-    theirs = [_plain(name) for name in weights.outputs[net.background_outputs :]]
-    for index, name in enumerate(data.class_list.names):
-        if index < len(theirs) and theirs[index] != _plain(name) and _plain(name) in theirs:
+    theirs = [_plain(name) for name in weights.classes]
+    for index, name in enumerate(data.class_list.names[: len(theirs)]):
+        if theirs[index] != _plain(name) and _plain(name) in theirs:
             raise UserError(
-                f"{weights.source}: class {index} of {weights.published} is {theirs[index]}, of data={data.name} it is "
-                f"{name}, which the weights have as class {theirs.index(_plain(name))}; expected the classes in the "
-                "order of the weights, or model.reset_classifier=true"
+                f"{weights.source}: class {index} is {name} in data={data.name} and {theirs[index]} in the weights, "
+                f"where {name} is class {theirs.index(_plain(name))}; expected the classes in the order of the "
+                "weights, or model.reset_classifier=true"
             )
 
 
