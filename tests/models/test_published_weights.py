@@ -13,7 +13,7 @@ from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
 from convatlas.models.detector import Proposals, Regions, freeze_batch_norm
 from convatlas.models.faster_rcnn import FasterRCNNFPN
-from convatlas.models.fcn import FCN
+from convatlas.models.fcn import FCN, FCNVGG
 from convatlas.models.googlenet import GoogLeNetTorchvision
 from convatlas.models.mask_rcnn import MaskRCNNFPN
 from convatlas.models.published_weights import least_input_deviation, published_weights
@@ -60,6 +60,9 @@ def test_torchvisions_files_are_known_by_name(
     assert len(found.classes) == classes
     assert found.epsilon == (0.0 if "rcnn" in network else None)
     assert published_weights(Path("best.ckpt"), 0) is None
+    earlier = published_weights(Path("resnet50-19c8e357.pth"), 0)
+    assert earlier is not None
+    assert earlier.name == "torchvision's resnet50 IMAGENET1K_V1"
 
 
 def test_googlenets_mean_and_deviation_are_what_torchvision_feeds_its_network() -> None:
@@ -97,7 +100,20 @@ def test_the_stride_of_a_bottleneck_is_that_of_the_training(stride_in: Literal["
                 load_backbone(on_net, f"{tmp_path}/{name}")
     torch.save(state, tmp_path / "renamed.pth")
     report = load_weights(net, f"{tmp_path}/renamed.pth")
-    assert str(report).endswith(f"; the file does not say, so as configured: stride_in={stride_in}")
+    assert str(report).endswith(f"; the file does not say, so as configured: stride_in={stride_in}, pool=padded")
+
+
+def test_the_pool_of_caffe_s_resnets_rounds_up_without_padding() -> None:
+    net, usual = ResNet(depth=18, pool="ceil").eval(), ResNet(depth=18).eval()
+    usual.load_state_dict(net.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    maps, others = net.feature_maps(images), usual.feature_maps(images)
+    expected = net.layer1(nn.functional.max_pool2d(maps["conv1"], 3, 2, ceil_mode=True))
+    assert torch.equal(maps["layer1"], expected)
+    assert maps["layer1"].shape == others["layer1"].shape
+    assert not torch.allclose(maps["layer1"], others["layer1"])
+    assert net.torchvision_name is None
+    assert net.unnamed_settings == {"pool": "ceil"}
 
 
 def test_a_checkpoint_of_ours_says_where_option_a_pads(tmp_path: Path) -> None:
@@ -113,12 +129,12 @@ def test_a_checkpoint_of_ours_says_where_option_a_pads(tmp_path: Path) -> None:
                     load_weights(net, f"{tmp_path}/w.ckpt")
     assert CifarResNet(depth=8, shortcut="B").unnamed_settings == {}
     assert CifarResNet(depth=8, residual=False).unnamed_settings == {}
-    assert ResNet(depth=18).unnamed_settings == {}
+    assert ResNet(depth=18).unnamed_settings == {"pool": "padded"}
+    assert ResNet(depth=18, stem="small").unnamed_settings == {}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
-    """The classifier of torchvision's VGG16_Weights.IMAGENET1K_FEATURES has none that count."""
     source = CifarResNet(depth=8)
     nn.init.constant_(source.fc.weight, value)
     torch.save(source.state_dict(), tmp_path / "w.pth")
@@ -127,6 +143,18 @@ def test_values_that_are_not_finite_are_refused(value: float, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"w\.pth: values that are not finite in fc\.weight"):
         load_weights(target, f"{tmp_path}/w.pth")
     assert not target.fc.weight.any()
+
+
+def test_weights_without_a_classifier_are_refused() -> None:
+    """torchvision's VGG16_Weights.IMAGENET1K_FEATURES: all our networks on a VGG use its linear layers too."""
+    with torch.device("meta"):
+        net, on_net = VGG(configuration="D"), FCNVGG(backbone=VGG(configuration="D"), stride=32)
+    name = file_name("vgg16", "IMAGENET1K_FEATURES")
+    message = f"{name}: torchvision's vgg16 IMAGENET1K_FEATURES has no values for the classifier"
+    with pytest.raises(UserError, match=rf"model\.weights={message}"):
+        load_weights(net, name)
+    with pytest.raises(UserError, match=rf"model\.backbone\.weights={message}"):
+        load_backbone(on_net, name)
 
 
 def test_cocos_unused_category_numbers_are_left_out(tmp_path: Path) -> None:

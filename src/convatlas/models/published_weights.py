@@ -15,8 +15,19 @@ from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
 from convatlas.models.stored_weights import Origin
 
-SETTINGS = MappingProxyType({"stride_in": "3x3"})
+SETTINGS = MappingProxyType({"stride_in": "3x3", "pool": "padded"})
 """Arguments of all of torchvision's networks that their state dicts do not show."""
+EARLIER = MappingProxyType(
+    {
+        "alexnet-owt-4df8aa71.pth": "alexnet",
+        "resnet18-5c106cde.pth": "resnet18",
+        "resnet34-333f7ec4.pth": "resnet34",
+        "resnet50-19c8e357.pth": "resnet50",
+        "resnet101-5d3b4d8f.pth": "resnet101",
+        "resnet152-b121ed2d.pth": "resnet152",
+    }
+)
+"""Files of ``IMAGENET1K_V1`` in earlier releases of torchvision, and their networks."""
 UNUSED = "N/A"
 """What torchvision calls an output that stands for no class."""
 INPUTS = MappingProxyType({"googlenet": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))})
@@ -114,9 +125,13 @@ def _first_layers(net: nn.Module) -> tuple[nn.Conv2d, nn.Module | None]:
 @cache
 def _files() -> dict[str, tuple[str, WeightsEnum]]:
     """Each file of torchvision's weights by name: of which network it is, and which."""
-    networks = torchvision.models.list_models()
-    return {
+    files = {
         Path(weights.url).name: (network, weights)
-        for network in networks
+        for network in torchvision.models.list_models()
         for weights in torchvision.models.get_model_weights(network)
     }
+    earlier = {
+        name: (network, torchvision.models.get_model_weights(network)["IMAGENET1K_V1"])
+        for name, network in EARLIER.items()
+    }
+    return files | earlier

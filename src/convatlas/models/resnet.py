@@ -73,6 +73,8 @@ class ResNet(_ResidualNetwork):
             needs no other scale.
         stem: ``imagenet`` is 7x7/2 and a max pool; ``small`` is 3x3/1 without the pool, because at 32 pixels
             the paper's stem and stages, which divide by 32, would leave 1x1 in the last stage.
+        pool: How the ``imagenet`` stem's 3x3/2 max pool reaches the border: ``padded`` pads by one pixel; ``ceil``
+            rounds the size up without padding, as in the authors' Caffe networks. The weights have no trace of it.
         num_classes: Width of the output.
         in_channels: Channels of the input.
 
@@ -101,6 +103,7 @@ class ResNet(_ResidualNetwork):
         zero_init_residual: bool = False,
         stochastic_depth: float = 0.0,
         stem: Literal["imagenet", "small"] = "imagenet",
+        pool: Literal["padded", "ceil"] = "padded",
         num_classes: int = 1000,
         in_channels: int = 3,
     ) -> None:
@@ -116,15 +119,19 @@ class ResNet(_ResidualNetwork):
         self.in_channels = in_channels
         self.depth = depth
         self._is_torchvisions = imagenet and residual and shortcut == "B" and bottleneck != "1x1"
+        self._is_torchvisions = self._is_torchvisions and pool == "padded"
         self.unnamed_settings = _unnamed_settings(
-            bottleneck, shortcut_padding if residual and shortcut == "A" else None
+            stride_in=bottleneck,
+            shortcut_padding=shortcut_padding if residual and shortcut == "A" else None,
+            pool=pool if imagenet else None,
         )
 
         self.conv1 = nn.Conv2d(
             in_channels, 64, 7 if imagenet else 3, 2 if imagenet else 1, 3 if imagenet else 1, bias=False
         )
         self.bn1 = nn.BatchNorm2d(64)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
+        border = 1 if pool == "padded" else 0
+        self.maxpool = nn.MaxPool2d(3, 2, border, ceil_mode=pool == "ceil") if imagenet else nn.Identity()
         self.stages = ("layer1", "layer2", "layer3", "layer4")
         channels, reached, dilation = 64, 4 if imagenet else 1, 1
         for index, name in enumerate(self.stages):
@@ -207,7 +214,9 @@ class CifarResNet(_ResidualNetwork):
             bottleneck=None,
             drops=drops,
         )
-        self.unnamed_settings = _unnamed_settings(None, shortcut_padding if residual and shortcut == "A" else None)
+        self.unnamed_settings = _unnamed_settings(
+            shortcut_padding=shortcut_padding if residual and shortcut == "A" else None
+        )
         self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.maxpool = nn.Identity()
@@ -267,9 +276,8 @@ def _drop_probabilities(last: float, blocks: int, residual: bool) -> Iterator[fl
     return (last * block / blocks for block in range(1, blocks + 1))
 
 
-def _unnamed_settings(stride_in: str | None, padding: str | None) -> dict[str, str]:
-    """The settings that a network has of those that leave no trace in the names and shapes of its weights."""
-    settings = {"stride_in": stride_in, "shortcut_padding": padding}
+def _unnamed_settings(**settings: str | None) -> dict[str, str]:
+    """Those settings that a network has, of those that leave no trace in the names and shapes of its weights."""
     return {name: value for name, value in settings.items() if value is not None}
 
 

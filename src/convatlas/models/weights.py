@@ -142,8 +142,11 @@ def _read(key: str, net: Architecture, source: str, entry: str | None) -> Stored
         file = torchvision_file(net, source, key)
     else:
         file = Path(source)
+    published = published_weights(file, net.background_outputs)
+    if published is not None and not published.classes:
+        raise UserError(f"{key}={source}: {published.name} has no values for the classifier; expected other weights")
     stored = read_stored_weights(file, key, entry)
-    return replace(stored, origin=published_weights(file, net.background_outputs) or stored.origin)
+    return replace(stored, origin=published or stored.origin)
 
 
 def _check_settings(where: str, net: Architecture, origin: Origin | None) -> tuple[str, ...]:
