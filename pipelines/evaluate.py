@@ -40,6 +40,7 @@ from convatlas.restore import (
     load_task,
     open_checkpoint,
     restored_config,
+    weights_taken,
 )
 from convatlas.run.callbacks import progress
 from convatlas.run.checkpoints import KEY
@@ -65,8 +66,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         config: Composed from ``conf/evaluate.yaml`` around the checkpoint by ``restored_config``.
 
     Returns:
-        ``split``, ``protocol``, ``num_samples``, ``metrics``, ``checkpoint`` (a list for an ensemble) and
-        ``evaluation``, the file with the details.
+        ``split``, ``protocol``, ``num_samples``, ``metrics``, ``checkpoint`` (a list for an ensemble), ``weights``
+        (which of its weights were taken) and ``evaluation``, the file with the details.
 
     Raises:
         UserError: Nothing to evaluate, an unreadable checkpoint, classes or preprocessing that differ from a
@@ -105,6 +106,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "num_samples": task.predictions.num_samples if task.predictions else 0,
         "metrics": metrics,
         "checkpoint": source,
+        "weights": ", ".join(map(str, task.loaded or dict.fromkeys(map(weights_taken, checkpoints)))),
         "evaluation": str(evaluation_file(output, data.split, protocol["name"])),
     }
 
@@ -154,7 +156,7 @@ def show(result: Mapping[str, Any]) -> None:
     print_result(headline, result["metrics"])
     sources = result["checkpoint"]
     network = {"checkpoint": sources} if isinstance(sources, str) else {"ensemble": ", ".join(sources)}
-    print_fields({**network, "details": result["evaluation"]})
+    print_fields({**network, "weights": result["weights"], "details": result["evaluation"]})
 
 
 if __name__ == "__main__":

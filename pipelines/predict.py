@@ -35,7 +35,7 @@ from convatlas.models.dense_views import DenseViews
 from convatlas.models.detector import Detection, Detector, in_stored_image
 from convatlas.models.segmenter import Segmenter
 from convatlas.report.predictions import write_prediction_page
-from convatlas.restore import checkpoint_path, load_net, open_checkpoint
+from convatlas.restore import checkpoint_path, load_net, open_checkpoint, weights_taken
 from convatlas.run.checkpoints import KEY
 from convatlas.tasks.average_precision import Found
 from convatlas.tasks.object_predictions import CERTAIN, found_in
@@ -54,7 +54,8 @@ def predict(config: DictConfig) -> dict[str, Any]:
     Returns:
         ``predictions`` (path, class, confidence and the ``top`` classes of each image; of pixels also the ``mask``, and
         shares of the image in place of probabilities; of objects ``objects``, each with class, score, box x0, y0, x1,
-        y1 in pixels and the mask as COCO's run lengths) and the files written.
+        y1 in pixels and the mask as COCO's run lengths), the files written, and ``weights``: which of the checkpoint's
+        were taken.
 
     Raises:
         UserError: No images, an unreadable image or checkpoint.
@@ -66,15 +67,16 @@ def predict(config: DictConfig) -> dict[str, Any]:
     data, classes = metadata["config"]["data"], metadata["class_list"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = load_net(checkpoint).to(device)
+    weights = {"weights": weights_taken(checkpoint)}
     mean, std = (torch.tensor(data[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))
 
     def normalised(image: Tensor) -> Tensor:
         return (image.to(device) / 255 - mean[0]) / std[0]
 
     if isinstance(net, Segmenter):
-        return _segment(net, paths, normalised, metadata, config)
+        return weights | _segment(net, paths, normalised, metadata, config)
     if isinstance(net, Detector):
-        return _detect(net, paths, normalised, metadata, config)
+        return weights | _detect(net, paths, normalised, metadata, config)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(paths), config.batch_size):
         batch = paths[start : start + config.batch_size]
@@ -83,7 +85,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
         with torch.inference_mode():
             probabilities = net((inputs / 255 - mean) / std).softmax(dim=1).cpu()
         rows += [_row(*item, classes, config.top_k) for item in zip(batch, images, probabilities, strict=True)]
-    return _write(rows, Path(config.output), "the most probable classes of each")
+    return weights | _write(rows, Path(config.output), "the most probable classes of each")
 
 
 def _segment(
@@ -229,7 +231,7 @@ def show(result: Mapping[str, Any]) -> None:
     print_table(("image", "prediction", "confidence"), rows[:SHOWN])
     if len(rows) > SHOWN:
         print_fields({f"… and {len(rows) - SHOWN:,} more in": result["csv"]})
-    print_fields({"page": result["page"], "table": result["csv"]})
+    print_fields({"weights": result["weights"], "page": result["page"], "table": result["csv"]})
 
 
 if __name__ == "__main__":

@@ -100,9 +100,9 @@ def _build(model: DictConfig, data: DictConfig) -> Network:
     with torch.device("cpu" if trained else "meta"):
         net: Architecture = instantiate(model.net, num_classes=num_classes)
     if model.weights is not None:
-        load_weights(net, model.weights, reset_classifier=model.reset_classifier)
+        load_weights(net, model.weights, entry=model.weights_entry, reset_classifier=model.reset_classifier)
     if isinstance(net, OnBackbone) and backbone_weights is not None:
-        load_backbone(net, backbone_weights)
+        load_backbone(net, backbone_weights, entry=model.backbone.weights_entry)
     return Network(model.name, net, data.image_size or net.image_size, trained)
 
 

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from convatlas.config import compose, overridden_keys, parse_overrides
 from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
+from convatlas.models.weights import TRAINED
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
 from convatlas.stored import TRAINING, check_paths, check_stored
 from convatlas.tasks.base import Task
@@ -111,9 +112,9 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
 def without_initial_weights(model: DictConfig) -> None:
     """Let a restored network not start from the weights that its training started from."""
-    model.weights = None
-    if "backbone" in model:
-        model.backbone.weights = None
+    for node in (model, model.get("backbone")):
+        if node is not None:
+            node.weights = node.weights_entry = None
 
 
 def _set(config: DictConfig, key: str, value: object) -> None:
@@ -148,6 +149,13 @@ def load_task(task: Task, checkpoint: dict[str, Any], path: Path) -> None:
         task.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise UserError(f"checkpoint={path}: {' '.join(str(error).split())[:300]}") from error
+
+
+def weights_taken(checkpoint: dict[str, Any]) -> str:
+    """Which weights of a checkpoint a restored network has: the trained ones, or their average where it has both."""
+    if TRAINED in checkpoint:
+        return f"the average that ema kept; the trained ones are in the checkpoint as {TRAINED}"
+    return "as trained"
 
 
 def load_net(checkpoint: dict[str, Any]) -> Architecture:

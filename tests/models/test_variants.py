@@ -1,12 +1,14 @@
 """What the switches of the papers' ablations change."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast
 
 import pytest
 import torch
 from hydra.errors import InstantiationException
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from convatlas.analysis.layers import analyse
@@ -14,7 +16,8 @@ from convatlas.errors import UserError
 from convatlas.models.alexnet import AlexNet
 from convatlas.models.cuda_convnet import CudaConvNet
 from convatlas.models.googlenet import GoogLeNet
-from convatlas.models.resnet import CifarResNet, ResNet, ZeroPadShortcut
+from convatlas.models.residual_blocks import ZeroPadShortcut
+from convatlas.models.resnet import CifarResNet, ResNet
 from convatlas.models.vgg import VGG
 from tests.models.zoo import build
 
@@ -83,6 +86,71 @@ def test_zero_padded_shortcut() -> None:
     assert out.shape == (1, 5, 3, 3)
     assert torch.equal(out[:, :2], images[:, :, ::2, ::2])
     assert not out[:, 2:].any()
+    out = ZeroPadShortcut(stride=2, extra_channels=3, padding="both")(images)
+    assert torch.equal(out[:, 1:3], images[:, :, ::2, ::2])
+    assert not out[:, [0, 3, 4]].any()
+
+
+def reference_logits(state: dict[str, Tensor], images: Tensor, pad: Callable[[int], tuple[int, int]]) -> Tensor:
+    """What a CIFAR ResNet with option A computes in evaluation, from its state dict alone.
+
+    Args:
+        state: The weights.
+        images: (N, 3, H, W).
+        pad: Channels of zeros before and after, of the channels that are added.
+    """
+
+    def conv_bn(x: Tensor, conv: str, norm: str, stride: int = 1) -> Tensor:
+        x = F.conv2d(x, state[f"{conv}.weight"], stride=stride, padding=1)
+        mean, variance, weight, bias = (
+            state[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, variance, weight, bias)
+
+    x = F.relu(conv_bn(images, "conv1", "bn1"))
+    for name in (name.removesuffix(".conv1.weight") for name in state if name.endswith(".conv1.weight")):
+        width = len(state[f"{name}.conv1.weight"])
+        stride, more = (1, 0) if width == x.shape[1] else (2, width - x.shape[1])
+        y = F.relu(conv_bn(x, f"{name}.conv1", f"{name}.bn1", stride))
+        x = F.relu(
+            conv_bn(y, f"{name}.conv2", f"{name}.bn2") + F.pad(x[:, :, ::stride, ::stride], (0,) * 4 + pad(more))
+        )
+    return F.linear(x.mean((2, 3)), state["fc.weight"], state["fc.bias"])
+
+
+@pytest.mark.parametrize("depth", [8, 20])
+def test_option_a_is_either_of_its_two_forms(depth: int) -> None:
+    """State dicts are the same, outputs are not: zeros after the channels, or half of them on each side."""
+    torch.manual_seed(0)
+    images, outputs = torch.randn(4, 3, 32, 32), []
+    source = CifarResNet(depth=depth)
+    for layer in source.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    source(images)  # the statistics of these images
+    state = source.state_dict()
+    forms: list[tuple[dict[str, Any], Callable[[int], tuple[int, int]]]] = [
+        ({}, lambda more: (0, more)),
+        ({"shortcut_padding": "end"}, lambda more: (0, more)),
+        ({"shortcut_padding": "both"}, lambda more: (more // 2, more // 2)),
+    ]
+    for arguments, pad in forms:
+        net = CifarResNet(depth=depth, **arguments).eval()
+        net.load_state_dict(state)
+        with torch.inference_mode():
+            outputs.append(net(images))
+            torch.testing.assert_close(outputs[-1], reference_logits(state, images, pad))
+    assert torch.equal(outputs[0], outputs[1])
+    assert (outputs[0] - outputs[2]).abs().max() > 0.1
+
+
+def test_option_a_has_the_same_two_forms_in_imagenet_networks() -> None:
+    build_net = partial(ResNet, depth=18, shortcut="A", stem="small")
+    nets = [build_net(shortcut_padding="end"), build_net(shortcut_padding="both")]
+    nets[1].load_state_dict(nets[0].state_dict())
+    with torch.inference_mode():
+        first, second = (net.eval()(torch.ones(1, 3, 16, 16)) for net in nets)
+    assert not torch.allclose(first, second)
 
 
 @pytest.mark.parametrize("depth", [18, 50])

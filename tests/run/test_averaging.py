@@ -87,6 +87,29 @@ def test_the_best_checkpoint_is_the_average_that_was_validated(averaged: dict[st
     assert not torch.equal(best["state_dict"][weight], best["current_model_state"][weight])
 
 
+def test_the_weights_of_a_checkpoint_that_holds_both_are_said_and_can_be_chosen(
+    averaged: dict[str, Any], tmp_path: Path
+) -> None:
+    last = Path(averaged["run"]) / "checkpoints" / "last.ckpt"
+    few = ["data.split=val", "trainer.limit_test_batches=2", f"output={tmp_path}"]
+
+    def evaluated(*overrides: str) -> dict[str, Any]:
+        return evaluate(restored_config("evaluate", [*overrides, *few]))
+
+    restored = evaluated(f"checkpoint={last}")
+    assert (
+        restored["weights"]
+        == "the average that ema kept; the trained ones are in the checkpoint as current_model_state"
+    )
+    start = [override for override in AVERAGED if override.startswith("data.")]
+    average = evaluated(f"model.weights={last}", *start)
+    trained = evaluated(f"model.weights={last}", "model.weights_entry=current_model_state", *start)
+    assert average["metrics"] == restored["metrics"] != trained["metrics"]
+    assert average["weights"].startswith(f"{last} (state_dict, an average): ")
+    assert average["weights"].endswith("; also in the file, for weights_entry: current_model_state")
+    assert trained["weights"].startswith(f"{last} (current_model_state): ")
+
+
 def test_a_run_that_goes_on_within_an_epoch_ends_bit_identical(
     averaged: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

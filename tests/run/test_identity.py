@@ -11,7 +11,7 @@ from convatlas.config import compose, plain
 from convatlas.errors import UserError
 from convatlas.planning import plan_run
 from convatlas.public_names import TABLE
-from convatlas.run.identity import changed_settings, run_id, weights_fingerprint
+from convatlas.run.identity import changed_settings, initial_weights, run_id, weights_fingerprint
 from tests.conftest import SMALL
 from tests.fixtures import copy_run
 
@@ -71,6 +71,15 @@ def test_initial_weights_count_by_their_content(tmp_path: Path) -> None:
     other.write_bytes(b"2")
     assert weights_fingerprint(str(first)) == weights_fingerprint(str(same)) != weights_fingerprint(str(other))
     assert identity("model.weights=a.pth") == identity("model.weights=b.pth")
+    assert weights_fingerprint(str(first), "state_dict_ema") != weights_fingerprint(str(first))
+    assert identity("model.weights_entry=state_dict_ema") == identity(), "the fingerprint counts"
+    node = {"weights": str(first), "weights_entry": None}
+    chosen = {"weights": str(first), "weights_entry": "model_ema"}
+    assert initial_weights(node) == initial_weights({"weights": str(first)}), "runs of before had no such key"
+    assert initial_weights(chosen) != initial_weights(node)
+    assert initial_weights({"weights": None, "backbone": chosen}) != initial_weights(
+        {"weights": None, "backbone": node}
+    )
     assert weights_fingerprint("torchvision") not in (weights_fingerprint(None), weights_fingerprint("torchvision:A"))
 
 

@@ -120,7 +120,10 @@ def test_a_trained_classifier_starts_the_backbone_and_says_so(tmp_path: Path) ->
     )
     task, _ = build(f"model.backbone.weights={tmp_path / 'w'}")
     (report,) = task.loaded
-    assert str(report).endswith("tensors loaded; new: backbone, rpn, roi_heads; unused: fc")
+    assert str(report).endswith(
+        "tensors loaded; new: backbone, rpn, roi_heads; unused: fc; "
+        "the file does not say, so as configured: pool=padded"
+    )
     body: Any = task.net.backbone
     assert torch.equal(body.body.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convatlas.data.batch import VOID, SegmentationBatch
+from convatlas.data.class_list import ClassList
 from convatlas.errors import UserError
 from convatlas.models.fcn import FCN
 from convatlas.models.outputs import ClassifierOutput
@@ -72,6 +73,7 @@ def test_nothing_but_void_is_a_loss_of_zero_and_moves_no_weight(weighted: bool) 
 def test_a_size_that_the_network_does_not_take_is_refused() -> None:
     class Data:
         name, problem, image_size = "scans", "segmentation", 100
+        in_channels, mean, std, class_list = 3, (0.5,) * 3, (0.25,) * 3, ClassList(("background", "cell"))
 
     unet_task(padding="same").check_data(Data())
     with pytest.raises(UserError, match=r"data\.image_size=100: expected 188 or a multiple of 16 more"):

@@ -21,6 +21,8 @@ class Architecture(nn.Module, ABC):
     """The layer that knows the number of classes, as it is called in the state dict."""
     background_outputs: ClassVar[int] = 0
     """Outputs of that layer that stand for no class of the list."""
+    unnamed_settings: Mapping[str, str] = {}
+    """Arguments that change what weights mean, but neither their names nor their shapes; with their values."""
     num_classes: int
     in_channels: int
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, cast
 
 from annotated_types import Interval
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, RoIPool
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign, RoIPool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from convatlas.errors import UserError
@@ -149,13 +149,14 @@ class FasterRCNNFPN(Detector):
         anchor_sizes: Side of the square anchors of each level, in pixels: one for each stage and one for the level on
             top (section 4.1).
         batch_norm: ``frozen``: statistics, scale and shift stay those of the trained classifier; ``trained``.
+        batch_norm_epsilon: Added to the backbone's variances; 0 for torchvision's detectors that were trained on COCO.
         frozen_stages: Stages that are not trained, the stem being the first.
         proposals: See ``Proposals``.
         regions: See ``Regions``.
         num_classes: Classes that it tells apart; the background is none.
 
     Raises:
-        UserError: Another number of anchor sizes than of levels.
+        UserError: Another number of anchor sizes than of levels; an epsilon of 0 where batch norm is trained.
     """
 
     torchvision_detector: ClassVar[str] = "fasterrcnn_resnet50_fpn"
@@ -169,6 +170,7 @@ class FasterRCNNFPN(Detector):
         head_width: PositiveInt = 1024,
         anchor_sizes: Sequence[PositiveInt] = (32, 64, 128, 256, 512),
         batch_norm: Literal["trained", "frozen"] = "trained",
+        batch_norm_epsilon: NonNegativeFloat = 1e-5,
         frozen_stages: Stages = 0,
         proposals: Proposals,
         regions: Regions,
@@ -182,6 +184,11 @@ class FasterRCNNFPN(Detector):
         self.levels = [str(level) for level in range(len(backbone.stages))]
         if batch_norm == "frozen":
             freeze_batch_norm(backbone)
+        elif not batch_norm_epsilon:
+            raise UserError("model.net.batch_norm_epsilon=0: expected model.net.batch_norm=frozen, or above 0")
+        for layer in backbone.modules():
+            if isinstance(layer, nn.BatchNorm2d | FrozenBatchNorm2d):
+                layer.eps = batch_norm_epsilon
         freeze_stages(backbone, frozen_stages)
         super().__init__(
             backbone=Pyramid(backbone, channels),

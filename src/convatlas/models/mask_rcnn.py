@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import RoIAlign
@@ -67,6 +67,7 @@ class MaskRCNNFPN(FasterRCNNFPN):
         head_width: Likewise.
         anchor_sizes: Likewise.
         batch_norm: Likewise.
+        batch_norm_epsilon: Likewise.
         frozen_stages: Likewise.
         proposals: Likewise.
         regions: Likewise.
@@ -84,6 +85,7 @@ class MaskRCNNFPN(FasterRCNNFPN):
         head_width: PositiveInt = 1024,
         anchor_sizes: Sequence[PositiveInt] = (32, 64, 128, 256, 512),
         batch_norm: Literal["trained", "frozen"] = "trained",
+        batch_norm_epsilon: NonNegativeFloat = 1e-5,
         frozen_stages: Stages = 0,
         proposals: Proposals,
         regions: Regions,
@@ -95,6 +97,7 @@ class MaskRCNNFPN(FasterRCNNFPN):
             head_width=head_width,
             anchor_sizes=anchor_sizes,
             batch_norm=batch_norm,
+            batch_norm_epsilon=batch_norm_epsilon,
             frozen_stages=frozen_stages,
             proposals=proposals,
             regions=regions,

@@ -6,125 +6,12 @@ from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from convatlas.errors import UserError
 from convatlas.models.classifier import Classifier, linear_at_each_position
+from convatlas.models.residual_blocks import BasicBlock, Bottleneck, Padding, ZeroPadShortcut
 
 Shortcut = Literal["A", "B", "C"]
-
-
-class ZeroPadShortcut(nn.Module):
-    """Option A: subsample by the stride, then append channels of zeros. It has no parameters."""
-
-    def __init__(self, *, stride: int, extra_channels: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.extra_channels = extra_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C + extra_channels, ceil(H / stride), ceil(W / stride))."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra_channels))
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (figure 5, left); the stride is in the first.
-
-    Args:
-        in_channels: Channels that enter.
-        width: Channels of both convolutions.
-        stride: 1 or 2.
-        dilation: That of the grid which enters, and of the one which leaves.
-        residual: Whether the input is added to the output.
-        downsample: What the input passes through before the addition; None is the identity.
-        drop: Probability that an image skips the convolutions in training.
-    """
-
-    expansion: ClassVar[int] = 1
-
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        dilation: tuple[int, int],
-        *,
-        residual: bool,
-        downsample: nn.Module | None,
-        drop: float,
-    ) -> None:
-        super().__init__()
-        before, after = dilation
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, before, before, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, after, after, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.residual = residual
-        self.downsample = downsample
-        self.drop = StochasticDepth(drop, "row") if drop else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, width, ceil(H / stride), ceil(W / stride))."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.bn2(self.conv2(out))
-        if self.drop is not None:
-            out = self.drop(out)
-        if self.residual:
-            out += x if self.downsample is None else self.downsample(x)
-        return F.relu(out, inplace=True)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions (figure 5, right).
-
-    Args:
-        in_channels: Channels that enter.
-        width: Channels of the first two convolutions; four times as many leave.
-        stride: 1 or 2.
-        dilation: That of the grid which enters, and of the one which leaves.
-        stride_in: The convolution that has the stride, or had it before dilation took its place.
-        residual: Whether the input is added to the output.
-        downsample: What the input passes through before the addition; None is the identity.
-        drop: Probability that an image skips the convolutions in training.
-    """
-
-    expansion: ClassVar[int] = 4
-
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        dilation: tuple[int, int],
-        *,
-        stride_in: Literal["1x1", "3x3"],
-        residual: bool,
-        downsample: nn.Module | None,
-        drop: float,
-    ) -> None:
-        super().__init__()
-        first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
-        spread = dilation[1] if stride_in == "1x1" else dilation[0]
-        self.conv1 = nn.Conv2d(in_channels, width, 1, first, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, second, spread, spread, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width * self.expansion)
-        self.residual = residual
-        self.downsample = downsample
-        self.drop = StochasticDepth(drop, "row") if drop else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, 4 width, ceil(H / stride), ceil(W / stride))."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        out = self.bn3(self.conv3(out))
-        if self.drop is not None:
-            out = self.drop(out)
-        if self.residual:
-            out += x if self.downsample is None else self.downsample(x)
-        return F.relu(out, inplace=True)
 
 
 class _ResidualNetwork(Classifier):
@@ -172,6 +59,8 @@ class ResNet(_ResidualNetwork):
         depth: Layers with weights: basic blocks for 18 and 34, bottlenecks above.
         shortcut: A, identity with zero-padded channels; B, projections where the shape changes;
             C, projections everywhere. A plain net has none.
+        shortcut_padding: Where option A puts the zeros: ``end`` is after the channels, as in the authors' Torch code;
+            ``both`` is half before and half after, as in some ports. The names and shapes of the weights are the same.
         stride_in: The convolution of a bottleneck that has the stride: ``1x1`` is the paper's (v1);
             ``3x3`` is the later habit (v1.5: more accurate, more work). Basic blocks do not have the choice.
         residual: False leaves the additions out, which gives the plain twin of the same depth.
@@ -184,6 +73,8 @@ class ResNet(_ResidualNetwork):
             needs no other scale.
         stem: ``imagenet`` is 7x7/2 and a max pool; ``small`` is 3x3/1 without the pool, because at 32 pixels
             the paper's stem and stages, which divide by 32, would leave 1x1 in the last stage.
+        pool: How the ``imagenet`` stem's 3x3/2 max pool reaches the border: ``padded`` pads by one pixel; ``ceil``
+            rounds the size up without padding, as in the authors' Caffe networks. The weights have no trace of it.
         num_classes: Width of the output.
         in_channels: Channels of the input.
 
@@ -205,12 +96,14 @@ class ResNet(_ResidualNetwork):
         *,
         depth: Literal[18, 34, 50, 101, 152],
         shortcut: Shortcut = "B",
+        shortcut_padding: Padding = "end",
         stride_in: Literal["1x1", "3x3"] = "1x1",
         residual: bool = True,
         output_stride: Literal[8, 16, 32] = 32,
         zero_init_residual: bool = False,
         stochastic_depth: float = 0.0,
         stem: Literal["imagenet", "small"] = "imagenet",
+        pool: Literal["padded", "ceil"] = "padded",
         num_classes: int = 1000,
         in_channels: int = 3,
     ) -> None:
@@ -226,12 +119,19 @@ class ResNet(_ResidualNetwork):
         self.in_channels = in_channels
         self.depth = depth
         self._is_torchvisions = imagenet and residual and shortcut == "B" and bottleneck != "1x1"
+        self._is_torchvisions = self._is_torchvisions and pool == "padded"
+        self.unnamed_settings = _unnamed_settings(
+            stride_in=bottleneck,
+            shortcut_padding=shortcut_padding if residual and shortcut == "A" else None,
+            pool=pool if imagenet else None,
+        )
 
         self.conv1 = nn.Conv2d(
             in_channels, 64, 7 if imagenet else 3, 2 if imagenet else 1, 3 if imagenet else 1, bias=False
         )
         self.bn1 = nn.BatchNorm2d(64)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
+        border = 1 if pool == "padded" else 0
+        self.maxpool = nn.MaxPool2d(3, 2, border, ceil_mode=pool == "ceil") if imagenet else nn.Identity()
         self.stages = ("layer1", "layer2", "layer3", "layer4")
         channels, reached, dilation = 64, 4 if imagenet else 1, 1
         for index, name in enumerate(self.stages):
@@ -246,6 +146,7 @@ class ResNet(_ResidualNetwork):
                 stride,
                 (before, dilation),
                 shortcut=shortcut,
+                padding=shortcut_padding,
                 residual=residual,
                 bottleneck=bottleneck,
                 drops=drops,
@@ -275,6 +176,7 @@ class CifarResNet(_ResidualNetwork):
     Args:
         depth: 6n + 2 layers with weights, n blocks a stage: 20, 32, 44, 56, 110 and 1202 in the paper.
         shortcut: As in `ResNet`; the paper uses A in all cases.
+        shortcut_padding: As in `ResNet`.
         residual: False leaves the additions out, which gives the plain twin.
         stochastic_depth: As in `ResNet`.
         num_classes: Width of the output.
@@ -291,6 +193,7 @@ class CifarResNet(_ResidualNetwork):
         *,
         depth: int,
         shortcut: Shortcut = "A",
+        shortcut_padding: Padding = "end",
         residual: bool = True,
         stochastic_depth: float = 0.0,
         num_classes: int = 10,
@@ -302,7 +205,18 @@ class CifarResNet(_ResidualNetwork):
             raise UserError(f"model.net.depth={depth}: expected 6n + 2, such as 20, 32, 44, 56 or 110")
         self.in_channels = in_channels
         drops = _drop_probabilities(stochastic_depth, 3 * blocks, residual)
-        stage = partial(_stage, dilation=(1, 1), shortcut=shortcut, residual=residual, bottleneck=None, drops=drops)
+        stage = partial(
+            _stage,
+            dilation=(1, 1),
+            shortcut=shortcut,
+            padding=shortcut_padding,
+            residual=residual,
+            bottleneck=None,
+            drops=drops,
+        )
+        self.unnamed_settings = _unnamed_settings(
+            shortcut_padding=shortcut_padding if residual and shortcut == "A" else None
+        )
         self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.maxpool = nn.Identity()
@@ -323,6 +237,7 @@ def _stage(
     dilation: tuple[int, int],
     *,
     shortcut: Shortcut,
+    padding: Padding,
     residual: bool,
     bottleneck: Literal["1x1", "3x3"] | None,
     drops: Iterator[float],
@@ -331,7 +246,7 @@ def _stage(
     stage = nn.Sequential()
     out_channels = width * (BasicBlock.expansion if bottleneck is None else Bottleneck.expansion)
     for _ in range(blocks):
-        downsample = _downsample(in_channels, out_channels, stride, shortcut) if residual else None
+        downsample = _downsample(in_channels, out_channels, stride, shortcut, padding) if residual else None
         if bottleneck is None:
             block: nn.Module = BasicBlock(
                 in_channels, width, stride, dilation, residual=residual, downsample=downsample, drop=next(drops)
@@ -361,11 +276,18 @@ def _drop_probabilities(last: float, blocks: int, residual: bool) -> Iterator[fl
     return (last * block / blocks for block in range(1, blocks + 1))
 
 
-def _downsample(in_channels: int, out_channels: int, stride: int, shortcut: Shortcut) -> nn.Module | None:
+def _unnamed_settings(**settings: str | None) -> dict[str, str]:
+    """Those settings that a network has, of those that leave no trace in the names and shapes of its weights."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _downsample(
+    in_channels: int, out_channels: int, stride: int, shortcut: Shortcut, padding: Padding
+) -> nn.Module | None:
     if shortcut != "C" and stride == 1 and in_channels == out_channels:
         return None
     if shortcut == "A":
-        return ZeroPadShortcut(stride=stride, extra_channels=out_channels - in_channels)
+        return ZeroPadShortcut(stride=stride, extra_channels=out_channels - in_channels, padding=padding)
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 

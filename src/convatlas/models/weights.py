@@ -1,80 +1,24 @@
 """Start a network from a file of weights, or from torchvision's."""
 
+import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor
 
 from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture, OnBackbone
+from convatlas.models.published_weights import UNUSED, published_weights, torchvision_file
 from convatlas.models.segmenter import Segmenter
-from convatlas.torchfile import read_torch_file
+from convatlas.models.stored_weights import Origin, StoredWeights, read_stored_weights
 
 TORCHVISION = "torchvision"
 """Instead of a file: torchvision's best weights, or with ``:NAME`` the ones of that name."""
+TRAINED = "current_model_state"
+"""Where a checkpoint has the trained weights if it has their average as ``state_dict``: Lightning's name."""
 LISTED = 10
-
-
-def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
-    """Read a state dict; code in the file is never executed.
-
-    Takes ``.safetensors`` and torch files; finds the tensors of a network inside ``state_dict`` and ``model`` wrappers
-    and our own checkpoints, and strips the ``module.`` and ``net.`` prefixes.
-
-    Args:
-        path: The file.
-        key: The configuration key that named it, for messages.
-
-    Raises:
-        UserError: No such file, or not a file of weights.
-    """
-    content = read_torch_file(path, key)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{key}={path}: expected a state dict, names to tensors")
-    for prefix in ("module.", "net."):
-        if content and any(name.startswith(prefix) for name in content):
-            content = {name.removeprefix(prefix): value for name, value in content.items() if name.startswith(prefix)}
-    return dict(content)
-
-
-def torchvision_state_dict(net: Architecture, source: str, key: str) -> dict[str, Tensor]:
-    """Fetch torchvision's weights of a network, or read them where an earlier fetch has put them.
-
-    Args:
-        net: The network that they are for.
-        source: ``torchvision`` or ``torchvision:IMAGENET1K_V1``.
-        key: The configuration key that named them, for messages.
-
-    Raises:
-        UserError: torchvision does not have this network or weights of that name; they cannot be fetched.
-    """
-    name = net.torchvision_name
-    if name is None:
-        raise UserError(
-            f"{key}={source}: torchvision has no {type(net).__name__} with these settings; expected a file, or a model "
-            "of the table in docs/architectures.md that torchvision has"
-        )
-    choices = torchvision.models.get_model_weights(name)
-    wanted = source.partition(":")[2] or "DEFAULT"
-    if wanted not in choices.__members__:
-        raise UserError(f"{key}={source}: torchvision's {name} has {', '.join(choice.name for choice in choices)}")
-    url = choices[wanted].url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:  # the name ends in the first digits of the content's SHA-256
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"{key}={source}: cannot be fetched ({error}); expected internet, or a copy of {url} at {file}"
-            ) from error
-    return read_state_dict(file, key)
 
 
 @dataclass(frozen=True)
@@ -86,34 +30,57 @@ class LoadedWeights:
         loaded: Names in the network that have them now.
         new: Names in the network that keep the values they started with.
         unused: Names of the file that the network has no use for.
+        entry: Where in the file they are; empty if the file is nothing else.
+        others: Other entries of the file that hold weights of the same network.
+        assumed: Arguments of the network that change what the weights mean and that the file does not say.
+        origin: How they were trained; None if that is not known.
+        classes: Those of the classifier that is loaded, in order; empty if they are not known or it is new.
     """
 
     source: str
     loaded: tuple[str, ...]
     new: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    entry: str = ""
+    others: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    origin: Origin | None = None
+    classes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = [f"{self.source}: {len(self.loaded)} tensors loaded"]
+        entry = self.entry + (", an average" if TRAINED in self.others and self.entry == "state_dict" else "")
+        parts = [f"{self.source}{f' ({entry})' if self.others else ''}: {len(self.loaded)} tensors loaded"]
         parts += [f"{word}: {_layers(names)}" for word, names in (("new", self.new), ("unused", self.unused)) if names]
+        if self.others:
+            parts.append(f"also in the file, for weights_entry: {_listed(self.others)}")
+        if self.assumed:
+            parts.append(f"the file does not say, so as configured: {', '.join(self.assumed)}")
         return "; ".join(parts)
 
 
-def load_weights(net: Architecture, source: str, *, reset_classifier: bool = False) -> LoadedWeights:
+def load_weights(
+    net: Architecture, source: str, *, entry: str | None = None, reset_classifier: bool = False
+) -> LoadedWeights:
     """Load weights into a network, strictly.
 
     The stages of a staged training (FCN-32s, 16s, 8s) start from each other: what they do not share stays new.
 
     Args:
         net: The network.
-        source: A file, or what ``torchvision_state_dict`` takes.
+        source: A file, or what ``torchvision_file`` takes.
+        entry: Which weights of a file that holds several; None is ``state_dict`` or ``model``.
         reset_classifier: Load at the weights' own number of classes, then give the network a new classifier with
             the number it had.
 
     Raises:
-        UserError: Listing the missing, unexpected and misshapen names, at most ten each.
+        UserError: Listing the missing, unexpected and misshapen names, at most ten each; values that are not finite;
+            weights that were trained with other settings of the network.
     """
-    found = _read("model.weights", net, source)
+    key = "model.weights"
+    stored = _read(key, net, source, entry)
+    found, classes = stored.tensors, stored.origin.classes if stored.origin and not reset_classifier else ()
+    if UNUSED in classes:
+        found, classes = _used_outputs(net, found, classes)
     num_classes = net.num_classes
     classifier = found.get(f"{net.classifier_name}.bias")
     if reset_classifier and classifier is not None:
@@ -123,38 +90,99 @@ def load_weights(net: Architecture, source: str, *, reset_classifier: bool = Fal
     new = [name for name in expected if name not in found and name.startswith(renewed)]
     unused = [name for name in found if name not in expected and name.startswith(renewed)]
     loaded = {name: value for name, value in found.items() if name not in unused}
-    _load(net, f"model.weights={source}", loaded, new)
+    _load(net, f"{key}={source}", loaded, new)
+    body = net.classifier_body if isinstance(net, OnBackbone) else None
+    assumed = _check_settings(f"{key}={source}", net if body is None else body, stored.origin)
     if reset_classifier:
         net.reset_classifier(num_classes)
-    return LoadedWeights(source, tuple(loaded), tuple(new), tuple(unused))
+    return LoadedWeights(
+        source,
+        tuple(loaded),
+        tuple(new),
+        tuple(unused),
+        stored.entry,
+        stored.others,
+        assumed,
+        stored.origin,
+        classes,
+    )
 
 
-def load_backbone(net: OnBackbone, source: str) -> LoadedWeights:
+def load_backbone(net: OnBackbone, source: str, *, entry: str | None = None) -> LoadedWeights:
     """Carry a trained classification network over into the network that stands on it.
 
     Args:
         net: A network with a backbone.
         source: A checkpoint or file of weights of the backbone as a classification network, or torchvision's.
+        entry: Which weights of a file that holds several; None is ``state_dict`` or ``model``.
 
     Raises:
-        UserError: The network has no backbone; the weights are not the backbone's: names and shapes, ten at most.
+        UserError: The network has no backbone; the weights are not the backbone's: names and shapes, ten at most;
+            values that are not finite; weights that were trained with other settings of the backbone.
     """
     key = "model.backbone.weights"
     body = net.classifier_body
     if body is None:
         raise UserError(f"{key}={source}: {type(net).__name__} has no backbone; expected null, and model.weights")
-    classifier = _read(key, body, source)
-    carried = net.carry_over(classifier)
+    stored = _read(key, body, source, entry)
+    carried = net.carry_over(stored.tensors)
     new = [name for name in net.state_dict() if not name.startswith(net.carried)]
     _load(net, f"{key}={source}", carried, new)
-    unused = [name for name in classifier if name.startswith(f"{body.classifier_name}.")]
-    return LoadedWeights(source, tuple(carried), tuple(new), tuple(unused))
+    assumed = _check_settings(f"{key}={source}", body, stored.origin)
+    unused = [name for name in stored.tensors if name.startswith(f"{body.classifier_name}.")]
+    return LoadedWeights(
+        source, tuple(carried), tuple(new), tuple(unused), stored.entry, stored.others, assumed, stored.origin
+    )
 
 
-def _read(key: str, net: Architecture, source: str) -> dict[str, Tensor]:
+def _read(key: str, net: Architecture, source: str, entry: str | None) -> StoredWeights:
     if source.partition(":")[0] == TORCHVISION:
-        return torchvision_state_dict(net, source, key)
-    return read_state_dict(Path(source), key)
+        if entry is not None:
+            raise UserError(f"{key}_entry={entry}: torchvision's files hold one set of weights; expected null")
+        file = torchvision_file(net, source, key)
+    else:
+        file = Path(source)
+    published = published_weights(file, net.background_outputs)
+    if published is not None and not published.classes:
+        raise UserError(f"{key}={source}: {published.name} has no values for the classifier; expected other weights")
+    stored = read_stored_weights(file, key, entry)
+    return replace(stored, origin=published or stored.origin)
+
+
+def _check_settings(where: str, net: Architecture, origin: Origin | None) -> tuple[str, ...]:
+    """Compare the settings that names and shapes do not show with those of the training; return what is not known."""
+    if origin is None:
+        return tuple(f"{name}={here}" for name, here in net.unnamed_settings.items())
+    defaults = inspect.signature(type(net)).parameters
+    for name, here in net.unnamed_settings.items():
+        there = origin.settings.get(name, defaults[name].default)
+        if there != here:
+            raise UserError(
+                f"{where}: {origin.name} was trained with {name}={there}, and this {type(net).__name__} has "
+                f"{name}={here}; names and shapes are the same, the network is not: expected {name}={there}"
+            )
+    return ()
+
+
+def _used_outputs(
+    net: Architecture, found: dict[str, Tensor], classes: tuple[str, ...]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Leave out the outputs that stand for no class, if the network has as many classes as are left.
+
+    Each of COCO's category numbers has an output in torchvision's detectors, and ten of the numbers are not in use.
+    """
+    used = [index for index, name in enumerate(classes) if name != UNUSED]
+    if len(used) != net.num_classes:
+        return found, classes
+    background = net.background_outputs
+    rows = torch.tensor([*range(background), *(index + background for index in used)])
+    outputs = len(classes) + background
+    chosen = {
+        name: found[name].reshape(outputs, -1, *found[name].shape[1:])[rows].flatten(0, 1)
+        for name, expected in net.state_dict().items()
+        if name in found and found[name].shape != expected.shape and len(found[name]) % outputs == 0
+    }
+    return found | chosen, tuple(classes[index] for index in used)
 
 
 def _load(net: Architecture, where: str, found: Mapping[str, Tensor], new: Collection[str]) -> None:
@@ -176,6 +204,9 @@ def _load(net: Architecture, where: str, found: Mapping[str, Tensor], new: Colle
         if f"{net.classifier_name}.bias" in listed:
             listed += "; model.reset_classifier=true takes weights of another number of classes"
         raise UserError(f"{where} does not fit {type(net).__name__}: {listed}")
+    damaged = [name for name, value in found.items() if value.is_floating_point() and not value.isfinite().all()]
+    if damaged:
+        raise UserError(f"{where}: values that are not finite in {_listed(damaged)}; expected trained weights in all")
     net.load_state_dict(found, strict=not new)
 
 

@@ -18,7 +18,9 @@ MISSING = "no such key"
 WITHOUT_EFFECT = (
     "run",
     "model.weights",
+    "model.weights_entry",
     "model.backbone.weights",
+    "model.backbone.weights_entry",
     "format",
     "expected",
     "seeds",
@@ -52,7 +54,8 @@ def run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
     Returns:
         A name fit for a directory and for W&B, the same on every machine and at every time.
     """
-    text = json.dumps([decisive_settings(config), *fingerprints], sort_keys=True)
+    found = {number: fingerprint for number, fingerprint in enumerate(fingerprints) if fingerprint}
+    text = json.dumps([decisive_settings(config), found], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{config['model']['name']}-{config['data']['name']}-{digest}-s{config['seed']}"
 
@@ -116,13 +119,17 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 
 def initial_weights(model: Mapping[str, Any]) -> list[str]:
     """The fingerprints of what a network starts from: its own weights, and its backbone's where it has one."""
-    sources = [model["weights"]] + ([model["backbone"]["weights"]] if "backbone" in model else [])
-    return [weights_fingerprint(source) for source in sources]
+    nodes = [model] + ([model["backbone"]] if "backbone" in model else [])
+    return [weights_fingerprint(node["weights"], node.get("weights_entry")) for node in nodes]
 
 
-def weights_fingerprint(weights: str | None) -> str:
-    """What weights stand for: the SHA-256 of a file's content; torchvision's by name; nothing for None."""
+def weights_fingerprint(weights: str | None, entry: str | None = None) -> str:
+    """What weights stand for: the SHA-256 of a file's content, with the entry that is taken from it.
+
+    torchvision's stand for their name, and None for nothing.
+    """
     if weights is None or not Path(weights).is_file():
         return weights or ""
     with Path(weights).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest if entry is None else f"{digest}:{entry}"

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -15,6 +15,7 @@ from convatlas.errors import DivergedError, UserError
 from convatlas.models.architecture import Architecture
 from convatlas.models.weights import LoadedWeights, load_weights
 from convatlas.tasks.compilation import compiled
+from convatlas.tasks.initial_weights import check_initial_weights
 from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
 from convatlas.tasks.protocols import Images, Predicted
 
@@ -26,6 +27,8 @@ class Task(LightningModule):
         name: The architecture, as its configuration file is called.
         net: The network.
         weights: What to start from: a state dict's file, ``torchvision``, ``torchvision:NAME``, or None.
+        weights_entry: Which weights of a file that holds several, keys joined by dots; None is ``state_dict`` or
+            ``model``.
         reset_classifier: Take such weights at their own number of classes and start a new classifier.
         channels_last: Keep weights, and so activations, as (N, H, W, C) in memory.
         compile: Compile the network for training steps; evaluation is as without.
@@ -45,6 +48,7 @@ class Task(LightningModule):
         name: str,
         net: Architecture,
         weights: str | None,
+        weights_entry: str | None,
         reset_classifier: bool,
         channels_last: bool,
         optimizer: OptimizerRecipe | None,
@@ -60,7 +64,9 @@ class Task(LightningModule):
         self.loaded: list[LoadedWeights] = []  # what became of the weights that it starts from
         self.predictions: Predicted | None = None  # of the last evaluation
         if weights is not None:
-            self.loaded.append(load_weights(net, weights, reset_classifier=reset_classifier))
+            self.loaded.append(load_weights(net, weights, entry=weights_entry, reset_classifier=reset_classifier))
+        elif weights_entry is not None:
+            raise UserError(f"model.weights_entry={weights_entry}: expected model.weights, the file that has it")
         if channels_last:
             net.to(memory_format=torch.channels_last)
         # A function, not a module: names in checkpoints stay.
@@ -75,11 +81,16 @@ class Task(LightningModule):
         """The training loss of what the network returned for a batch, a scalar."""
 
     def check_data(self, data: Images) -> None:
-        """Refuse data of another problem, or images that the network does not take, with a ``UserError``."""
+        """Refuse data of another problem, or images that the network does not take, with a ``UserError``.
+
+        Warn of images that are prepared otherwise than those that the initial weights were trained with.
+        """
         if data.problem != self.problem:
             raise UserError(
                 f"data={data.name} is for {data.problem}, model={self.name} for {self.problem}; expected both for one"
             )
+        if self.loaded:
+            check_initial_weights(cast(Architecture, self.net), self.loaded, data)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and its schedule."""

@@ -34,6 +34,8 @@ class ClassificationTask(Task):
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016, section 7).
         auxiliary_weight: Weight of each auxiliary head's loss (GoogLeNet, section 5).
         weights: What to start from: a state dict's file, ``torchvision``, ``torchvision:NAME``, or None.
+        weights_entry: Which weights of a file that holds several, keys joined by dots; None is ``state_dict`` or
+            ``model``.
         reset_classifier: Take such weights at their own number of classes and start a new classifier, to fine-tune.
         channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
         compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
@@ -55,6 +57,7 @@ class ClassificationTask(Task):
         label_smoothing: float = 0.0,
         auxiliary_weight: float = 0.3,
         weights: str | None = None,
+        weights_entry: str | None = None,
         reset_classifier: bool = False,
         channels_last: bool = False,
         compile: bool = False,
@@ -65,6 +68,7 @@ class ClassificationTask(Task):
             name=name,
             net=net,
             weights=weights,
+            weights_entry=weights_entry,
             reset_classifier=reset_classifier,
             channels_last=channels_last,
             optimizer=optimizer,

@@ -45,8 +45,10 @@ class DetectionTask(Task):
         name: The architecture, as its configuration file is called.
         net: The network.
         backbone: ``weights``: a trained classification network that the detector starts from; a file,
-            ``torchvision``, ``torchvision:NAME``, or None.
+            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: as below, of that file.
         weights: What the whole network starts from, likewise.
+        weights_entry: Which weights of that file, if it holds several, keys joined by dots; None is ``state_dict`` or
+            ``model``.
         reset_classifier: Take such weights at their own number of classes and start new last layers, to fine-tune.
         channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
         optimizer: How to optimize; None for a network that is only evaluated.
@@ -69,6 +71,7 @@ class DetectionTask(Task):
         net: Detector,
         backbone: Mapping[str, str | None] | None = None,
         weights: str | None = None,
+        weights_entry: str | None = None,
         reset_classifier: bool = False,
         channels_last: bool = False,
         optimizer: OptimizerRecipe | None = None,
@@ -78,14 +81,18 @@ class DetectionTask(Task):
             name=name,
             net=net,
             weights=weights,
+            weights_entry=weights_entry,
             reset_classifier=reset_classifier,
             channels_last=channels_last,
             optimizer=optimizer,
             schedule=schedule,
         )
         source = (backbone or {}).get("weights")
+        entry = (backbone or {}).get("weights_entry")
         if source is not None:
-            self.loaded.append(load_backbone(net, source))
+            self.loaded.append(load_backbone(net, source, entry=entry))
+        elif entry is not None:
+            raise UserError(f"model.backbone.weights_entry={entry}: expected model.backbone.weights, the file")
 
     def check_data(self, data: Images) -> None:
         """Refuse images that the network is not for.

@@ -31,9 +31,11 @@ class SegmentationTask(Task):
         name: The architecture, as its configuration file is called.
         net: The network.
         backbone: ``weights``: a trained classification network that the backbone starts from; a file,
-            ``torchvision``, ``torchvision:NAME``, or None.
+            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: as below, of that file.
         auxiliary_weight: Weight of the auxiliary head's loss.
         weights: What the whole network starts from, likewise.
+        weights_entry: Which weights of that file, if it holds several, keys joined by dots; None is ``state_dict`` or
+            ``model``.
         reset_classifier: Take such weights at their own number of classes and start a new last layer, to fine-tune.
         channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
         compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
@@ -59,6 +61,7 @@ class SegmentationTask(Task):
         backbone: Mapping[str, str | None] | None = None,
         auxiliary_weight: float = 0.5,
         weights: str | None = None,
+        weights_entry: str | None = None,
         reset_classifier: bool = False,
         channels_last: bool = False,
         compile: bool = False,
@@ -74,14 +77,18 @@ class SegmentationTask(Task):
             name=name,
             net=net,
             weights=weights,
+            weights_entry=weights_entry,
             reset_classifier=reset_classifier,
             channels_last=channels_last,
             optimizer=optimizer,
             schedule=schedule,
             compile=compile,
         )
+        entry = (backbone or {}).get("weights_entry")
         if source is not None:
-            self.loaded.append(load_backbone(net, source))
+            self.loaded.append(load_backbone(net, source, entry=entry))
+        elif entry is not None:
+            raise UserError(f"model.backbone.weights_entry={entry}: expected model.backbone.weights, the file")
         self.auxiliary_weight = auxiliary_weight
         self.views = DenseViews()
         self.train_confusion = PixelConfusion(self.num_classes)
