@@ -94,9 +94,19 @@ def test_a_run_that_trains_is_skipped(offline_run: Path, server: WandbServer) ->
     assert server.runs == {}
 
 
-@pytest.mark.parametrize("what", ["UpsertBucket", "file_stream", "CreateArtifact"])
-def test_a_refusal_is_an_error_with_its_reason(what: str, offline_run: Path, server: WandbServer) -> None:
-    server.refused = {what: "the quota is used up"}
+@pytest.mark.parametrize(
+    ("what", "later"),
+    [
+        ("UpsertBucket", []),
+        ("file_stream", ["CreateRunFiles", "CreateArtifact"]),  # other failures do not hide why rows are refused
+        ("CreateArtifact", []),
+    ],
+    ids=["UpsertBucket", "file_stream", "CreateArtifact"],
+)
+def test_a_refusal_is_an_error_with_its_reason(
+    what: str, later: list[str], offline_run: Path, server: WandbServer
+) -> None:
+    server.refused = {what: "the quota is used up", **dict.fromkeys(later, "not now")}
     result = synced(offline_run)
     assert result["state"] == "failed"
     assert "the quota is used up" in result["reason"]
