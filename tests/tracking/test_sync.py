@@ -2,8 +2,8 @@
 
 import json
 import signal
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ from convatlas.errors import UserError
 from convatlas.run.checkpoints import read_checkpoint
 from convatlas.run.lock import RunLock
 from pipelines.sync import show, status, sync
+from tests.gates import until
 from tests.tracking.conftest import bytes_under, record, rows, set_tracking, summary, synced
-from tests.wandb_server import WandbServer
+from tests.wandb_server import Run, WandbServer
 
 
 def test_an_offline_run_is_published_whole(offline_run: Path, server: WandbServer) -> None:
@@ -193,18 +194,28 @@ def test_no_server_is_one_error(offline_run: Path, server: WandbServer, monkeypa
 def test_watching_publishes_a_run_when_it_has_ended(
     offline_run: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def watch() -> None:
-        with RunLock(offline_run):
-            time.sleep(2)
-            assert server.runs == {}
-        while not server.runs or next(iter(server.runs.values())).exit_code is None:
-            time.sleep(0.1)
-        time.sleep(2)
-        signal.raise_signal(signal.SIGINT)
+    owner = ExitStack()
 
-    threading.Thread(target=watch).start()
-    time.sleep(0.2)
-    result = sync(compose("sync", [f"root={offline_run.parent}", "watch=true", "watch_seconds=0.5"]))
+    def rounds() -> int:
+        return server.operations.count("Viewer")  # what each round of the watch begins with
+
+    def watch() -> dict[str, Run]:
+        try:
+            until(lambda: rounds() >= 3)
+            while_it_trained = dict(server.runs)
+            owner.close()
+            until(lambda: any(run.exit_code is not None for run in server.runs.values()))
+            ended = rounds()
+            until(lambda: rounds() >= ended + 2)
+            return while_it_trained
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    owner.enter_context(RunLock(offline_run))
+    with ThreadPoolExecutor(1) as pool:
+        watched = pool.submit(watch)
+        result = sync(compose("sync", [f"root={offline_run.parent}", "watch=true", "watch_seconds=0.5"]))
+    assert watched.result() == {}
     assert [run["state"] for run in result["runs"]] == ["published"]
     assert "published  http" in capsys.readouterr().err
     show(result)
