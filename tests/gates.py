@@ -56,9 +56,10 @@ class Gate:
         """Wait until so many processes are held."""
         until(lambda: len(list(self.folder.glob("held-*"))) >= number)
 
-    def open(self) -> None:
-        """Let all go on, and hold no other."""
-        (self.folder / "open").touch()
+    def open(self, *pids: int) -> None:
+        """Let some processes go on; without a number let all go on, and hold no other."""
+        for name in [f"open-{pid}" for pid in pids] or ["open"]:
+            (self.folder / name).touch()
 
     def __enter__(self) -> "Gate":
         return self

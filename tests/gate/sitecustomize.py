@@ -20,8 +20,9 @@ def hold(task: Any, *_: object) -> None:
     if task.global_step < int((FOLDER / "step").read_text(encoding="utf-8")):
         return
     (FOLDER / f"held-{os.getpid()}").touch()
+    opened = [FOLDER / "open", FOLDER / f"open-{os.getpid()}"]
     stops = [callback for callback in task.trainer.callbacks if hasattr(callback, "received")]
-    while not (FOLDER / "open").exists() and not any(stop.received for stop in stops):
+    while not any(path.exists() for path in opened) and not any(stop.received for stop in stops):
         time.sleep(0.01)
 
 
