@@ -77,8 +77,8 @@ def bytes_under(directory: Path) -> int:
 def train_process(root: Path, *overrides: str, gate: Gate | None = None) -> "subprocess.Popen[str]":
     """Start a small training run in a process of its own, which a gate may hold."""
     small = [override for override in SMALL if not override.startswith("tracking")]
-    patient = f"tracking.wandb.answer_seconds={PATIENCE}"
-    command = [sys.executable, "-m", "convatlas", "train", *small, patient, f"run.root={root}", *overrides]
+    patient = [f"tracking.wandb.{key}={PATIENCE}" for key in ("answer_seconds", "finish_seconds")]
+    command = [sys.executable, "-m", "convatlas", "train", *small, *patient, f"run.root={root}", *overrides]
     environment = gate.environment if gate else None
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
