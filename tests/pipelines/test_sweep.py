@@ -162,7 +162,7 @@ def test_a_crash_a_divergence_and_a_pruned_trial_leave_the_best_one(tmp_path: Pa
         *SMALL,
         "trainer.max_epochs=4",
         "objective=[{metric:val/loss,mode:min}]",
-        f"+space.rate={{{CHOICE},key:optimizer.learning_rate,values:[0.3,1e30,0.2,100]}}",  # the last one's loss is huge
+        f"+space.rate={{{CHOICE},key:optimizer.learning_rate,values:[0.3,1e30,0.2,100]}}",  # 100: a huge loss
         f"+space.clip={{{CHOICE},key:+trainer.gradient_clip_algorithm,values:[none],when:{{rate:0.2}}}}",
         "pruner._target_=optuna.pruners.ThresholdPruner",
         *("+pruner.upper=30", "+pruner.n_warmup_steps=2"),  # from the second epoch on
