@@ -203,8 +203,8 @@ def test_a_failed_node_is_survived(cluster: SlurmCluster, alone: Path, gate: Gat
     job = submit(cluster, tmp_path)
     gate.wait(4)
     cluster.kill_node("n2")
+    gate.open()  # two of the four ranks are gone
     cluster.wait(lambda: cluster.state(job) == "PENDING", PATIENCE)
-    gate.open()
     cluster.start_node("n2")
     wait_for_end(cluster, tmp_path, job)
     assert_equal_to(alone, tmp_path)
