@@ -13,6 +13,7 @@ import pytest
 from convatlas.config import compose
 from pipelines.train import train
 from tests.fixtures import write_image_folder
+from tests.gates import PATIENCE
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = [
@@ -81,7 +82,11 @@ def convatlas(tmp_path: Path) -> Command:
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "convatlas", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300
+            [sys.executable, "-m", "convatlas", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
 
     return command

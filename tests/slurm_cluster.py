@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.gates import PATIENCE
+
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
 CONFIGURATION = """
 ClusterName=tests
@@ -87,11 +89,13 @@ class SlurmCluster:
         files = {"socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         options = [f"--{option}={self.folder}/munge.{end}" for option, end in files.items()]
         self._start("munged", "--foreground", "--force", f"--key-file={key}", *options)
-        self.wait(lambda: (self.folder / "munge.socket").exists(), 10, "munged")
+        self.wait(lambda: (self.folder / "munge.socket").exists(), PATIENCE, "munged")
         self._start("slurmctld", "-D", "-c")
         for name in self.names:
             self.start_node(name)
-        self.wait(lambda: self.command("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2 * len(self.names), 30)
+        self.wait(
+            lambda: self.command("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2 * len(self.names), PATIENCE
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,7 +132,7 @@ class SlurmCluster:
 
     def command(self, *words: str) -> str:
         """Run one of SLURM's commands; what it printed."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=PATIENCE, check=True)
         return done.stdout.strip()
 
     def state(self, job: str) -> str:

@@ -14,6 +14,7 @@ from convatlas.restore import restored_config
 from convatlas.tracking.local_record import read_metrics
 from pipelines.evaluate import evaluate
 from tests.conftest import SMALL, read_json
+from tests.gates import PATIENCE
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "convatlas"]
 
@@ -24,7 +25,7 @@ def torchrun(directory: Path, *overrides: str) -> None:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert "2 ranks × 8 × 1 accumulation" in done.stderr
@@ -91,6 +92,6 @@ def run_child(root: Path, *signal_in: str, overrides: Sequence[str] = OVERRIDES)
         [*launch, sys.executable, "-c", CHILD, str(root), json.dumps(overrides), *signal_in],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
     )
     assert (done.returncode == 0) == (not signal_in), done.stderr

@@ -19,6 +19,7 @@ import pytest
 from benchmarks.kill_and_resume import difference
 from convatlas.tracking.local_record import read_metrics
 from tests.conftest import SMALL, read_json
+from tests.gates import PATIENCE, Gate
 from tests.slurm_cluster import SlurmCluster, missing
 from tests.wandb_server import KEY, WandbServer
 
@@ -31,9 +32,6 @@ TRAIN = [
 ]
 """A run of half a minute: 120 steps."""
 JOB = ["cluster=cpu", "resources=two_cpu_nodes", "resources.cpus_per_task=1"]
-START = 180
-"""Seconds in which four ranks have started on a busy machine with two cores."""
-
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
@@ -59,7 +57,7 @@ def convatlas(cluster: SlurmCluster, directory: Path, *arguments: str) -> Any:
         env=cluster.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -80,13 +78,9 @@ def run_of(directory: Path) -> Path:
     return run
 
 
-def wait_for_step(cluster: SlurmCluster, directory: Path, step: int) -> None:
-    cluster.wait(lambda: any(line["step"] >= step for line in read_metrics(run_of(directory) / "metrics.jsonl")), START)
-
-
 def wait_for_end(cluster: SlurmCluster, directory: Path, job: str, state: str = "COMPLETED") -> None:
     ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-    cluster.wait(lambda: cluster.state(job) in ended, 2 * START, "the job's end")
+    cluster.wait(lambda: cluster.state(job) in ended, PATIENCE, "the job's end")
     assert cluster.state(job) == state, log(directory)
 
 
@@ -102,28 +96,33 @@ def alone(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return directory
 
 
+@pytest.fixture
+def gate(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Gate]:
+    """Holds the ranks of what is submitted in the midst of the training."""
+    usual = cluster.environment
+    with Gate(tmp_path / "gate", step=30) as closed:
+        cluster.environment = usual | closed.variables
+        yield closed
+    cluster.environment = usual
+
+
 @pytest.mark.slow
 def test_usr1_queues_the_job_again_and_it_ends_bit_identical(
-    cluster: SlurmCluster, alone: Path, tmp_path: Path
+    cluster: SlurmCluster, alone: Path, gate: Gate, tmp_path: Path
 ) -> None:
     job = submit(cluster, tmp_path)
-    wait_for_step(cluster, tmp_path, 30)
-    ranks = _ranks(job)
-    assert len(ranks) == 4
-    for process in ranks.values():
-        process.suspend()  # so that it does not end before the commands have seen it
+    gate.wait(4)
     (queued,) = convatlas(cluster, tmp_path, "submit", *TRAIN, *JOB)["runs"]
     assert queued["state"].startswith("owned by process")
     assert [
         (entry["job"], entry["slurm"], entry["state"]) for entry in convatlas(cluster, tmp_path, "jobs")["jobs"]
     ] == [(job, "RUNNING", "running")]
-    for process in ranks.values():
-        process.resume()
     cluster.command("scancel", "--signal=USR1", job)
-    cluster.wait(lambda: read_json(run_of(tmp_path) / "summary.json")["state"] == "preempted", 60)
-    cluster.wait(lambda: cluster.field(job, "Restarts") == "1", 60)
+    cluster.wait(lambda: read_json(run_of(tmp_path) / "summary.json")["state"] == "preempted", PATIENCE)
+    cluster.wait(lambda: cluster.field(job, "Restarts") == "1", PATIENCE)
     (queued,) = convatlas(cluster, tmp_path, "submit", *TRAIN, *JOB)["runs"]
     assert queued["state"].startswith(("queued already as job", "owned by process"))
+    gate.open()
     wait_for_end(cluster, tmp_path, job)
     assert_equal_to(alone, tmp_path)
     provenance = read_json(run_of(tmp_path) / "provenance.json")
@@ -176,13 +175,13 @@ def test_a_script_submitted_by_hand_trains_four_equal_ranks_into_one_run(
 @pytest.mark.slow
 @pytest.mark.parametrize("early", [False, True], ids=["training", "starting"])
 def test_a_preempted_job_goes_on_when_there_is_room_again(
-    cluster: SlurmCluster, alone: Path, tmp_path: Path, early: bool
+    cluster: SlurmCluster, alone: Path, gate: Gate, tmp_path: Path, early: bool
 ) -> None:
     job = submit(cluster, tmp_path, "cluster.sbatch.partition=low")
     if early:
-        cluster.wait(lambda: len(_ranks(job)) == 4, 60)
+        cluster.wait(lambda: len(_ranks(job)) == 4, PATIENCE)
     else:
-        wait_for_step(cluster, tmp_path, 30)
+        gate.wait(4)
     urgent = cluster.command(
         "sbatch",
         "--parsable",
@@ -193,17 +192,19 @@ def test_a_preempted_job_goes_on_when_there_is_room_again(
         "--output=/dev/null",
     )
     wait_for_end(cluster, tmp_path, urgent)
+    gate.open()
     wait_for_end(cluster, tmp_path, job)
     assert cluster.field(job, "Restarts") == "1"
     assert_equal_to(alone, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_failed_node_is_survived(cluster: SlurmCluster, alone: Path, tmp_path: Path) -> None:
+def test_a_failed_node_is_survived(cluster: SlurmCluster, alone: Path, gate: Gate, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path)
-    wait_for_step(cluster, tmp_path, 30)
+    gate.wait(4)
     cluster.kill_node("n2")
-    cluster.wait(lambda: cluster.state(job) == "PENDING", 120)
+    gate.open()  # two of the four ranks are gone
+    cluster.wait(lambda: cluster.state(job) == "PENDING", PATIENCE)
     cluster.start_node("n2")
     wait_for_end(cluster, tmp_path, job)
     assert_equal_to(alone, tmp_path)
@@ -211,12 +212,13 @@ def test_a_failed_node_is_survived(cluster: SlurmCluster, alone: Path, tmp_path:
 
 @pytest.mark.slow
 def test_a_cancelled_job_stays_cancelled_and_a_new_one_goes_on(
-    cluster: SlurmCluster, alone: Path, tmp_path: Path
+    cluster: SlurmCluster, alone: Path, gate: Gate, tmp_path: Path
 ) -> None:
     job = submit(cluster, tmp_path)
-    wait_for_step(cluster, tmp_path, 30)
+    gate.wait(4)
     cluster.command("scancel", job)
     wait_for_end(cluster, tmp_path, job, "CANCELLED")
+    gate.open()
     again = submit(cluster, tmp_path)
     assert again != job
     wait_for_end(cluster, tmp_path, again)
@@ -225,13 +227,15 @@ def test_a_cancelled_job_stays_cancelled_and_a_new_one_goes_on(
 
 @pytest.mark.slow
 def test_one_dead_rank_ends_the_job_with_a_message_and_the_next_one_goes_on(
-    cluster: SlurmCluster, alone: Path, tmp_path: Path
+    cluster: SlurmCluster, alone: Path, gate: Gate, tmp_path: Path
 ) -> None:
     job = submit(cluster, tmp_path)
-    wait_for_step(cluster, tmp_path, 30)
+    gate.wait(4)
     ranks = _ranks(job)
+    gate.open(*(ranks[number].pid for number in range(3)))  # they wait for the last one, in the step
     ranks[3].kill()
     wait_for_end(cluster, tmp_path, job, "FAILED")
+    gate.open()
     assert "another rank ended or fell silent" in log(tmp_path)
     assert not any(process.is_running() for process in ranks.values())
     wait_for_end(cluster, tmp_path, submit(cluster, tmp_path))
@@ -257,7 +261,7 @@ def test_torchrun_on_two_nodes_gives_the_same_run_bit_for_bit(
         )
         for _ in range(2)
     ]
-    errors = [agent.communicate(timeout=2 * START)[1] for agent in agents]
+    errors = [agent.communicate(timeout=PATIENCE)[1] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], errors
     assert_equal_to(alone, tmp_path)
 
@@ -280,14 +284,15 @@ def test_an_array_trains_a_run_a_line_and_submits_only_what_is_missing(cluster: 
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [0, 1])  # the last task of an array has the array's own number
 def test_one_task_of_an_array_is_told_to_stop_and_goes_on_alone(
-    cluster: SlurmCluster, tmp_path: Path, told: int
+    cluster: SlurmCluster, gate: Gate, tmp_path: Path, told: int
 ) -> None:
     (tmp_path / "seeds.txt").write_text("seed=1\nseed=2\n", encoding="utf-8")
     arguments = ["submit", *TRAIN, "cluster=cpu", "resources=one_cpu", "resources.cpus_per_task=1", "runs=seeds.txt"]
     runs = convatlas(cluster, tmp_path, *arguments)["runs"]
-    record = tmp_path / runs[told]["run"] / "metrics.jsonl"
-    cluster.wait(lambda: len(read_metrics(record)) > 20, START, "a training step")
+    gate.wait(2)
     cluster.command("scancel", "--signal=USR1", runs[told]["job"])
+    cluster.wait(lambda: cluster.field(runs[told]["job"], "Restarts") == "1", PATIENCE, "the requeue")
+    gate.open()
     for run in runs:
         wait_for_end(cluster, tmp_path, run["job"])
     restarts = [cluster.field(run["job"], "Restarts") for run in runs]

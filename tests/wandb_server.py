@@ -117,6 +117,7 @@ class WandbServer:
         class Server(http.server.ThreadingHTTPServer):
             daemon_threads = True
             allow_reuse_address = True
+            request_queue_size = 128  # wandb-core opens dozens of connections at once; Linux resets what overflows 5
 
             def handle_error(self, request: Any, client_address: Any) -> None:
                 pass  # a client that is killed hangs up

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -307,24 +306,43 @@ def test_a_truncated_image_that_is_to_be_shrunk_is_named(images: Path, tmp_path:
         prepare(images, tmp_path / "shards", "resize.side=16")
 
 
+KILLED = """
+import os, signal, sys, threading
+from convatlas.config import compose
+from convatlas.data import prepare
+from pipelines.data_prepare import data_prepare
+
+write_shard, write_manifest, begun = prepare.write_shard, prepare.Manifest.write, []
+
+def write_six(*arguments):
+    begun.append(arguments)
+    if len(begun) > 6:
+        threading.Event().wait()
+    write_shard(*arguments)
+
+def kill_at_three(self, output):
+    recorded = sum(shard.sha256 is not None for shards in self.splits.values() for shard in shards)
+    write_manifest(self, output)
+    if recorded >= 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+prepare.write_shard, prepare.Manifest.write = write_six, kill_at_three
+data_prepare(compose("data_prepare", sys.argv[1:]))
+"""
+"""A preparation that is killed when three shards are on record and others are under way."""
+
+
 def test_a_kill_costs_no_finished_shard(tmp_path: Path) -> None:
     root = write_image_folder(tmp_path / "images", CLASSES, per_class=40, size=96)
     output, whole = tmp_path / "killed", tmp_path / "whole"
     overrides = ["data=imagefolder", f"data.root={root}", "resize.side=90", "samples_per_shard=2", "threads=2"]
-    command = [sys.executable, "-m", "convatlas", "data", "prepare", *overrides]
-    process = subprocess.Popen([*command, f"output={output}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    recorded = 0
-    while recorded < 3:  # shards that the manifest says are finished
-        assert process.poll() is None
-        time.sleep(0.005)
-        if (output / "manifest.json").is_file():
-            splits = json.loads((output / "manifest.json").read_text(encoding="utf-8"))["splits"]
-            recorded = sum(shard["sha256"] is not None for shards in splits.values() for shard in shards)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *overrides, f"output={output}"], capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))["splits"]
     finished = [shard["name"] for shards in manifest.values() for shard in shards if shard["sha256"]]
-    assert 3 <= len(finished) < 120
+    assert 3 <= len(finished) <= 6
     times = {name: (output / name).stat().st_mtime_ns for name in finished}
     with pytest.raises(UserError, match="not written yet"):
         image_folder(3, root=str(output))

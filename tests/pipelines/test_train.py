@@ -1,10 +1,8 @@
 """Training end to end, on the embedded images."""
 
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from convatlas.tracking.local_record import read_metrics
 from pipelines.train import show, train
 from tests.conftest import SMALL, read_json
 from tests.fixtures import write_image_folder
+from tests.gates import Gate
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -106,15 +105,12 @@ def test_another_seed_is_another_result(trained: dict[str, Any], tmp_path: Path)
 def test_a_killed_run_goes_on_and_ends_bit_identical(trained: dict[str, Any], tmp_path: Path) -> None:
     root = tmp_path / "killed"
     command = [sys.executable, "-m", "convatlas", "train", *SMALL, f"run.root={root}"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     run = root / Path(trained["run"]).name
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not any(
-        line.get("epoch", 0) == 1 for line in read_metrics(run / "metrics.jsonl")
-    ):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with Gate(tmp_path / "gate", step=9) as gate:  # in the second epoch
+        process = subprocess.Popen(command, env=gate.environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        gate.wait()
+        process.kill()
+        process.wait()
     assert read_json(run / "summary.json")["state"] == "running"
 
     resumed = small(root)

@@ -11,14 +11,16 @@ import pytest
 import yaml
 from hydra.utils import instantiate
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from convatlas.config import compose
 from convatlas.report.live import LiveReport
 from convatlas.report.panels import Dashboard
 from convatlas.report.server import ReportServer
+from tests.gates import PATIENCE
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+expect.set_options(timeout=1000 * PATIENCE)
 HOSTILE = "<script>alert(1)</script>\"'</script><img src=x onerror=alert(2)>%{x}"
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

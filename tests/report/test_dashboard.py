@@ -18,6 +18,7 @@ from convatlas.report.run_record import RunRecord
 from convatlas.report.server import ReportServer
 from pipelines.dashboard import TYPES
 from pipelines.dashboard import dashboard as run_dashboard
+from tests.gates import PATIENCE
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def server(make_run: Any, tmp_path: Path, serve: Callable[[], ReportServer]) -> 
 
 
 def ask(server: ReportServer, path: str, host: str | None = None, method: str = "GET") -> tuple[int, str, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=PATIENCE)
     connection.putrequest(method, path, skip_host=True)
     connection.putheader("Host", host or f"127.0.0.1:{server.server_port}")
     connection.endheaders()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
+from convatlas.jsonio import write_atomic
 from convatlas.report.server import ReportServer
 from tests.report.visit import Visit
 
@@ -23,7 +24,7 @@ def log(run: Path, step: int, **metrics: float) -> None:
 
 def update(run: Path, **entries: Any) -> None:
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    (run / "summary.json").write_text(json.dumps(summary | entries), encoding="utf-8")
+    write_atomic(run / "summary.json", json.dumps(summary | entries))  # the server reads it meanwhile
 
 
 def test_curves_and_tables_follow_the_runs(browser: Browser, make_run: Any, serve: Serve) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Dialog, Page
 
+from tests.gates import PATIENCE
+
 
 class Visit:
     """A page that was opened, with everything that it said and asked for."""
@@ -42,11 +44,11 @@ class Visit:
         drawn: dict[str, int] = self.page.evaluate(script)
         return drawn
 
-    def wait_for(self, expression: str, value: object, seconds: float = 10) -> None:
+    def wait_for(self, expression: str, value: object, seconds: float = PATIENCE) -> None:
         """Wait until an expression has a value; the page's policy forbids wait_for_function's eval."""
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while (found := self.page.evaluate(expression)) != value:
-            assert time.monotonic() < until, f"{expression} is {found}"
+            assert time.monotonic() < deadline, f"{expression} is {found}"
             self.page.wait_for_timeout(50)
 
     def hover(self, figure: str, trace: int, point: int) -> str:
@@ -62,5 +64,5 @@ class Visit:
         self.page.mouse.move(x - 3, y - 3)
         self.page.mouse.move(x, y)
         tooltip = self.page.locator(f"#{figure} .hovertext").first
-        tooltip.wait_for(timeout=5000)
+        tooltip.wait_for(timeout=1000 * PATIENCE)
         return str(tooltip.text_content())

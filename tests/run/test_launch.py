@@ -1,11 +1,11 @@
 import signal
 import sys
-import time
 from pathlib import Path
 
 import psutil
 
 from convatlas.run.launch import end, start, train_command
+from tests.gates import PATIENCE, until
 
 
 def test_one_rank_is_one_process_and_more_are_torchruns() -> None:
@@ -25,13 +25,11 @@ def test_a_signal_reaches_the_children_of_the_command_too(tmp_path: Path) -> Non
         f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {'import time; time.sleep(60)'!r}]).wait()"
     )
     process = start([sys.executable, "-c", sleeper], tmp_path / "log")
-    deadline = time.monotonic() + 30
-    while not (children := psutil.Process(process.pid).children()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: psutil.Process(process.pid).children())
+    children = psutil.Process(process.pid).children()
 
     end(process, signal.SIGKILL)
 
-    assert process.wait(30) == -signal.SIGKILL
-    assert psutil.wait_procs(children, 30)[1] == []
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert psutil.wait_procs(children, PATIENCE)[1] == []
     end(process, signal.SIGKILL)  # nothing is left to signal

@@ -2,15 +2,17 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from convatlas.errors import UserError
 from convatlas.run import lock
 from convatlas.run.lock import RunLock, living_owner
+from tests.gates import until
 
 
 def test_a_second_process_is_refused_with_the_owner_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,20 +68,24 @@ def test_who_is_dead(tmp_path: Path, change: dict[str, object], silent: float, a
 
 
 @pytest.fixture
-def owned_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def owned_elsewhere(tmp_path: Path) -> Path:
     """The lock of a run that process 1 of job 4711 owns on another machine."""
-    monkeypatch.setattr(lock, "POLL_SECONDS", 0.01)
     path = tmp_path / "lock.json"
     owner = {"host": "elsewhere", "pid": 1, "process_start": 1, "since": "2026", "slurm_job": "4711"}
     path.write_text(json.dumps(owner), encoding="utf-8")
     return path
 
 
+def while_waiting(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Let something happen whenever a process waits for a sign of life."""
+    clock = SimpleNamespace(time=time.time, sleep=lambda seconds: happens())
+    monkeypatch.setattr(lock, "time", clock)
+
+
 def test_an_owner_elsewhere_whose_heart_beats_is_alive(
-    owned_elsewhere: Path, capsys: pytest.CaptureFixture[str]
+    owned_elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    beat = threading.Timer(0.3, os.utime, [owned_elsewhere])
-    beat.start()
+    while_waiting(monkeypatch, lambda: os.utime(owned_elsewhere))
     with pytest.raises(UserError, match="process 1 on elsewhere, SLURM job 4711"), RunLock(owned_elsewhere.parent):
         pass
     assert "waiting for a sign of life" in capsys.readouterr().err
@@ -90,9 +96,10 @@ def test_an_owner_elsewhere_that_ends_or_stays_silent_makes_room(
     owned_elsewhere: Path, released: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if released:
-        threading.Timer(0.3, owned_elsewhere.unlink).start()
+        while_waiting(monkeypatch, owned_elsewhere.unlink)
     else:
         monkeypatch.setattr(lock, "DEAD_SECONDS", 0.3)
+        while_waiting(monkeypatch, lambda: time.sleep(0.01))
     with RunLock(owned_elsewhere.parent):
         assert json.loads(owned_elsewhere.read_text(encoding="utf-8"))["pid"] == os.getpid()
 
@@ -112,11 +119,7 @@ def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     path = tmp_path / "lock.json"
     with RunLock(tmp_path):
         os.utime(path, (0, 0))
-        for _ in range(500):
-            if path.stat().st_mtime > 0:
-                return
-            time.sleep(0.01)
-    pytest.fail("no beat in five seconds")
+        until(lambda: path.stat().st_mtime > 0)
 
 
 def test_an_owner_that_slept_until_another_took_over_ends_without_writing(tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_an_owner_that_slept_until_another_took_over_ends_without_writing(tmp_pa
         "    (path / 'lock.json').write_text('another')\n"
         "    time.sleep(60)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "was taken over while this process slept" in done.stderr
     assert (tmp_path / "lock.json").read_text(encoding="utf-8") == "another"

@@ -1,4 +1,7 @@
-"""A worker whose trials take no time: python busy_worker.py DIRECTORY NAME [SECONDS]. Each trial leaves a file."""
+"""A worker whose trials leave a file each: python busy_worker.py DIRECTORY NAME TOGETHER [SECONDS].
+
+A trial takes some seconds, and ends when so many workers have begun one together.
+"""
 
 import os
 import sys
@@ -10,15 +13,19 @@ from optuna.trial import Trial, TrialState
 from convatlas.sweep.definition import open_sweep
 from convatlas.sweep.worker import Outcome, StopFlag, Stopped, work
 
-directory, name, seconds = Path(sys.argv[1]), sys.argv[2], float([*sys.argv, "0"][3])
+directory, name, together, seconds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 stop = StopFlag()
 stop.listen()
 
 
+def begun() -> set[str]:
+    return {path.name.split("-")[1] for path in (directory / "done").iterdir()}
+
+
 def body(trial: Trial) -> Outcome:
     (directory / "done" / f"{trial.number}-{name}-{os.getpid()}").touch()
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline or len(begun()) < together:
         if stop.received:
             raise Stopped
         time.sleep(0.02)

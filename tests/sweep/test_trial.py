@@ -4,9 +4,9 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,12 +18,14 @@ from optuna.trial import Trial, TrialState
 
 from convatlas.errors import UserError
 from convatlas.planning import plan_run
-from convatlas.run.lock import Owner, process_start
+from convatlas.run.lock import Owner, living_owner, process_start
 from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import Sweep
+from convatlas.sweep.pruning import Reports
 from convatlas.sweep.trial import Training
 from convatlas.sweep.worker import Outcome, StopFlag, Stopped
 from tests.conftest import SMALL
+from tests.gates import until
 from tests.sweep.definitions import make_sweep
 
 RATE = {"_target_": "convatlas.sweep.space.Float", "key": "optimizer.learning_rate", "low": 0.1, "high": 1.0}
@@ -76,9 +78,22 @@ def test_the_pruner_ends_a_run_by_its_record(tmp_path: Path) -> None:
     assert sweep.study.get_trials()[0].intermediate_values == {1: 0.6, 2: 0.4}
 
 
-def test_a_run_at_its_last_epoch_is_left_to_end(tmp_path: Path) -> None:
+def test_a_run_at_its_last_epoch_is_left_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruner = {"_target_": "optuna.pruners.ThresholdPruner", "lower": 0.5}
-    script = "epoch(0, 0.6); epoch(2, 0.4); time.sleep(1.5); state(state='finished')"
+    should_prune = Reports.should_prune
+
+    def tell(reports: Reports) -> bool:
+        pruned = should_prune(reports)
+        if 3 in reports._reported:
+            (tmp_path / "reported").touch()
+        return pruned
+
+    monkeypatch.setattr(Reports, "should_prune", tell)
+    script = (
+        "epoch(0, 0.6); epoch(2, 0.4)\n"
+        "while not Path(__file__).with_name('reported').exists(): time.sleep(0.01)\n"
+        "state(state='finished')"
+    )
     assert train(tmp_path, script, pruner=pruner)[2] == Outcome(TrialState.COMPLETE, [0.6])
 
 
@@ -103,8 +118,7 @@ def test_a_worker_that_is_told_to_stop_lets_the_training_save_itself(tmp_path: P
     stop = StopFlag()
 
     def tell() -> None:
-        while not list((tmp_path / "s").glob("runs/*/summary.json")):
-            time.sleep(0.05)
+        until(lambda: list((tmp_path / "s").glob("runs/*/summary.json")))
         stop.received = True
 
     threading.Thread(target=tell, daemon=True).start()
@@ -120,11 +134,20 @@ def test_a_training_that_was_told_to_stop_stops_its_worker(tmp_path: Path) -> No
 
 
 def test_what_a_dead_worker_left_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    orphan = psutil.Popen([sys.executable, "-c", "import time; time.sleep(4)"])
-    threading.Thread(target=orphan.wait).start()
+    orphan = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     owner = Owner(platform.node(), orphan.pid, process_start(orphan.pid), "now", None)
     monkeypatch.setattr("convatlas.sweep.trial.plan_run", _with_owner(owner))
+    looks = []
+
+    def look(lock: Path) -> Owner | None:
+        looks.append(living_owner(lock))
+        if len(looks) == 2:
+            orphan.communicate()
+        return looks[-1]
+
+    monkeypatch.setattr("convatlas.sweep.trial.living_owner", look)
     train(tmp_path, f"assert not os.path.exists('/proc/{orphan.pid}'); epoch(0, 0.1); state(state='finished')")
+    assert looks == [owner, owner, None]
 
 
 def _with_owner(owner: Owner) -> Callable[..., Any]:
@@ -147,10 +170,7 @@ def test_a_training_ends_with_the_worker_that_started_it(tmp_path: Path) -> None
     worker = psutil.Popen([sys.executable, "-c", starter, str(tmp_path / "log")], stdout=-1, text=True)
     child = psutil.Process(int(worker.stdout.readline()))
     os.kill(worker.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
     worker.wait()
 
 

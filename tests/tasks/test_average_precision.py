@@ -22,6 +22,7 @@ from convatlas.errors import UserError
 from convatlas.models.detector import Detection
 from convatlas.tasks.average_precision import Found, average_precision
 from convatlas.tasks.object_predictions import ImageScore, ObjectPredictions
+from tests.gates import PATIENCE
 
 CLASSES = 4
 IMAGES = 30
@@ -142,7 +143,7 @@ def test_three_ranks_have_the_figures_of_one() -> None:
         )
         for rank in range(3)
     ]
-    printed = [rank.communicate(timeout=120)[0] for rank in ranks]
+    printed = [rank.communicate(timeout=PATIENCE)[0] for rank in ranks]
     alone = ObjectPredictions("val", CLASSES, objects)
     alone.found = [found(index) for index in range(IMAGES)]
     alone.gather()

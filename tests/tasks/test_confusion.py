@@ -10,6 +10,7 @@ import torch
 
 from convatlas.data.batch import VOID
 from convatlas.tasks.confusion import PixelConfusion, class_ious, segmentation_scores
+from tests.gates import PATIENCE
 from tests.tasks.numpy_reference import reference
 
 NUM_CLASSES = 6
@@ -67,7 +68,7 @@ def test_three_ranks_equal_numpy(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", RANK, str(rank), store], stdout=subprocess.PIPE, text=True)
         for rank in range(3)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in ranks]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0, 0]
     found = [eval(output.splitlines()[-1]) for output in outputs]  # noqa: S307  what the script above printed
     for scores in found:

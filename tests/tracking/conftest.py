@@ -15,6 +15,7 @@ from convatlas.config import compose, plain
 from convatlas.tracking.local_record import read_metrics
 from pipelines.sync import sync
 from tests.conftest import SMALL
+from tests.gates import PATIENCE, Gate
 from tests.wandb_server import KEY, Run, WandbServer
 
 
@@ -46,8 +47,8 @@ def set_tracking(run: Path, **options: Any) -> None:
 
 def synced(run: Path, *overrides: str) -> dict[str, Any]:
     """Synchronise one run; what became of it."""
-    short = ["answer_seconds=5", "finish_seconds=30"]
-    (result,) = sync(compose("sync", [f"runs={run}", *short, *overrides]))["runs"]
+    patient = [f"answer_seconds={PATIENCE}", f"finish_seconds={PATIENCE}"]
+    (result,) = sync(compose("sync", [f"runs={run}", *patient, *overrides]))["runs"]
     return dict(result)
 
 
@@ -73,11 +74,13 @@ def bytes_under(directory: Path) -> int:
     return sum(size for _, size in files)
 
 
-def train_process(root: Path, *overrides: str) -> "subprocess.Popen[str]":
-    """Start a small training run in a process of its own."""
+def train_process(root: Path, *overrides: str, gate: Gate | None = None) -> "subprocess.Popen[str]":
+    """Start a small training run in a process of its own, which a gate may hold."""
     small = [override for override in SMALL if not override.startswith("tracking")]
-    command = [sys.executable, "-m", "convatlas", "train", *small, f"run.root={root}", *overrides]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    patient = [f"tracking.wandb.{key}={PATIENCE}" for key in ("answer_seconds", "finish_seconds")]
+    command = [sys.executable, "-m", "convatlas", "train", *small, *patient, f"run.root={root}", *overrides]
+    environment = gate.environment if gate else None
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def summary(run: Path) -> dict[str, Any]:

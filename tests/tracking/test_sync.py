@@ -2,8 +2,8 @@
 
 import json
 import signal
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ from convatlas.errors import UserError
 from convatlas.run.checkpoints import read_checkpoint
 from convatlas.run.lock import RunLock
 from pipelines.sync import show, status, sync
+from tests.gates import until
 from tests.tracking.conftest import bytes_under, record, rows, set_tracking, summary, synced
-from tests.wandb_server import WandbServer
+from tests.wandb_server import Run, WandbServer
 
 
 def test_an_offline_run_is_published_whole(offline_run: Path, server: WandbServer) -> None:
@@ -94,9 +95,19 @@ def test_a_run_that_trains_is_skipped(offline_run: Path, server: WandbServer) ->
     assert server.runs == {}
 
 
-@pytest.mark.parametrize("what", ["UpsertBucket", "file_stream", "CreateArtifact"])
-def test_a_refusal_is_an_error_with_its_reason(what: str, offline_run: Path, server: WandbServer) -> None:
-    server.refused = {what: "the quota is used up"}
+@pytest.mark.parametrize(
+    ("what", "later"),
+    [
+        ("UpsertBucket", []),
+        ("file_stream", ["CreateRunFiles", "CreateArtifact"]),  # other failures do not hide why rows are refused
+        ("CreateArtifact", []),
+    ],
+    ids=["UpsertBucket", "file_stream", "CreateArtifact"],
+)
+def test_a_refusal_is_an_error_with_its_reason(
+    what: str, later: list[str], offline_run: Path, server: WandbServer
+) -> None:
+    server.refused = {what: "the quota is used up", **dict.fromkeys(later, "not now")}
     result = synced(offline_run)
     assert result["state"] == "failed"
     assert "the quota is used up" in result["reason"]
@@ -183,18 +194,28 @@ def test_no_server_is_one_error(offline_run: Path, server: WandbServer, monkeypa
 def test_watching_publishes_a_run_when_it_has_ended(
     offline_run: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def watch() -> None:
-        with RunLock(offline_run):
-            time.sleep(2)
-            assert server.runs == {}
-        while not server.runs or next(iter(server.runs.values())).exit_code is None:
-            time.sleep(0.1)
-        time.sleep(2)
-        signal.raise_signal(signal.SIGINT)
+    owner = ExitStack()
 
-    threading.Thread(target=watch).start()
-    time.sleep(0.2)
-    result = sync(compose("sync", [f"root={offline_run.parent}", "watch=true", "watch_seconds=0.5"]))
+    def rounds() -> int:
+        return server.operations.count("Viewer")  # what each round of the watch begins with
+
+    def watch() -> dict[str, Run]:
+        try:
+            until(lambda: rounds() >= 3)
+            while_it_trained = dict(server.runs)
+            owner.close()
+            until(lambda: any(run.exit_code is not None for run in server.runs.values()))
+            ended = rounds()
+            until(lambda: rounds() >= ended + 2)
+            return while_it_trained
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    owner.enter_context(RunLock(offline_run))
+    with ThreadPoolExecutor(1) as pool:
+        watched = pool.submit(watch)
+        result = sync(compose("sync", [f"root={offline_run.parent}", "watch=true", "watch_seconds=0.5"]))
+    assert watched.result() == {}
     assert [run["state"] for run in result["runs"]] == ["published"]
     assert "published  http" in capsys.readouterr().err
     show(result)

@@ -39,6 +39,8 @@ SAME_SECONDS = 1.0
 """Two rows of one step whose times are closer are one; a server may round."""
 DIGEST = "record"
 """Where the W&B summary says which state of the record it shows."""
+FATAL = "ERROR+4"
+"""The level that wandb-core gives an error which ends its sending of rows."""
 FILES = ("provenance.json", "class_list.txt")
 """What of the run's directory becomes files of the W&B run, which has the configuration as such."""
 
@@ -150,9 +152,9 @@ class Publication:
         if state == "preempted":
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if state == "finished" else 1)
+        self._verify()
         if refusal:
             raise refusal
-        self._verify()
         shutil.rmtree(self.folder)
         return result | {"rows": self._sent, "new": self._sent - self.num_before}
 
@@ -318,13 +320,11 @@ class Publication:
             time.sleep(0.5)
 
     def _reason(self) -> str:
-        """What wandb-core noted of an answer that ended its sending."""
-        for log in self.folder.glob("**/debug-internal.log"):
-            for line in reversed(log.read_text(encoding="utf-8").splitlines()):
-                note = json.loads(line)
-                if note["level"].startswith("ERROR"):
-                    return f" ({note['msg']})"
-        return ""
+        """Why wandb-core stopped sending rows; where it has not, the last error that it noted."""
+        notes = [note for log in self.folder.glob("**/debug-internal.log") for note in LineReader(log).new()]
+        errors = [note for note in notes if note["level"].startswith("ERROR")]
+        fatal = [note for note in errors if note["level"] == FATAL]  # other requests may fail after it
+        return "".join(f" ({note['msg']})" for note in (fatal or errors)[-1:])
 
 
 def main() -> int:
