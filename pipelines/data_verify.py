@@ -59,7 +59,7 @@ def data_verify(config: DictConfig) -> dict[str, Any]:
 
     result = {
         "data": printable(" ".join(filter(None, [data.name, data.get("root")]))),
-        **survey(found.splits, records, found.class_list, data.image_size),
+        **survey(found.splits, records, found.class_list, data.image_size, found.passed_over),
     }
     equal = [images["images"][0] for images in result["equal_images"][:PICTURES]]
     thumbnails = [thumbnail_png(found.splits[image["split"]].open(image["index"]).pixels()) for image in equal]

@@ -184,7 +184,7 @@ def test_no_damage_stops_the_verification(format: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encoded(Image.fromarray(generator.integers(0, 255, (16, 16, 3)).astype(np.uint8)), format, exif=exif)
-    source: Any = SimpleNamespace(labels=np.zeros(1, np.int64), path=lambda index: "x.jpg")
+    source: Any = SimpleNamespace(labels=np.zeros(1, np.int64), path=lambda index: "x.jpg", background=None)
     for _ in range(200):
         damaged = bytearray(content)
         for _ in range(3):  # mostly in the header

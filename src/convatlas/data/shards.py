@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convatlas.data.decode import IMAGE_SUFFIXES, Picture, open_picture
+from convatlas.data.decode import IMAGE_SUFFIXES, Background, Picture, open_picture
 from convatlas.data.sources import Labels
 from convatlas.errors import UserError
 
@@ -115,6 +115,8 @@ class ShardSource:
         UserError: A shard or its index is missing, or damaged.
     """
 
+    background: Background = None
+
     def __init__(self, shards: Sequence[Path], in_channels: int) -> None:
         self.shards = list(shards)
         self.in_channels = in_channels
@@ -126,7 +128,7 @@ class ShardSource:
 
     def open(self, index: int) -> Picture:
         """Read one image."""
-        return open_picture(self.encoded(index), self.in_channels, self.path(index))
+        return open_picture(self.encoded(index), self.in_channels, self.path(index), self.background)
 
     def encoded(self, index: int) -> bytes:
         """The member's bytes."""
