@@ -213,6 +213,30 @@ def test_folders_of_images_and_masks_with_a_tuning_split(tmp_path: Path) -> None
     assert data.path("val", 1).endswith("images/val/1.jpg")
 
 
+def test_the_images_of_masks_are_chosen_as_those_of_classes(tmp_path: Path) -> None:
+    root = write_cityscapes(tmp_path, {"train": 3, "val": 2})
+    train = root / "leftImg8bit" / "train"
+    image = train / "aachen" / "aachen_000000_000019_leftImg8bit.png"
+    image.rename(image.with_suffix(".JFIF"))
+    (root / "elsewhere").mkdir()
+    linked = {"leftImg8bit": "leftImg8bit.png", "gtFine": "gtFine_labelIds.png"}
+    for folder, ending in linked.items():
+        source = root / folder / "train" / "aachen" / f"aachen_000001_000019_{ending}"
+        target = root / "elsewhere" / folder / f"bern_000001_000019_{ending}"
+        target.parent.mkdir()
+        target.write_bytes(source.read_bytes())
+        (root / folder / "train" / "bern").symlink_to(target.parent)
+    (train / "bern" / "circle").symlink_to(train)
+    for name in (".ipynb_checkpoints/x_leftImg8bit.png", "aachen/._a_leftImg8bit.png", "aachen/preview.png", "a.heic"):
+        (train / name).parent.mkdir(exist_ok=True)
+        (train / name).touch()
+    data = module("data=cityscapes", f"data.root={root}", "data.image_size=32", "data.global_batch_size=2")
+    paths = [data.sources["train"].path(index) for index in range(4)]
+    assert [Path(path).name[:11] for path in paths] == ["aachen_0000"] * 3 + ["bern_000001"]
+    assert data.num_samples("train") + data.num_samples("val") == 4
+    assert data.passed_over == {".heic": 1, ".png without _leftImg8bit": 1}
+
+
 def replace_mask(voc: Path, name: str, mask: Image.Image) -> Path:
     file = voc / "SegmentationClass" / f"{name}.png"
     mask.save(file)
