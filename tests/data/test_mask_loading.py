@@ -1,5 +1,6 @@
 """Images and masks through the data module: what training and evaluation see, whoever loads it."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from PIL import Image
+from PIL import Image, ImageOps
 
 from convatlas.config import compose
 from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
 from convatlas.data.decode import ImageError
 from convatlas.data.mask_data import SegmentationDataModule
+from convatlas.data.masks import read_mask
 from convatlas.data.shapes import CLASSES, scene
 from convatlas.data.shapes_on_disk import write_voc
 from convatlas.errors import UserError
@@ -243,6 +245,19 @@ def replace_mask(voc: Path, name: str, mask: Image.Image) -> Path:
     return file
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_mask_is_turned_upright_as_its_image_is(suffix: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 5, (6, 8)).astype(np.uint8)
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.{suffix}"
+        Image.fromarray(values).save(path, exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes())))
+        assert np.array_equal(read_mask(path), np.asarray(expected))
+        assert expected.size == ((8, 6) if orientation < 5 else (6, 8))
+
+
 Spoil = Callable[[Path], object]
 
 
@@ -250,6 +265,10 @@ Spoil = Callable[[Path], object]
     ("spoil", "message"),
     [
         (lambda voc: replace_mask(voc, "2012_000003", Image.new("L", (80, 47))), "48 x 80 pixels, its mask 47 x 80"),
+        (
+            lambda voc: replace_mask(voc, "2012_000003", Image.new("L", (48, 80))),
+            "its mask 80 x 48; .*EXIF orientation",
+        ),
         (lambda voc: replace_mask(voc, "2012_000003", Image.new("L", (80, 48), 9)), "holds class 9; expected 0 to 4"),
         (lambda voc: replace_mask(voc, "2012_000003", Image.new("RGB", (80, 48))), "a mask in RGB; expected a palette"),
         (lambda voc: (voc / "SegmentationClass" / "2012_000003.png").write_bytes(b"\x89PNG"), "expected a mask in one"),

@@ -134,7 +134,7 @@ def open_picture(encoded: bytes, in_channels: int, name: str, background: Backgr
         if jpeg.height * jpeg.width > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{jpeg.height} x {jpeg.width} pixels could be a decompression bomb")
         if jpeg.orientation in ROTATED:
-            return Picture.of(_upright(jpeg.pixels(), jpeg.orientation), name)
+            return Picture.of(upright(jpeg.pixels(), jpeg.orientation), name)
         return Picture(name, jpeg.height, jpeg.width, jpeg)
 
 
@@ -222,7 +222,7 @@ def _with_pillow(encoded: bytes, mode: str, name: str, background: Background) -
         colour = tuple(background) if mode == "RGB" else background[0]
         image = Image.composite(image, Image.new(mode, image.size, colour), opacity)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return _upright(pixels.view(image.height, image.width, -1).permute(2, 0, 1), turned)
+    return upright(pixels.view(image.height, image.width, -1).permute(2, 0, 1), turned)
 
 
 def orientation(image: Image.Image) -> int:
@@ -246,8 +246,8 @@ def _raw_profile(text: str) -> bytes:
         return b""
 
 
-def _upright(pixels: Tensor, orientation: int) -> Tensor:
-    """Undo an EXIF orientation (Exif 2.3, section 4.6.4, tag 0x0112): (C, H, W) to (C, H, W) or (C, W, H)."""
+def upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Undo an EXIF orientation (Exif 2.3, section 4.6.4, tag 0x0112): (…, H, W) to (…, H, W) or (…, W, H)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(-1, -2)
     if orientation in (2, 3, 6, 7):

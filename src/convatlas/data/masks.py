@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convatlas.data.batch import VOID
 from convatlas.data.class_list import ClassList
-from convatlas.data.decode import Background, ImageError, Picture, open_picture, read_file
+from convatlas.data.decode import Background, ImageError, Picture, open_picture, orientation, read_file, upright
 from convatlas.data.shapes import CLASSES, scene
 
 MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
@@ -169,7 +169,7 @@ class ShapeScenes:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read the values of a mask: the indices of a palette, or grey values.
+    """Read the values of a mask: the indices of a palette, or grey values. Its own EXIF orientation is applied.
 
     Raises:
         ImageError: It cannot be read, is in colour, or is a JPEG.
@@ -180,6 +180,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
             if image.mode not in ("P", "L", "1", "I;16", "I"):
                 raise ImageError(str(path), "mask", f"a mask in {image.mode}; expected a palette or grey values")
             values = np.array(image)
+            turned = orientation(image)
     except UnidentifiedImageError as error:
         raise ImageError(str(path), "mask", f"expected a mask in one of {', '.join(MASK_FORMATS)}") from error
     except ImageError:
@@ -188,4 +189,5 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         raise ImageError(str(path), "damaged", f"truncated or damaged mask ({type(error).__name__})") from error
     if values.max(initial=0) > VOID:
         raise ImageError(str(path), "mask", f"holds {values.max()}; expected values up to {VOID}")
-    return values.astype(np.uint8)
+    classes: NDArray[np.uint8] = upright(torch.from_numpy(values.astype(np.uint8)), turned).numpy()
+    return classes
