@@ -4,8 +4,8 @@
     convatlas data verify data=imagefolder data.root=/data/birds threads=8 output=birds-verified
 
 Errors stop training: zero-byte, unreadable, truncated or damaged files, what is no image, decompression bombs. Notices
-do not: extensions of another format, CMYK, 16 bits, EXIF orientation; equal images within a split, across splits
-(leakage) and across classes. Writes verification.json with everything, and verification.html, a page.
+do not: extensions of another format, CMYK, 16 bits, transparency, EXIF orientation; equal images within a split,
+across splits (leakage) and across classes. Writes verification.json with everything, and verification.html, a page.
 
 The exit status is 0 if training can go on, 3 if there are errors.
 """

@@ -10,7 +10,7 @@ import os
 import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from convatlas.data.decode import IMAGE_SUFFIXES, Background, Picture, open_picture
+from convatlas.data.scan import is_hidden
 from convatlas.data.sources import Labels
 from convatlas.errors import UserError
 
@@ -82,6 +83,8 @@ def index_shard(path: Path) -> int:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                if any(map(is_hidden, map(os.fsencode, PurePosixPath(member.name).parts))):
+                    continue
                 folder, _, base = member.name.rpartition("/")
                 key, _, suffix = base.partition(".")
                 sample = f"{folder}/{key}"
