@@ -245,7 +245,7 @@ def test_ten_million_images_fit_in_a_gigabyte(val: str) -> None:
 
 
 def scanned(top: Path, cache: Path | None = None) -> tuple[list[str], dict[str, int]]:
-    images = ImageScan(cache and str(cache))
+    images = ImageScan(None if cache is None else str(cache))
     return [name.decode() for name in images.images(top)], dict(images.passed_over)
 
 
