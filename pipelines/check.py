@@ -19,6 +19,7 @@ from pytorch_lightning.utilities import move_data_to_device
 
 from convatlas.cli import execute
 from convatlas.console import print_fields
+from convatlas.data.scan import passed_over_text
 from convatlas.errors import UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
@@ -50,6 +51,8 @@ def check(config: DictConfig) -> dict[str, Any]:
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     found["class_list"] = f"{len(data.class_list.names)} classes, hash {data.class_list.hash[:12]}"
     found["data"] = ", ".join(f"{data.num_samples(split):,} {split}" for split in ("train", "val", "test"))
+    if data.passed_over:
+        found["files"] = passed_over_text(data.passed_over)
 
     state = run.summary.get("state", "new")
     found["run"] = f"{run.path} ({state})"

@@ -27,6 +27,7 @@ from convatlas.data.dataset import open_dataset
 from convatlas.data.manifest import NAME
 from convatlas.data.prepare import begin, claimed, write_shards
 from convatlas.data.recode import Shrink
+from convatlas.data.scan import passed_over_text
 from convatlas.errors import UserError
 from convatlas.jsonio import dumps, write_atomic
 
@@ -48,7 +49,7 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         ``output``, ``manifest``, ``classes``, ``splits`` (``samples``, ``shards`` and ``bytes`` of each), ``kept``
-        (shards that were there already) and ``next``, a command.
+        (shards that were there already), ``passed_over`` (files that are no images, by suffix) and ``next``, a command.
 
     Raises:
         UserError: The data are missing, an image cannot be read, ``output`` cannot be written or holds something else.
@@ -56,9 +57,11 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
     data, output = config.data, Path(config.output)
     if data.on_error == "skip":
         raise UserError("data.on_error=skip: shards hold every image; `convatlas data verify` lists those to remove")
-    shrink = Shrink(**config.resize) if config.resize.side else None
+    background = plain(config)["data"]["background"]
+    shrink = Shrink(**config.resize, background=background) if config.resize.side else None
     settings = {f"resize.{key}": value if shrink else None for key, value in config.resize.items()}
     settings["data.in_channels"] = data.in_channels
+    settings["data.background"] = background if shrink else None
     found = open_dataset(data)
     with claimed(output):
         manifest = begin(output, found.splits, found.class_list, config.samples_per_shard, settings)
@@ -87,6 +90,7 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
         "classes": len(found.class_list.names),
         "splits": splits,
         "kept": kept,
+        "passed_over": dict(found.passed_over),
         "next": _next_command(plain(config)["data"], output),
     }
 
@@ -98,6 +102,8 @@ def _next_command(data: Mapping[str, Any], output: Path) -> str:
         keys = ("in_channels", "image_size", "resize", "mean", "std")
         shown = [f"data.{key}={dumps(data[key])}" for key in keys]
         overrides = ["data=imagefolder", f"data.root={output}", *_usual_augment(data["name"]), *shown]
+    if data["background"] is not None:  # images that were not made smaller keep their transparent pixels
+        overrides.append(f"data.background={dumps(data['background'])}")
     return shlex.join(["convatlas", "check", *overrides])
 
 
@@ -124,6 +130,7 @@ def show(result: Mapping[str, Any]) -> None:
         {
             "shards": f"{result['output']} ({result['classes']:,} classes{already})",
             "checksums": result["manifest"],
+            **({"files": passed_over_text(result["passed_over"])} if result["passed_over"] else {}),
             "next": result["next"],
         }
     )

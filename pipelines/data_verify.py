@@ -4,8 +4,8 @@
     convatlas data verify data=imagefolder data.root=/data/birds threads=8 output=birds-verified
 
 Errors stop training: zero-byte, unreadable, truncated or damaged files, what is no image, decompression bombs. Notices
-do not: extensions of another format, CMYK, 16 bits, EXIF orientation; equal images within a split, across splits
-(leakage) and across classes. Writes verification.json with everything, and verification.html, a page.
+do not: extensions of another format, CMYK, 16 bits, transparency, EXIF orientation; equal images within a split,
+across splits (leakage) and across classes. Writes verification.json with everything, and verification.html, a page.
 
 The exit status is 0 if training can go on, 3 if there are errors.
 """
@@ -59,7 +59,7 @@ def data_verify(config: DictConfig) -> dict[str, Any]:
 
     result = {
         "data": printable(" ".join(filter(None, [data.name, data.get("root")]))),
-        **survey(found.splits, records, found.class_list, data.image_size),
+        **survey(found.splits, records, found.class_list, data.image_size, found.passed_over),
     }
     equal = [images["images"][0] for images in result["equal_images"][:PICTURES]]
     thumbnails = [thumbnail_png(found.splits[image["split"]].open(image["index"]).pixels()) for image in equal]

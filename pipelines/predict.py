@@ -10,6 +10,7 @@ masks/, the class of every pixel with VOC's colours. A detector's table has a li
 import csv
 import glob
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,14 +24,17 @@ from torchvision.transforms.v2 import functional as TF
 from convatlas.cli import execute
 from convatlas.console import print_fields, print_table
 from convatlas.data.augment import center_crop
-from convatlas.data.decode import IMAGE_SUFFIXES, decode_file
+from convatlas.data.decode import decode_file
 from convatlas.data.mask_pictures import class_colours, mask_png, overlay_png
+from convatlas.data.normalisation import check_mean, check_std
 from convatlas.data.object_augment import scaled_size
 from convatlas.data.object_loader import batch_size, padded
+from convatlas.data.scan import ImageScan, passed_over_text
 from convatlas.data.thumbnails import thumbnail_png
 from convatlas.errors import UserError
 from convatlas.evaluation import found_objects_png
 from convatlas.jsonio import dumps, write_atomic
+from convatlas.models.architecture import Architecture
 from convatlas.models.dense_views import DenseViews
 from convatlas.models.detector import Detection, Detector, in_stored_image
 from convatlas.models.segmenter import Segmenter
@@ -54,38 +58,53 @@ def predict(config: DictConfig) -> dict[str, Any]:
     Returns:
         ``predictions`` (path, class, confidence and the ``top`` classes of each image; of pixels also the ``mask``, and
         shares of the image in place of probabilities; of objects ``objects``, each with class, score, box x0, y0, x1,
-        y1 in pixels and the mask as COCO's run lengths), the files written, and ``weights``: which of the checkpoint's
-        were taken.
+        y1 in pixels and the mask as COCO's run lengths), ``passed_over`` (files in the folder that are no images, by
+        suffix), the files written, and ``weights``: which of the checkpoint's were taken.
 
     Raises:
-        UserError: No images, an unreadable image or checkpoint.
+        UserError: No images, an unreadable image or checkpoint, a checkpoint whose pixels were not normalised.
     """
-    paths = _find_images(config.images)
+    paths, passed_over = _find_images(config.images)
     path = checkpoint_path(None, config.checkpoint)
     checkpoint = open_checkpoint(path)  # type: ignore[arg-type]
     metadata = checkpoint[KEY]
-    data, classes = metadata["config"]["data"], metadata["class_list"]
+    data = metadata["config"]["data"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = load_net(checkpoint).to(device)
-    weights = {"weights": weights_taken(checkpoint)}
-    mean, std = (torch.tensor(data[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))
+    check_mean(f"checkpoint={path}: its data.mean", data["mean"])
+    check_std(f"checkpoint={path}: its data.std", data["std"])
+    mean, std = (torch.tensor(data[key], device=device).view(-1, 1, 1) for key in ("mean", "std"))
 
-    def normalised(image: Tensor) -> Tensor:
-        return (image.to(device) / 255 - mean[0]) / std[0]
+    def normalised(images: Tensor) -> Tensor:
+        return (images.to(device) / 255 - mean) / std
 
     if isinstance(net, Segmenter):
-        return weights | _segment(net, paths, normalised, metadata, config)
-    if isinstance(net, Detector):
-        return weights | _detect(net, paths, normalised, metadata, config)
+        result = _segment(net, paths, normalised, metadata, config)
+    elif isinstance(net, Detector):
+        result = _detect(net, paths, normalised, metadata, config)
+    else:
+        result = _classify(net, paths, normalised, metadata, config)
+    return {**result, "passed_over": passed_over, "weights": weights_taken(checkpoint)}
+
+
+def _classify(
+    net: Architecture,
+    paths: Sequence[Path],
+    normalised: Callable[[Tensor], Tensor],
+    metadata: Mapping[str, Any],
+    config: DictConfig,
+) -> dict[str, Any]:
+    """Say the classes of images, a batch at a time."""
+    classes, data = metadata["class_list"], metadata["config"]["data"]
     rows: list[dict[str, Any]] = []
     for start in range(0, len(paths), config.batch_size):
         batch = paths[start : start + config.batch_size]
-        images = [decode_file(image, data["in_channels"]) for image in batch]
-        inputs = torch.stack([center_crop(image, data["image_size"], data["resize"]) for image in images]).to(device)
+        images = [decode_file(image, data["in_channels"], data.get("background")) for image in batch]
+        inputs = torch.stack([center_crop(image, data["image_size"], data["resize"]) for image in images])
         with torch.inference_mode():
-            probabilities = net((inputs / 255 - mean) / std).softmax(dim=1).cpu()
+            probabilities = net(normalised(inputs)).softmax(dim=1).cpu()
         rows += [_row(*item, classes, config.top_k) for item in zip(batch, images, probabilities, strict=True)]
-    return weights | _write(rows, Path(config.output), "the most probable classes of each")
+    return _write(rows, Path(config.output), "the most probable classes of each")
 
 
 def _segment(
@@ -96,13 +115,13 @@ def _segment(
     config: DictConfig,
 ) -> dict[str, Any]:
     """Say the class of every pixel of whole images, one after the other."""
-    classes = metadata["class_list"]
+    classes, data = metadata["class_list"], metadata["config"]["data"]
     colours = class_colours(len(classes))
     folder = Path(config.output) / "masks"
     _make(folder)
     rows = []
     for number, path in enumerate(paths):
-        image = decode_file(path, metadata["config"]["data"]["in_channels"])
+        image = decode_file(path, data["in_channels"], data.get("background"))
         with torch.inference_mode():
             (scores,) = DenseViews()(net, [normalised(image)])
         mask = scores.argmax(dim=0).to(torch.uint8).cpu()
@@ -128,7 +147,7 @@ def _detect(
     classes, data = metadata["class_list"], metadata["config"]["data"]
     rows, lines = [], []
     for number, path in enumerate(paths):
-        image = decode_file(path, data["in_channels"])
+        image = decode_file(path, data["in_channels"], data.get("background"))
         stored = (image.shape[-2], image.shape[-1])
         size = scaled_size(stored, data["image_size"], data["long_side"])
         shown = padded(normalised(TF.resize(image, list(size), antialias=True)), batch_size(size))
@@ -166,15 +185,18 @@ def _object(found: Found, row: int, classes: Sequence[str]) -> dict[str, Any]:
     return one
 
 
-def _find_images(images: str) -> list[Path]:
-    path = Path(images)
+def _find_images(images: str) -> tuple[list[Path], dict[str, int]]:
+    """The images, and the number of other files in the folder by suffix."""
+    path, passed_over = Path(images), {}
     if path.is_dir():
-        found = sorted(item for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES)
+        scan = ImageScan(cache=None, key="images")
+        found = sorted(path / os.fsdecode(name) for name in scan.images(path))
+        passed_over = dict(scan.passed_over)
     else:
         found = sorted(Path(item) for item in glob.glob(images, recursive=True))  # noqa: PTH207  the pattern may be absolute
     if not found:
         raise UserError(f"images={images}: no image there; expected a file, a folder of images, or a glob in quotes")
-    return found
+    return found, passed_over
 
 
 def _row(path: Path, image: Tensor, probabilities: Tensor, classes: list[str], top_k: int) -> dict[str, Any]:
@@ -231,7 +253,8 @@ def show(result: Mapping[str, Any]) -> None:
     print_table(("image", "prediction", "confidence"), rows[:SHOWN])
     if len(rows) > SHOWN:
         print_fields({f"… and {len(rows) - SHOWN:,} more in": result["csv"]})
-    print_fields({"weights": result["weights"], "page": result["page"], "table": result["csv"]})
+    files = {"files": passed_over_text(result["passed_over"])} if result["passed_over"] else {}
+    print_fields({**files, "page": result["page"], "table": result["csv"]})
 
 
 if __name__ == "__main__":

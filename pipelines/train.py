@@ -24,6 +24,7 @@ from convatlas.clock import STARTUP
 from convatlas.config import plain
 from convatlas.console import metric_text, print_fields, print_result
 from convatlas.data.image_data import ImageDataModule
+from convatlas.data.scan import passed_over_text
 from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
 from convatlas.planning import TYPES, plan_run, state_at_start
@@ -186,6 +187,7 @@ def _announce(
         "run": f"{run.path}" + (f", resumed after step {step:,}" if step else ""),
         "data": f"{data.name}: {data.num_samples('train'):,} train, {data.num_samples('val'):,} val, "
         f"{data.num_samples('test'):,} test images in {len(data.class_list.names):,} classes",
+        **({"files": passed_over_text(data.passed_over)} if data.passed_over else {}),
         "model": f"{task.name}: {parameters:,} parameters",
         **({"weights": ", ".join(map(str, task.loaded))} if task.loaded else {}),
         "batch": f"global {batch} = {ranks} rank{'s' * (ranks > 1)} × {batch // ranks // accumulation} "

@@ -18,7 +18,7 @@ from convatlas.stored import TRAINING, check_paths, check_stored
 from convatlas.tasks.base import Task
 from convatlas.tracking.checkpoints import PREFIX, fetch_checkpoint
 
-PREPROCESSING = ("in_channels", "image_size", "long_side", "resize", "mean", "std")
+PREPROCESSING = ("in_channels", "image_size", "long_side", "resize", "mean", "std", "background")
 """Keys of ``data`` that travel with a network: other data are shown to it as its own were."""
 
 
@@ -119,7 +119,7 @@ def without_initial_weights(model: DictConfig) -> None:
 
 def _set(config: DictConfig, key: str, value: object) -> None:
     try:
-        OmegaConf.update(config, key, value)
+        OmegaConf.update(config, key, value, force_add=key == "data.background")  # which older checkpoints lack
     except OmegaConfBaseException as error:
         raise UserError(f"{key}: the checkpoint's data have no such key; data=… selects others") from error
 
@@ -134,7 +134,7 @@ def check_preprocessing(path: Path, checkpoint: dict[str, Any], first_path: Path
     for key in PREPROCESSING:
         if mine.get(key) != theirs.get(key):
             raise UserError(
-                f"checkpoint={path}: trained with data.{key}={mine[key]}, {first_path} with {theirs[key]}; "
+                f"checkpoint={path}: trained with data.{key}={mine.get(key)}, {first_path} with {theirs.get(key)}; "
                 "an ensemble's members are shown the same images"
             )
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from convatlas.data.decode import decode, decode_file
+from convatlas.data.verify import content_findings
 from convatlas.errors import UserError
 
 SMOOTH = (np.add.outer(np.arange(24), np.arange(32)) * 4).astype(np.uint8)
@@ -57,7 +60,7 @@ def test_sixteen_bits_keep_their_upper_eight() -> None:
     assert np.array_equal(pixels(content, 1)[..., 0], SMOOTH)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_is_applied(format: str, orientation: int) -> None:
     exif = Image.Exif()
@@ -65,8 +68,50 @@ def test_exif_rotation_is_applied(format: str, orientation: int) -> None:
     content = encoded(rgb(), format, exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")).astype(np.int64)
     found = pixels(content)
-    assert found.shape == expected.shape
+    assert found.shape == expected.shape == ((24, 32, 3) if orientation < 5 else (32, 24, 3))
     assert np.abs(found - expected).max() <= 4
+    told = [] if orientation == 1 else [("exif_rotated", f"orientation {orientation}")]
+    assert content_findings(content, "x") == told
+
+
+def test_jpegs_that_pillow_decodes_are_turned_too() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(rgb().convert("CMYK"), "JPEG", exif=exif)
+    assert pixels(content).shape == (32, 24, 3)
+    assert ("exif_rotated", "orientation 6") in content_findings(content, "x")
+
+
+@pytest.mark.parametrize("chunk", ["tEXt", "zTXt", "iTXt", "APP1", "eXIf behind the pixels"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_every_place_of_exif_data_in_a_png_counts(chunk: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = exif.tobytes()
+    digits = "\n".join(data.hex()[start : start + 72] for start in range(0, 2 * len(data), 72))
+    key = "APP1" if chunk == "APP1" else "exif"
+    text = f"\n{key}\n{len(data):8}\n{digits}\n"
+    info = PngInfo()
+    if chunk == "iTXt":
+        info.add_itxt(f"Raw profile type {key}", text)
+    elif chunk != "eXIf behind the pixels":
+        info.add_text(f"Raw profile type {key}", text, zip=chunk == "zTXt")
+    content = encoded(rgb(), "PNG", pnginfo=info)
+    if chunk == "eXIf behind the pixels":
+        named = b"eXIf" + data.removeprefix(b"Exif\0\0")
+        last = (len(named) - 4).to_bytes(4, "big") + named + zlib.crc32(named).to_bytes(4, "big")
+        content = content[:-12] + last + content[-12:]
+    quarters = {1: 0, 3: 2, 6: -1}[orientation]
+    assert np.array_equal(pixels(content), np.rot90(np.asarray(rgb()), quarters))
+    told = [] if orientation == 1 else [("exif_rotated", f"orientation {orientation}")]
+    assert content_findings(content, "x") == told
+
+
+@pytest.mark.parametrize("text", ["", "\nexif\n", "\nexif\n  8\nnot digits\n", "\nexif\n  8\n4d4d002a000000080001\n"])
+def test_a_damaged_profile_leaves_the_pixels_as_they_are_stored(text: str) -> None:
+    info = PngInfo()
+    info.add_text("Raw profile type exif", text, zip=True)
+    assert np.array_equal(pixels(encoded(rgb(), "PNG", pnginfo=info)), np.asarray(rgb()))
 
 
 def test_a_png_named_jpg_is_a_png(tmp_path: Path) -> None:
@@ -160,5 +205,15 @@ def test_damaged_exif_leaves_the_pixels_as_they_are_stored(format: str) -> None:
 
 def test_xmp_turns_no_image_as_in_torchvision() -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
-    for content in (encoded(rgb(), "JPEG", xmp=xmp), encoded(rgb(), "JPEG", xmp=xmp) + b"x"):
+    info, tags = PngInfo(), ImageFileDirectory_v2()
+    info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    tags[700] = xmp
+    for content in (
+        encoded(rgb(), "JPEG", xmp=xmp),
+        encoded(rgb(), "JPEG", xmp=xmp) + b"x",
+        encoded(rgb(), "WEBP", xmp=xmp),
+        encoded(rgb(), "PNG", pnginfo=info),
+        encoded(rgb(), "TIFF", tiffinfo=tags),
+    ):
         assert pixels(content).shape == (24, 32, 3)
+        assert content_findings(content, "x") == []

@@ -1,5 +1,6 @@
 """Images and masks through the data module: what training and evaluation see, whoever loads it."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from PIL import Image
+from PIL import Image, ImageOps
 
 from convatlas.config import compose
 from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
 from convatlas.data.decode import ImageError
 from convatlas.data.mask_data import SegmentationDataModule
+from convatlas.data.masks import read_mask
 from convatlas.data.shapes import CLASSES, scene
 from convatlas.data.shapes_on_disk import write_voc
 from convatlas.errors import UserError
@@ -213,10 +215,47 @@ def test_folders_of_images_and_masks_with_a_tuning_split(tmp_path: Path) -> None
     assert data.path("val", 1).endswith("images/val/1.jpg")
 
 
+def test_the_images_of_masks_are_chosen_as_those_of_classes(tmp_path: Path) -> None:
+    root = write_cityscapes(tmp_path, {"train": 3, "val": 2})
+    train = root / "leftImg8bit" / "train"
+    image = train / "aachen" / "aachen_000000_000019_leftImg8bit.png"
+    image.rename(image.with_suffix(".JFIF"))
+    (root / "elsewhere").mkdir()
+    linked = {"leftImg8bit": "leftImg8bit.png", "gtFine": "gtFine_labelIds.png"}
+    for folder, ending in linked.items():
+        source = root / folder / "train" / "aachen" / f"aachen_000001_000019_{ending}"
+        target = root / "elsewhere" / folder / f"bern_000001_000019_{ending}"
+        target.parent.mkdir()
+        target.write_bytes(source.read_bytes())
+        (root / folder / "train" / "bern").symlink_to(target.parent)
+    (train / "bern" / "circle").symlink_to(train)
+    for name in (".ipynb_checkpoints/x_leftImg8bit.png", "aachen/._a_leftImg8bit.png", "aachen/preview.png", "a.heic"):
+        (train / name).parent.mkdir(exist_ok=True)
+        (train / name).touch()
+    data = module("data=cityscapes", f"data.root={root}", "data.image_size=32", "data.global_batch_size=2")
+    paths = [data.sources["train"].path(index) for index in range(4)]
+    assert [Path(path).name[:11] for path in paths] == ["aachen_0000"] * 3 + ["bern_000001"]
+    assert data.num_samples("train") + data.num_samples("val") == 4
+    assert data.passed_over == {".heic": 1, ".png without _leftImg8bit": 1}
+
+
 def replace_mask(voc: Path, name: str, mask: Image.Image) -> Path:
     file = voc / "SegmentationClass" / f"{name}.png"
     mask.save(file)
     return file
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_mask_is_turned_upright_as_its_image_is(suffix: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 5, (6, 8)).astype(np.uint8)
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.{suffix}"
+        Image.fromarray(values).save(path, exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes())))
+        assert np.array_equal(read_mask(path), np.asarray(expected))
+        assert expected.size == ((8, 6) if orientation < 5 else (6, 8))
 
 
 Spoil = Callable[[Path], object]
@@ -226,6 +265,10 @@ Spoil = Callable[[Path], object]
     ("spoil", "message"),
     [
         (lambda voc: replace_mask(voc, "2012_000003", Image.new("L", (80, 47))), "48 x 80 pixels, its mask 47 x 80"),
+        (
+            lambda voc: replace_mask(voc, "2012_000003", Image.new("L", (48, 80))),
+            "its mask 80 x 48; .*EXIF orientation",
+        ),
         (lambda voc: replace_mask(voc, "2012_000003", Image.new("L", (80, 48), 9)), "holds class 9; expected 0 to 4"),
         (lambda voc: replace_mask(voc, "2012_000003", Image.new("RGB", (80, 48))), "a mask in RGB; expected a palette"),
         (lambda voc: (voc / "SegmentationClass" / "2012_000003.png").write_bytes(b"\x89PNG"), "expected a mask in one"),

@@ -11,8 +11,9 @@ import pytest
 
 from convatlas.data import scan
 from convatlas.data.dataset import image_folder
+from convatlas.data.decode import IMAGE_SUFFIXES
 from convatlas.data.names import Names
-from convatlas.data.scan import ImageScan, user_cache
+from convatlas.data.scan import ImageScan, passed_over_text, user_cache
 from convatlas.errors import UserError
 from tests.fixtures import PEAK_MEMORY, write_image_folder
 
@@ -245,3 +246,94 @@ def test_ten_million_images_fit_in_a_gigabyte(val: str) -> None:
     done = subprocess.run([sys.executable, "-c", PEAK_MEMORY + MEASURE, val], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 30 < float(done.stdout) < BYTES_PER_SAMPLE  # the names alone take more than 30
+
+
+def scanned(top: Path, cache: Path | None = None) -> tuple[list[str], dict[str, int]]:
+    images = ImageScan(None if cache is None else str(cache))
+    return [name.decode() for name in images.images(top)], dict(images.passed_over)
+
+
+def test_hidden_files_and_folders_are_left_out_at_any_depth(tmp_path: Path) -> None:
+    hidden = (".ipynb_checkpoints/a.jpg", "sub/.Trash/deep/b.png", "__MACOSX/c.jpg", "sub/._a.jpg", ".DS_Store")
+    top = folder(tmp_path, "a.jpg", "sub/b.jpg", *hidden)
+    annexed = tmp_path / ".git" / "annex" / "1.jpg"
+    annexed.parent.mkdir(parents=True)
+    annexed.touch()
+    (top / "c.jpg").symlink_to(annexed)  # its name counts, not where it leads to
+    assert scanned(top) == (["a.jpg", "c.jpg", "sub/b.jpg"], {})
+
+
+def test_known_suffixes_in_any_case_are_images_and_others_are_counted(tmp_path: Path) -> None:
+    images = [f"{number:02d}{suffix}" for number, suffix in enumerate(IMAGE_SUFFIXES)]
+    expected = ("jpg", "jpeg", "jpe", "jif", "jfif", "mpo", "png", "webp", "bmp", "tif", "tiff", "gif", "pnm", "pbm")
+    assert {f".{suffix}" for suffix in expected} <= set(IMAGE_SUFFIXES)
+    others = ("1.heic", "2.HEIC", "3.heic", "README", "x.", "My cat. Age 3", "notes.txt", "sub/Thumbs.db")
+    top = folder(tmp_path, *images, "sub/A.JfIf", *others)
+    (top / "gone").symlink_to("nowhere")
+    names, passed_over = scanned(top)
+    assert names == [*images, "sub/A.JfIf"]
+    assert passed_over == {".heic": 3, "without suffix": 3, ".txt": 1, ".db": 1, "broken link": 1}
+    assert passed_over_text(passed_over) == (
+        "9 files passed over: 3 .heic, 3 without suffix, 1 .db, 1 .txt, 1 broken link"
+    )
+    assert passed_over_text({f".{number}": 1 for number in range(10)}).endswith("1 .7, 2 with other suffixes")
+    assert passed_over_text({".txt": 1}) == "1 file passed over: 1 .txt"
+
+
+def test_links_to_folders_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
+    top = folder(tmp_path, "a.jpg", "sub/b.jpg")
+    more = tmp_path / "more"
+    (more / "deep").mkdir(parents=True)
+    for name in ("m.jpg", "deep/n.jpg"):
+        (more / name).touch()
+    (top / "more").symlink_to(more)
+    (top / "again").symlink_to(more / "deep")
+    (more / "back").symlink_to(top)
+    (top / "sub" / "up").symlink_to("..")
+    (top / "self.jpg").symlink_to("self.jpg")
+    expected = ["a.jpg", "again/n.jpg", "more/deep/n.jpg", "more/m.jpg", "self.jpg", "sub/b.jpg"]
+    assert scanned(top) == (expected, {})
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("change", ["new image", "another target", "a target again"])
+def test_a_change_behind_a_link_is_seen_at_once(change: str, tmp_path: Path) -> None:
+    for name in ("first/1.jpg", "second/2.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    current, top = tmp_path / "current", folder(tmp_path, "a.jpg")
+    (top / "more").symlink_to(current)
+    if change != "a target again":
+        current.symlink_to("first")
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        assert scanned(top, cache)[0] == (["a.jpg"] if change == "a target again" else ["a.jpg", "more/1.jpg"])
+    time.sleep(0.02)
+    if change == "new image":
+        (tmp_path / "first" / "3.jpg").touch()
+    else:
+        current.unlink(missing_ok=True)
+        current.symlink_to("second")
+    assert scanned(top, cache)[0] == [
+        "a.jpg",
+        *(["more/1.jpg", "more/3.jpg"] if change == "new image" else ["more/2.jpg"]),
+    ]
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_is_passed_over_is_remembered(tmp_path: Path, listed: list[str]) -> None:
+    top = folder(tmp_path, "a.jpg", "b.txt", "sub/c.heic")
+    for _ in range(2):
+        assert scanned(top, tmp_path / "cache") == (["a.jpg"], {".txt": 1, ".heic": 1})
+    assert listed == [str(top), str(top / "sub")]
+
+
+def test_the_files_of_all_splits_are_counted_and_those_in_no_class_too(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path, ["a", "b"], per_class=1, size=8)
+    for name in ("train/a/x.heic", "train/b/x.txt", "val/a/y.heic", "val/loose.jpg", "train/.hidden", "train/list"):
+        (root / name).touch()
+    (root / "train" / "__MACOSX" / "a").mkdir(parents=True)
+    found = image_folder(3, root=str(root))
+    assert found.class_list.names == ("a", "b")
+    outside = {".jpg outside the class folders": 1, "without suffix outside the class folders": 1}
+    assert found.passed_over == {".heic": 2, ".txt": 1, **outside}

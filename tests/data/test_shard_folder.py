@@ -173,6 +173,14 @@ def write_members(path: Path, *names: str, content: bytes = b"1") -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
+def test_hidden_members_are_left_out_of_an_index_and_every_known_suffix_counts(tmp_path: Path) -> None:
+    hidden = ("./._0.jpg", "./._0.cls", "__MACOSX/0.jpg", ".thumbnails/1.jpg")
+    write_members(tmp_path / "train-0.tar", *hidden, "./0.jpg", "./0.cls", "./1.JFIF", "./1.cls")
+    assert data_index(compose("data_index", [f"root={tmp_path}"]))["shards"][0]["samples"] == 2
+    source = ShardSource([tmp_path / "train-0.tar"], 3)
+    assert [source.path(index) for index in range(2)] == ["train-0.tar/./0.jpg", "train-0.tar/./1.JFIF"]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -91,6 +91,21 @@ def test_shards_with_the_same_images_have_the_same_faults(tmp_path: Path) -> Non
     assert found_paths(result)["empty"] == ["train.tar/00000007.jpg"]
 
 
+def test_transparent_images_and_files_passed_over_are_told(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path, ["a", "b"], per_class=2, size=40)
+    logo = Image.fromarray(np.dstack([np.zeros((40, 40, 3), np.uint8), np.full((40, 40), 255, np.uint8)]))
+    logo.putpixel((3, 3), (0, 0, 0, 254))
+    logo.save(root / "train" / "a" / "logo.png")
+    found = image_folder(3, root=str(root))
+    records = {"train": verify_source(found.train, 3, 1, lambda count: None)}
+    result = survey({"train": found.train}, records, found.class_list, 48, {".heic": 2, ".txt": 1})
+    assert found_paths(result) == {"transparent": [str(root / "train" / "a" / "logo.png")]}
+    assert result["kinds"]["transparent"]["severity"] == "notice"
+    assert result["findings"][0]["detail"] == "0.1% of the pixels are not opaque"
+    assert result["verdict"].endswith("can be decoded. 3 files passed over: 2 .heic, 1 .txt.")
+    assert result["passed_over"] == {".heic": 2, ".txt": 1}
+
+
 def test_a_clean_folder_is_clean(tmp_path: Path) -> None:
     result = of_folder(write_image_folder(tmp_path, ["a", "b"], per_class=3, size=40))
     assert result["ok"]
@@ -184,7 +199,7 @@ def test_no_damage_stops_the_verification(format: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encoded(Image.fromarray(generator.integers(0, 255, (16, 16, 3)).astype(np.uint8)), format, exif=exif)
-    source: Any = SimpleNamespace(labels=np.zeros(1, np.int64), path=lambda index: "x.jpg")
+    source: Any = SimpleNamespace(labels=np.zeros(1, np.int64), path=lambda index: "x.jpg", background=None)
     for _ in range(200):
         damaged = bytearray(content)
         for _ in range(3):  # mostly in the header

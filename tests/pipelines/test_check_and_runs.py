@@ -7,7 +7,9 @@ from convatlas.config import compose
 from convatlas.errors import UserError
 from pipelines.check import check
 from pipelines.runs import runs
+from pipelines.train import train
 from tests.conftest import SMALL
+from tests.fixtures import write_image_folder
 
 
 def test_check_reads_one_batch_and_writes_nothing(tmp_path: Path) -> None:
@@ -17,6 +19,24 @@ def test_check_reads_one_batch_and_writes_nothing(tmp_path: Path) -> None:
     assert found["data"] == "4,500 train, 500 val, 1,000 test"
     assert found["run"].endswith("(new)")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_images_are_counted_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_image_folder(tmp_path / "images", ["a", "b"], per_class=4, size=32)
+    (root / "train" / "a" / "000.jpg").rename(root / "train" / "a" / "000.jfif")
+    for name in ("train/a/.ipynb_checkpoints/x.jpg", "train/b/1.heic", "train/b/2.HEIC", "val/a/list"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    overrides = ["data=imagefolder", f"data.root={root}", "model=resnet20_cifar", "data.image_size=32", "augment=none"]
+    overrides += ["data.resize=null", "data.global_batch_size=2", "data.val_fraction=0.3", "tracking=none"]
+    overrides += [f"run.root={tmp_path / 'runs'}"]
+    found = check(compose("check", overrides))
+    assert found["data"] == "6 train, 2 val, 8 test"
+    assert found["files"] == "3 files passed over: 2 .heic, 1 without suffix"
+    train(compose("train", [*overrides, "trainer.max_epochs=1", "trainer.limit_train_batches=2"]))
+    assert capsys.readouterr().out.count("files     3 files passed over: 2 .heic, 1 without suffix\n") == 1
 
 
 def test_check_knows_the_run_that_train_made(trained: dict[str, Any]) -> None:

@@ -110,6 +110,29 @@ def test_large_images_are_shrunk_and_small_ones_stay(
     assert source.encoded(5) == small.read_bytes()
 
 
+def test_transparent_images_are_not_made_jpegs_without_a_background(images: Path, tmp_path: Path) -> None:
+    alpha = np.zeros((24, 24), np.uint8)
+    alpha[:, :12] = 255
+    logo = Image.fromarray(np.dstack([np.zeros((24, 24, 3), np.uint8), alpha]))
+    logo.save(images / "train" / "ant" / "000.png")
+    (images / "val" / "ant" / "notes.txt").touch()
+    with pytest.raises(
+        UserError, match=r"000\.png: has transparent pixels, .*expected data\.background=\[255,255,255\]"
+    ):
+        prepare(images, tmp_path / "refused", "resize.side=16")
+    result = prepare(images, tmp_path / "white", "resize.side=16", "data.background=[255,255,255]")
+    shown = image_folder(3, root=str(tmp_path / "white")).train.open(1).pixels().float()
+    assert shown[..., 2].mean() < 20
+    assert shown[..., -2].mean() > 235
+    assert result["next"].endswith("'data.background=[255, 255, 255]'")
+    assert result["passed_over"] == {".txt": 1}
+    with pytest.raises(UserError, match=r"holds shards of data\.background=\[255, 255, 255\], not \[0, 0, 0\]"):
+        prepare(images, tmp_path / "white", "resize.side=16", "data.background=[0,0,0]")
+    kept = prepare(images, tmp_path / "kept")
+    assert "background" not in kept["next"]
+    assert image_folder(3, root=str(tmp_path / "kept")).train.encoded(1) == (images / "train/ant/000.png").read_bytes()
+
+
 def test_greyscale_stays_greyscale(tmp_path: Path) -> None:
     root = write_image_folder(tmp_path / "images", CLASSES, per_class=1, size=24)
     prepare(root, tmp_path / "shards", "resize.side=16", "data.in_channels=1")

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as TF
 from convatlas.data.datamodule import ClassificationDataModule
 from convatlas.errors import UserError
 from convatlas.restore import load_net, restored_config
-from convatlas.run.checkpoints import KEY, read_checkpoint
+from convatlas.run.checkpoints import KEY, AtomicCheckpointIO, read_checkpoint
 from pipelines.evaluate import evaluate
 from tests.conftest import FolderRun, read_json
 from tests.fixtures import write_image_folder
@@ -74,6 +74,29 @@ def test_other_images_are_prepared_as_the_checkpoints_own(folder_run: FolderRun,
     assert run(f"run={folder_run.run}", f"data.root={other}", f"output={tmp_path}/out")["num_samples"] == 12
     given = restored_config("evaluate", [f"run={folder_run.run}", f"data.root={other}", "data.image_size=48"])
     assert given.data.image_size == 48
+
+
+def test_the_background_travels_with_the_network(folder_run: FolderRun, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(folder_run.run / "checkpoints" / "best.ckpt")
+    stored = checkpoint[KEY]["config"]["data"]
+    del stored["background"]  # as in checkpoints of before
+    AtomicCheckpointIO().save_checkpoint(checkpoint, tmp_path / "old.ckpt")
+    old = f"checkpoint={tmp_path / 'old.ckpt'}"
+    assert restored_config("evaluate", [old]).data.get("background") is None
+    assert restored_config("evaluate", [old, "data=imagefolder", "data.root=x"]).data.background is None
+    assert restored_config("evaluate", [old, "data.background=[9,9,9]"]).data.background == [9, 9, 9]
+    stored["background"] = [255, 255, 255]
+    AtomicCheckpointIO().save_checkpoint(checkpoint, tmp_path / "white.ckpt")
+    white = f"checkpoint={tmp_path / 'white.ckpt'}"
+    assert restored_config("evaluate", [white]).data.background == [255, 255, 255]
+    assert restored_config("evaluate", [white, "data=imagefolder", "data.root=x"]).data.background == [255, 255, 255]
+    assert restored_config("evaluate", [white, "data.background=null"]).data.background is None
+
+
+def test_means_for_pixels_up_to_255_are_refused(folder_run: FolderRun, tmp_path: Path) -> None:
+    overrides = [f"run={folder_run.run}", f"output={tmp_path}", "data.mean=[124,116,104]"]
+    with pytest.raises(InstantiationException, match=r"data\.mean=\[124, 116, 104\].*divide by 255: \[0\.4863"):
+        run(*overrides)
 
 
 def test_other_classes_are_refused_with_both_lists(folder_run: FolderRun, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.io import write_png
 
 from convatlas.config import compose
 from convatlas.errors import UserError
-from pipelines.predict import predict
+from convatlas.run.checkpoints import KEY, AtomicCheckpointIO, read_checkpoint
+from pipelines.predict import predict, show
 from tests.conftest import FolderRun, read_json
 
 
@@ -42,6 +44,56 @@ def test_one_image_and_a_glob(folder_run: FolderRun, tmp_path: Path) -> None:
     assert len(several["predictions"]) == len(list((folder_run.root / "val").glob("*/*")))
     (same,) = (row for row in several["predictions"] if row["path"] == str(image))
     assert same["confidence"] == pytest.approx(one["predictions"][0]["confidence"], abs=1e-4)  # batches round otherwise
+
+
+def test_a_folder_is_read_by_the_rule_of_training(
+    folder_run: FolderRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    source = sorted((folder_run.root / "val" / "ant").iterdir())[0]
+    for name in ("b.jfif", "sub/a.JPG", "x.jpg/c.jpe", "sub/._a.jpg", ".ipynb_checkpoints/a.jpg", "d.heic"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(source.read_bytes())
+    elsewhere.mkdir()
+    (elsewhere / "e.jpg").write_bytes(source.read_bytes())
+    (photos / "more").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(photos)
+    result = run(tmp_path, f"checkpoint={folder_run.run}", f"images={photos}")
+    names = [Path(row["path"]).relative_to(photos).as_posix() for row in result["predictions"]]
+    assert names == ["b.jfif", "more/e.jpg", "sub/a.JPG", "x.jpg/c.jpe"]
+    assert result["passed_over"] == {".heic": 1}
+    show(result)
+    assert "1 file passed over: 1 .heic\n" in capsys.readouterr().out
+
+
+def changed_checkpoint(run: Path, path: Path, **data: Any) -> Path:
+    """A checkpoint of the run with other settings of its data."""
+    checkpoint = read_checkpoint(run / "checkpoints" / "best.ckpt")
+    checkpoint[KEY]["config"]["data"] |= data
+    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+    return path
+
+
+def test_a_network_sees_transparent_images_on_the_background_of_its_training(
+    folder_run: FolderRun, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    alpha = torch.arange(32 * 32, dtype=torch.float).div(4).to(torch.uint8).view(1, 32, 32)
+    write_png(alpha.expand(3, -1, -1).contiguous(), str(photos / "flat.png"))
+    logo = torch.cat([torch.full((3, 32, 32), 255, dtype=torch.uint8), alpha])
+    Image.fromarray(logo.permute(1, 2, 0).numpy()).save(photos / "logo.png")
+    black = changed_checkpoint(folder_run.run, tmp_path / "black.ckpt", background=[0, 0, 0])
+    flat, shown = run(tmp_path, f"checkpoint={black}", f"images={photos}")["predictions"]
+    assert shown["top"] == flat["top"]
+    _, ignored = run(tmp_path, f"checkpoint={folder_run.run}", f"images={photos}")["predictions"]
+    assert ignored["top"] != shown["top"]
+
+
+def test_a_checkpoint_whose_pixels_were_not_normalised_is_refused(folder_run: FolderRun, tmp_path: Path) -> None:
+    path = changed_checkpoint(folder_run.run, tmp_path / "old.ckpt", std=[58.4, 57.1, 57.4])
+    with pytest.raises(UserError, match=r"old\.ckpt: its data\.std=\[58\.4, 57\.1, 57\.4\]: .*divide by 255"):
+        run(tmp_path, f"checkpoint={path}", f"images={folder_run.root}")
 
 
 def test_nothing_found_is_named(folder_run: FolderRun, tmp_path: Path) -> None:

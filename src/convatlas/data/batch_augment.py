@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convatlas.data.normalisation import check_std
 from convatlas.errors import UserError
 
 Draws = NDArray[np.float32]
@@ -46,7 +47,7 @@ class Lighting:
         alpha_std: Standard deviation of the noise, in units of a component's eigenvalue.
 
     Raises:
-        UserError: The images are not RGB.
+        UserError: The images are not RGB, or a standard deviation is not that of pixels in [0, 1].
     """
 
     width: ClassVar[int] = 3
@@ -60,6 +61,8 @@ class Lighting:
                 f"augment.batch.lighting: the components are those of RGB, expected 3 channels, not {len(self.std)}; "
                 "~augment.batch.lighting leaves it out"
             )
+
+        check_std("augment.batch.lighting.std (data.std, unless you say otherwise)", self.std)
 
     def draw(self, generator: np.random.Generator, size: int) -> Draws:
         """Draw the offsets of the normalised channels: (3,)."""

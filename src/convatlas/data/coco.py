@@ -11,7 +11,7 @@ from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.decode import ImageError, Picture, open_picture, read_file
+from convatlas.data.decode import Background, ImageError, Picture, open_picture, read_file
 from convatlas.data.objects import Objects, RunLengths, boxes_inside, report_left_out
 from convatlas.errors import UserError
 
@@ -72,6 +72,8 @@ class CocoSource:
         UserError: Other categories; an annotation of an unknown image or category, or with a malformed box or mask.
     """
 
+    background: Background = None
+
     def __init__(self, file: CocoFile, folder: Path, class_list: ClassList, in_channels: int, *, masks: bool) -> None:
         class_list.check_equal(file.class_list, "the training split", str(file.path))
         self.folder = folder
@@ -119,7 +121,7 @@ class CocoSource:
             ImageError: It cannot be read, or has another size than the annotations say.
         """
         path = self.path(index)
-        picture = open_picture(read_file(Path(path)), self.in_channels, path)
+        picture = open_picture(read_file(Path(path)), self.in_channels, path, self.background)
         height, width = self.sizes[index].tolist()
         if (picture.height, picture.width) != (height, width):
             raise ImageError(

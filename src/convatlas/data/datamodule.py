@@ -12,6 +12,7 @@ from convatlas.data.batch import Batch, ViewBatch
 from convatlas.data.dataset import Dataset, Split
 from convatlas.data.image_data import ImageDataModule, deal_splits
 from convatlas.data.loader import BatchMemory, Plan, ThreadedLoader
+from convatlas.data.normalisation import set_background
 from convatlas.data.order import Indices
 from convatlas.data.sources import Source
 from convatlas.data.views import Views
@@ -33,6 +34,8 @@ class ClassificationDataModule(ImageDataModule):
         resize: Short side before the evaluation's centre crop, in pixels; None leaves images as they are.
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
+        background: The colour behind transparent pixels, 0 to 255 a channel; None shows the colour that is stored under
+            the alpha.
         val_fraction: Share of the training images that becomes ``val`` where the data have no split of their own.
         global_batch_size: Images in one optimizer step, over all ranks and accumulation parts.
         threads: Loader threads of each rank.
@@ -73,6 +76,7 @@ class ClassificationDataModule(ImageDataModule):
         augment: Augmentation | None = None,
         root: str | None = None,
         split: Literal["train", "val", "test"] = "test",
+        background: list[int] | None = None,
     ) -> None:
         super().__init__(
             name=name,
@@ -93,8 +97,10 @@ class ClassificationDataModule(ImageDataModule):
 
         found = dataset(in_channels) if root is None else dataset(in_channels, root=root)
         self.class_list = found.class_list
+        self.passed_over = found.passed_over
         self.check_classes(num_classes)
         self.sources: dict[Split, Source] = {"train": found.train, "val": found.val or found.train, "test": found.test}
+        set_background(self.sources.values(), background, in_channels)
         num_val = None if found.val is None else len(found.val.labels)
         self.members = deal_splits(found.train.labels, num_val, len(found.test.labels), val_fraction)
 

@@ -2,9 +2,10 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,8 +16,9 @@ from omegaconf import DictConfig
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.manifest import Manifest
+from convatlas.data.normalisation import set_background
 from convatlas.data.shards import ShardSource
-from convatlas.data.sources import ArraySource, FolderSource, Source, class_folders
+from convatlas.data.sources import ArraySource, FolderSource, Source, class_folders, files_outside_classes
 from convatlas.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -32,12 +34,14 @@ class Dataset:
         train: Training images.
         test: The reported split.
         val: The tuning split, or None to cut it from ``train``.
+        passed_over: Number of files in the folders that are not among the images, by suffix.
     """
 
     class_list: ClassList
     train: Source
     test: Source
     val: Source | None = None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, Source]:
@@ -52,6 +56,8 @@ def open_dataset(data: DictConfig) -> Dataset:
     found = instantiate(data.dataset)(data.in_channels, **root)
     if not isinstance(found, Dataset):
         raise UserError(f"data={data.name}: expected a data set of labelled images, without masks or boxes")
+    background = data.get("background")
+    set_background(found.splits.values(), background and list(background), data.in_channels)
     return found
 
 
@@ -59,7 +65,8 @@ def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user"
     """``root/{train,val[,test]}/<class>/<image>``, or the same as shards: ``root/{train,val[,test]}-*.tar``.
 
     ``test`` is the reported split where there is one, and ``val`` then the tuning split; otherwise ``val`` is
-    reported. The classes are the lines of ``root/classes.txt``, or else the folders of ``train/``, sorted.
+    reported. The classes are the lines of ``root/classes.txt``, or else the folders of ``train/``, sorted. Which files
+    count as images is said at ``ImageScan.images``.
 
     Args:
         in_channels: 1 for greyscale, 3 for RGB.
@@ -87,9 +94,13 @@ def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user"
         raise UserError(f"{listed}: missing; expected the class names of the shards, one a line")
     class_list = ClassList.read(listed) if listed.is_file() else ClassList(tuple(class_folders(top / "train")))
 
+    passed_over: Counter[str] = Counter()
+
     def source(split: Split) -> Source:
         if not sharded:
-            return FolderSource(top / split, class_list, in_channels, scan_cache)
+            images = FolderSource(top / split, class_list, in_channels, scan_cache)
+            passed_over.update(images.passed_over + files_outside_classes(top / split))
+            return images
         if not shards[split]:
             raise UserError(f"data.root={root}: no {split}-*.tar there; expected the shards of train and val or test")
         found = ShardSource(shards[split], in_channels)
@@ -100,8 +111,8 @@ def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user"
     present = [split for split in SPLITS if shards[split]] if sharded else folders
     if "test" in present:
         val = source("val") if "val" in present else None
-        return Dataset(class_list, train=source("train"), val=val, test=source("test"))
-    return Dataset(class_list, train=source("train"), test=source("val"))
+        return Dataset(class_list, train=source("train"), val=val, test=source("test"), passed_over=passed_over)
+    return Dataset(class_list, train=source("train"), test=source("val"), passed_over=passed_over)
 
 
 def fashion_mnist_sample(in_channels: int) -> Dataset:

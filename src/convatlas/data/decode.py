@@ -1,7 +1,7 @@
 """Encoded images to tensors; whatever is wrong with one is an error that names it."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +10,37 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
-from convatlas.data.jpeg import ORIENTATION, JpegPicture, exif_orientation, open_jpeg
+from convatlas.data.jpeg import ORIENTATION, START, JpegPicture, exif_orientation, open_jpeg
 from convatlas.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+SUFFIX_FORMATS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".mpo"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    ".gif": "GIF",
+}
+"""The format that a file's suffix stands for, in lower case: all that Pillow knows of ``FORMATS``, besides .pfm, whose
+pixels have 32 bits."""
+IMAGE_SUFFIXES = tuple(SUFFIX_FORMATS)
+"""What the name of an image file ends in, in lower case."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """What Pillow may try, the frequent first: some of the formats that it knows start other programs."""
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Where Pillow, too, stops and calls an image a decompression bomb: 179 megapixels."""
 
+
+PNG_BIT_DEPTH = 24
+"""Where the byte stands in a PNG file: in IHDR, which comes first."""
+RAW_PROFILES = ("Raw profile type exif", "Raw profile type APP1")
+"""Texts of a PNG that hold EXIF data as hexadecimal digits; ImageMagick writes them."""
+Background = Sequence[int] | None
+"""The colour behind transparent pixels, 0 to 255 a channel; None leaves the alpha channel out."""
 
 ROTATED = range(2, 9)
 """EXIF orientations that are not upright."""
@@ -90,7 +110,7 @@ class Picture:
             return self.stored.region(top, left, height, width, size)
 
 
-def open_picture(encoded: bytes, in_channels: int, name: str) -> Picture:
+def open_picture(encoded: bytes, in_channels: int, name: str, background: Background = None) -> Picture:
     """Open an image by its content, whatever its name says.
 
     Greyscale, CMYK, palette and 16-bit images are converted; EXIF orientation is applied.
@@ -99,6 +119,7 @@ def open_picture(encoded: bytes, in_channels: int, name: str) -> Picture:
         encoded: The file's bytes.
         in_channels: 1 for greyscale, 3 for RGB.
         name: The image's name, for messages.
+        background: The colour behind transparent pixels; None leaves the alpha channel out.
 
     Raises:
         ImageError: Empty, truncated, too large, or not an image.
@@ -108,17 +129,18 @@ def open_picture(encoded: bytes, in_channels: int, name: str) -> Picture:
     with _named(name):
         jpeg = open_jpeg(encoded, in_channels)
         if jpeg is None:
-            return Picture.of(_with_pillow(encoded, "L" if in_channels == 1 else "RGB", name), name)
+            pixels = _with_pillow(encoded, "L" if in_channels == 1 else "RGB", name, background)
+            return Picture.of(pixels, name)
         if jpeg.height * jpeg.width > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{jpeg.height} x {jpeg.width} pixels could be a decompression bomb")
         if jpeg.orientation in ROTATED:
-            return Picture.of(_upright(jpeg.pixels(), jpeg.orientation), name)
+            return Picture.of(upright(jpeg.pixels(), jpeg.orientation), name)
         return Picture(name, jpeg.height, jpeg.width, jpeg)
 
 
-def decode(encoded: bytes, in_channels: int, name: str) -> Tensor:
+def decode(encoded: bytes, in_channels: int, name: str, background: Background = None) -> Tensor:
     """Decode an image: ``open_picture(…).pixels()``, (C, H, W) uint8."""
-    return open_picture(encoded, in_channels, name).pixels()
+    return open_picture(encoded, in_channels, name, background).pixels()
 
 
 def read_file(path: Path) -> bytes:
@@ -134,40 +156,98 @@ def read_file(path: Path) -> bytes:
         raise ImageError(str(path), "unreadable", f"cannot be read ({error.strerror})") from error
 
 
-def decode_file(path: Path, in_channels: int) -> Tensor:
+def decode_file(path: Path, in_channels: int, background: Background = None) -> Tensor:
     """Read and decode an image file: (C, H, W) uint8.
 
     Raises:
         ImageError: The file cannot be read or decoded; names it.
     """
-    return decode(read_file(path), in_channels, str(path))
+    return decode(read_file(path), in_channels, str(path), background)
 
 
-def _with_pillow(encoded: bytes, mode: str, name: str) -> Tensor:
+def open_with_pillow(encoded: bytes) -> ImageFile:
+    """Read the header of an image in one of ``FORMATS``; refuses more than ``MAX_PIXELS``."""
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    image.info.pop("xmp", None)  # from which Pillow would turn a TIFF, as nothing else is turned
+    return image
+
+
+def alpha(image: Image.Image, encoded: bytes) -> Image.Image | None:
+    """The opacity of each pixel of a loaded image, 0 to 255 in mode ``L``; None where the format says nothing of it.
+
+    Args:
+        image: As Pillow has it.
+        encoded: The file's bytes.
+    """
+    if image.mode in ("RGBA", "LA", "PA"):
+        return image.getchannel("A")
+    key = image.info.get("transparency")  # a colour, or for a palette an index or the opacity of each
+    if key is None:
+        return None
+    if image.mode.startswith("I"):
+        return Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
+    if image.format == "PNG" and image.mode in ("L", "RGB"):  # Pillow scales the pixels to 8 bits, but not the key
+        depth = encoded[PNG_BIT_DEPTH]
+        values = [key] if image.mode == "L" else key
+        largest = 2**depth - 1
+        values = [value >> 8 if depth == 16 else (value & largest) * 255 // largest for value in values]
+        image = image.copy()
+        image.info["transparency"] = values[0] if image.mode == "L" else tuple(values)
+    return image.convert("RGBA").getchannel("A")
+
+
+def is_transparent(encoded: bytes) -> bool:
+    """Whether a pixel of an image that can be decoded is not fully opaque."""
+    if encoded.startswith(START):  # a JPEG
+        return False
+    image = open_with_pillow(encoded)
+    image.load()
+    opacity = alpha(image, encoded)
+    return opacity is not None and bool(np.asarray(opacity).min() < 255)
+
+
+def _with_pillow(encoded: bytes, mode: str, name: str, background: Background) -> Tensor:
     # All PNGs too: a damaged one ends the whole process inside torchvision 0.29's decode_png.
-    # The header alone; refuses more than MAX_PIXELS.
-    image: Image.Image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    image: Image.Image = open_with_pillow(encoded)
     image.load()
     turned = orientation(image)
+    opacity = None if background is None else alpha(image, encoded)
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise ImageError(name, "32_bit", "32 bits a pixel; expected 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16 bits: keep the upper eight
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode != mode:
         image = image.convert(mode)
+    if background is not None and opacity is not None:
+        colour = tuple(background) if mode == "RGB" else background[0]
+        image = Image.composite(image, Image.new(mode, image.size, colour), opacity)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return _upright(pixels.view(image.height, image.width, -1).permute(2, 0, 1), turned)
+    return upright(pixels.view(image.height, image.width, -1).permute(2, 0, 1), turned)
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation of an opened image, 1 (upright) to 8; as torchvision, not what XMP says."""
+    """EXIF orientation in which the pixels of an image are stored, 1 (upright) to 8; as torchvision, not what XMP says.
+
+    Pillow turns a TIFF upright itself as it loads it. A PNG must be loaded: its EXIF data may follow its pixels.
+    """
     if image.format == "TIFF":  # its own tags
         return int(image.getexif().get(ORIENTATION, 1))
-    return exif_orientation(image.info.get("exif", b""))
+    if "exif" in image.info:
+        return exif_orientation(image.info["exif"])
+    profiles = (_raw_profile(image.info[key]) for key in RAW_PROFILES if key in image.info)
+    return next((exif_orientation(profile) for profile in profiles), 1)
 
 
-def _upright(pixels: Tensor, orientation: int) -> Tensor:
-    """Undo an EXIF orientation (Exif 2.3, section 4.6.4, tag 0x0112): (C, H, W) to (C, H, W) or (C, W, H)."""
+def _raw_profile(text: str) -> bytes:
+    """The data in the text of a PNG: a name, their length and hexadecimal digits, with line breaks between all."""
+    try:
+        return bytes.fromhex("".join(text.split()[2:]))
+    except ValueError:
+        return b""
+
+
+def upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Undo an EXIF orientation (Exif 2.3, section 4.6.4, tag 0x0112): (…, H, W) to (…, H, W) or (…, W, H)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(-1, -2)
     if orientation in (2, 3, 6, 7):

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import Split
-from convatlas.data.decode import Picture
+from convatlas.data.decode import Background, Picture
 from convatlas.data.loader import Plan, PrefetchingLoader
+from convatlas.data.normalisation import check_mean, check_std
 from convatlas.data.order import Indices, evaluation_batches, train_batches
 from convatlas.data.skipped import SkippedImages
 from convatlas.data.sources import Labels
@@ -23,6 +24,9 @@ from convatlas.errors import UserError
 
 class ImageSource(Protocol):
     """Images that can be read in any order, by several threads at once."""
+
+    background: Background
+    """The colour behind transparent pixels; ``set_background`` sets it."""
 
     def open(self, index: int) -> Picture:
         """One image, to be decoded as far as it is needed."""
@@ -55,6 +59,7 @@ class ImageDataModule(LightningDataModule, ABC):
         sources: The images by split.
         members: Positions in its source of each split's samples, (N,).
         skipped: The images that were left out.
+        passed_over: Number of files in the folders that are not among the images, by suffix.
 
     Raises:
         UserError: Numbers that do not fit together; names the key.
@@ -88,6 +93,8 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         if not len(mean) == len(std) == in_channels:
             raise UserError(f"data.mean and data.std: expected {in_channels} numbers each, as data.in_channels says")
+        check_mean("data.mean", mean)
+        check_std("data.std", std)
         self.name = name
         self.in_channels = in_channels
         self.mean, self.std = mean, std
@@ -97,6 +104,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.split: Split = split
         self.on_error = on_error
         self.skipped = SkippedImages()
+        self.passed_over: Mapping[str, int] = {}
 
     @property
     def fingerprint(self) -> str:

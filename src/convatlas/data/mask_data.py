@@ -15,6 +15,7 @@ from convatlas.data.joint import JointAugmentation, ScaleCrop
 from convatlas.data.loader import Plan
 from convatlas.data.mask_loader import MaskLoader
 from convatlas.data.masks import MaskSource, SegmentationDataset
+from convatlas.data.normalisation import set_background
 from convatlas.errors import UserError
 
 BatchT = TypeVar("BatchT", SegmentationBatch, WholeImageBatch)
@@ -32,6 +33,8 @@ class SegmentationDataModule(ImageDataModule):
         image_size: Height and width of a training crop, in pixels.
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
+        background: The colour behind transparent pixels, 0 to 255 a channel; None shows the colour that is stored under
+            the alpha.
         val_fraction: Share of the training images that becomes ``val`` where the data have no split of their own.
         global_batch_size: Images in one optimizer step, over all ranks and accumulation parts.
         threads: Loader threads of each rank.
@@ -67,6 +70,7 @@ class SegmentationDataModule(ImageDataModule):
         augment: JointAugmentation | None = None,
         root: str | None = None,
         split: Literal["train", "val", "test"] = "test",
+        background: list[int] | None = None,
     ) -> None:
         super().__init__(
             name=name,
@@ -89,12 +93,14 @@ class SegmentationDataModule(ImageDataModule):
 
         found = dataset(in_channels) if root is None else dataset(in_channels, root=root)
         self.class_list = found.class_list
+        self.passed_over = found.passed_over
         self.check_classes(num_classes)
         self.sources: dict[Split, MaskSource] = {
             "train": found.train,
             "val": found.val or found.train,
             "test": found.test,
         }
+        set_background(self.sources.values(), background, in_channels)
         num_val = None if found.val is None else len(found.val)
         self.members = deal_splits(np.zeros(len(found.train), np.int64), num_val, len(found.test), val_fraction)
 

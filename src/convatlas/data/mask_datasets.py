@@ -1,5 +1,6 @@
 """The data sets with masks: where the images, masks and classes of each lie."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,8 +8,8 @@ from torchvision.datasets import VOCSegmentation
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import SPLITS, fetching
-from convatlas.data.decode import IMAGE_SUFFIXES
 from convatlas.data.masks import MaskFiles, SegmentationDataset, ShapeScenes
+from convatlas.data.scan import ImageScan
 from convatlas.data.shapes import CLASSES
 from convatlas.errors import UserError
 
@@ -113,13 +114,15 @@ def mask_folders(
             f"data.dataset.values: {len(values)} numbers, expected one for each of {len(class_list.names)} classes"
         )
 
+    scan = ImageScan(cache=None)
+
     def source(split: str) -> MaskFiles:
         folder = top / images / split
-        found = sorted(
-            path
-            for path in folder.rglob(f"*{image_suffix}.*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.endswith(image_suffix)
-        )
+        listed = sorted(folder / os.fsdecode(name) for name in scan.images(folder)) if folder.is_dir() else []
+        found = [path for path in listed if path.stem.endswith(image_suffix)]
+        if image_suffix:
+            others = (path for path in listed if not path.stem.endswith(image_suffix))
+            scan.passed_over.update(f"{path.suffix.lower()} without {image_suffix}" for path in others)
         if not found:
             raise UserError(f"data.root: {folder} has no images; expected *{image_suffix}.png, .jpg …")
         names = [path.relative_to(folder).with_name(path.stem.removesuffix(image_suffix)) for path in found]
@@ -132,8 +135,10 @@ def mask_folders(
     present = [split for split in SPLITS if (top / images / split).is_dir()]
     if "test" in present and (top / masks / "test").is_dir():
         val = source("val") if "val" in present else None
-        return SegmentationDataset(class_list, train=source("train"), val=val, test=source("test"))
-    return SegmentationDataset(class_list, train=source("train"), test=source("val"))
+        return SegmentationDataset(
+            class_list, train=source("train"), val=val, test=source("test"), passed_over=scan.passed_over
+        )
+    return SegmentationDataset(class_list, train=source("train"), test=source("val"), passed_over=scan.passed_over)
 
 
 def _class_list(root: Path, usual: ClassList | None = None) -> ClassList:

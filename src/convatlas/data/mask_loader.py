@@ -76,9 +76,11 @@ def check_size(name: str, picture: Picture, mask: Tensor) -> None:
         ImageError: Names the image and both sizes.
     """
     if (picture.height, picture.width) != tuple(mask.shape):
+        turned = (picture.width, picture.height) == tuple(mask.shape)
+        hint = " (if the image has an EXIF orientation, its mask has to fit the upright image)" if turned else ""
         raise ImageError(
             name,
             "mask",
             f"the image has {picture.height} x {picture.width} pixels, its mask {mask.shape[0]} x {mask.shape[1]}; "
-            "expected the same",
+            f"expected the same{hint}",
         )

@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convatlas.data.batch import VOID
 from convatlas.data.class_list import ClassList
-from convatlas.data.decode import ImageError, Picture, open_picture, read_file
+from convatlas.data.decode import Background, ImageError, Picture, open_picture, orientation, read_file, upright
 from convatlas.data.shapes import CLASSES, scene
 
 MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
@@ -24,6 +24,9 @@ MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 
 class MaskSource(Protocol):
     """Images with masks that can be read in any order, by several threads at once."""
+
+    background: Background
+    """The colour behind transparent pixels; ``set_background`` sets it."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -50,12 +53,14 @@ class SegmentationDataset:
         train: Training images.
         test: The reported split.
         val: The tuning split, or None to cut it from ``train``.
+        passed_over: Number of files in the folders of images that are not among the images, by suffix.
     """
 
     class_list: ClassList
     train: MaskSource
     test: MaskSource
     val: MaskSource | None = None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 class MaskFiles:
@@ -67,6 +72,8 @@ class MaskFiles:
         in_channels: 1 for greyscale, 3 for RGB.
         values: The value in the masks of each class, in order, other values being void; None where class k is k.
     """
+
+    background: Background = None
 
     def __init__(
         self,
@@ -89,7 +96,7 @@ class MaskFiles:
     def open(self, index: int) -> Picture:
         """Read one image."""
         path = self.pairs[index][0]
-        return open_picture(read_file(path), self.in_channels, str(path))
+        return open_picture(read_file(path), self.in_channels, str(path), self.background)
 
     def mask(self, index: int) -> Tensor:
         """Read one mask."""
@@ -126,6 +133,8 @@ class ShapeScenes:
         in_channels: 1 for greyscale, 3 for RGB.
     """
 
+    background: Background = None
+
     def __init__(self, seed: int, first: int, count: int, size: int, in_channels: int) -> None:
         self.seed, self.first, self.count, self.size = seed, first, count, size
         self.in_channels = in_channels
@@ -160,7 +169,7 @@ class ShapeScenes:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read the values of a mask: the indices of a palette, or grey values.
+    """Read the values of a mask: the indices of a palette, or grey values. Its own EXIF orientation is applied.
 
     Raises:
         ImageError: It cannot be read, is in colour, or is a JPEG.
@@ -171,6 +180,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
             if image.mode not in ("P", "L", "1", "I;16", "I"):
                 raise ImageError(str(path), "mask", f"a mask in {image.mode}; expected a palette or grey values")
             values = np.array(image)
+            turned = orientation(image)
     except UnidentifiedImageError as error:
         raise ImageError(str(path), "mask", f"expected a mask in one of {', '.join(MASK_FORMATS)}") from error
     except ImageError:
@@ -179,4 +189,5 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         raise ImageError(str(path), "damaged", f"truncated or damaged mask ({type(error).__name__})") from error
     if values.max(initial=0) > VOID:
         raise ImageError(str(path), "mask", f"holds {values.max()}; expected values up to {VOID}")
-    return values.astype(np.uint8)
+    classes: NDArray[np.uint8] = upright(torch.from_numpy(values.astype(np.uint8)), turned).numpy()
+    return classes

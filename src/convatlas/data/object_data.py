@@ -11,6 +11,7 @@ from convatlas.data.batch import ObjectBatch
 from convatlas.data.dataset import Split
 from convatlas.data.image_data import ImageDataModule, deal_splits
 from convatlas.data.loader import Plan
+from convatlas.data.normalisation import set_background
 from convatlas.data.object_augment import ObjectAugmentation, ResizeShortSide
 from convatlas.data.object_datasets import ObjectDataset
 from convatlas.data.object_loader import ObjectLoader
@@ -32,6 +33,8 @@ class DetectionDataModule(ImageDataModule):
         long_side: Most pixels of its long side; an image that would be longer is made smaller.
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
+        background: The colour behind transparent pixels, 0 to 255 a channel; None shows the colour that is stored under
+            the alpha.
         val_fraction: Share of the training images that becomes ``val`` where the data have no split of their own.
         global_batch_size: Images in one optimizer step, over all ranks and accumulation parts.
         threads: Loader threads of each rank.
@@ -68,6 +71,7 @@ class DetectionDataModule(ImageDataModule):
         augment: ObjectAugmentation | None = None,
         root: str | None = None,
         split: Literal["train", "val", "test"] = "test",
+        background: list[int] | None = None,
     ) -> None:
         super().__init__(
             name=name,
@@ -95,6 +99,7 @@ class DetectionDataModule(ImageDataModule):
             "val": found.val or found.train,
             "test": found.test,
         }
+        set_background(self.sources.values(), background, in_channels)
         num_val = None if found.val is None else len(found.val.sizes)
         labels = np.zeros(len(found.train.sizes), np.int64)
         self.members = deal_splits(labels, num_val, len(found.test.sizes), val_fraction)

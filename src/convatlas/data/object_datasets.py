@@ -13,7 +13,7 @@ from torchvision.datasets import VOCDetection
 from convatlas.data.class_list import ClassList
 from convatlas.data.coco import CocoFile, CocoSource
 from convatlas.data.dataset import fetching
-from convatlas.data.decode import Picture
+from convatlas.data.decode import Background, Picture
 from convatlas.data.objects import Objects, ObjectSource, encode_masks
 from convatlas.data.shapes import CLASSES, scene
 from convatlas.data.voc import VocAnnotations, VocSource, read_image_set
@@ -47,6 +47,8 @@ class SceneSource:
         size: Height and width in pixels.
         masks: Whether the objects' masks are wanted.
     """
+
+    background: Background = None
 
     def __init__(self, seed: int, first: int, count: int, size: tuple[int, int], *, masks: bool) -> None:
         self.seed, self.first = seed, first

@@ -7,7 +7,7 @@ from typing import Literal
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
-from convatlas.data.decode import FORMATS, MAX_PIXELS, decode
+from convatlas.data.decode import FORMATS, MAX_PIXELS, Background, decode, is_transparent, open_with_pillow
 from convatlas.data.jpeg import open_jpeg
 from convatlas.errors import UserError
 
@@ -35,11 +35,13 @@ class Shrink:
         side: The side of the result in pixels.
         which: Whether that is its short or its long side.
         quality: Of the JPEG, 1 to 100.
+        background: The colour behind transparent pixels, which a JPEG cannot have.
     """
 
     side: int
     which: Literal["short", "long"]
     quality: int
+    background: Background = None
 
     def __call__(self, size: tuple[int, int], encoded: bytes, in_channels: int, name: str) -> bytes | None:
         """Encode an image anew.
@@ -54,13 +56,18 @@ class Shrink:
             A JPEG, or None for an image that is small enough.
 
         Raises:
-            UserError: It cannot be decoded.
+            UserError: It cannot be decoded, or it is transparent and there is no background.
         """
         measure = min if self.which == "short" else max
         scale = self.side / measure(size)
         if scale >= 1:
             return None
-        pixels = decode(encoded, in_channels, name)
+        pixels = decode(encoded, in_channels, name, self.background)
+        if self.background is None and is_transparent(encoded):
+            raise UserError(
+                f"{name}: has transparent pixels, and resize.side stores it as JPEG, which has none; expected "
+                "data.background=[255,255,255], or another colour to put behind them"
+            )
         height, width = (max(1, round(side * scale)) for side in pixels.shape[-2:])
         buffer = io.BytesIO()
         smaller = TF.to_pil_image(pixels).resize((width, height), Image.Resampling.LANCZOS)
@@ -88,7 +95,7 @@ def stored_form(encoded: bytes, shrink: Shrink | None, in_channels: int, name: s
         suffix, size = "jpg", (jpeg.width, jpeg.height)
     else:
         try:
-            image = Image.open(io.BytesIO(encoded), formats=FORMATS)  # the header alone
+            image = open_with_pillow(encoded)  # the header alone
         except Exception as error:  # whatever damaged bytes lead Pillow to
             raise UserError(f"{name}: not an image; expected one of {', '.join(FORMATS)}") from error
         suffix, size = SUFFIXES[image.format or ""], image.size

@@ -2,25 +2,55 @@
 
 Listing a million files takes minutes on a network file system. So what a class folder holds is written down as soon as
 it is read, and believed for as long as no directory in it has changed; a start that was killed goes on where it was.
+
+Which files are images is decided here for all verbs and problem types: by the suffix, and not in hidden folders.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from convatlas.data.decode import IMAGE_SUFFIXES
 from convatlas.errors import UserError
+from convatlas.jsonio import printable
 
 SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
-VERSION = b"1"
+VERSION = b"2"
 """Of what the cache holds."""
 SETTLED_SECONDS = 2
 """A directory that changed this recently may change again within one tick of its clock: it is not remembered."""
 Stamps = dict[str, list[int]]
-"""Times of modification and of change, in ns, of each directory in a class folder, by its path within it."""
+"""Times of modification and of change, in ns, and inode of each directory in a folder, by its path within it; nothing
+for a link to nothing."""
+ARCHIVE_FOLDER = b"__MACOSX"
+"""The folder of resource files that macOS puts into every zip archive."""
+LONGEST_SUFFIX = 10
+"""Characters; what is longer, as in ``scan 1.Page two of three``, is no suffix."""
+NO_SUFFIX, BROKEN_LINK = "without suffix", "broken link"
+SUFFIXES_TOLD = 8
+"""Suffixes of files passed over that a line names."""
+
+
+@dataclass
+class Listing:
+    """What a folder and its subfolders hold.
+
+    Attributes:
+        names: The paths of the images in the folder, sorted.
+        passed_over: Number of other files that are not hidden, by suffix.
+        stamps: The state of each directory.
+    """
+
+    names: list[bytes] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    stamps: Stamps = field(default_factory=dict)
 
 
 class ImageScan:
@@ -29,30 +59,61 @@ class ImageScan:
     Args:
         cache: Where the lists are kept; None keeps none, ``user`` is ``convatlas`` in ``XDG_CACHE_HOME`` or
             ``~/.cache``. What is in there may be deleted at any time.
+        key: The configuration key that names the folders, for messages.
+
+    Attributes:
+        passed_over: Number of files that are no images in all folders listed so far, by suffix.
     """
 
-    def __init__(self, cache: str | None) -> None:
+    def __init__(self, cache: str | None, key: str = "data.root") -> None:
         self.cache = user_cache() if cache == "user" else cache and Path(cache)
+        self.key = key
+        self.passed_over: Counter[str] = Counter()
 
     def images(self, folder: Path) -> list[bytes]:
         """The images in a folder and its subfolders, by their paths within it, sorted.
+
+        An image is a file with a suffix of ``IMAGE_SUFFIXES`` in any case. Hidden files and folders (``is_hidden``)
+        are left out at any depth. Links to folders are followed, except to a folder that the link lies in.
 
         Raises:
             UserError: A folder cannot be read.
         """
         key = hashlib.sha256(b"\0".join([VERSION, *SUFFIXES, os.fsencode(folder.absolute())])).hexdigest()
         entry = self.cache and self.cache / "scan" / key
-        names = _recall(entry, folder) if entry else None
-        if names is None:
+        listing = _recall(entry, folder) if entry else None
+        if listing is None:
             try:
-                names, stamps = _list(folder)
+                listing = _list(folder)
             except OSError as error:
                 raise UserError(
-                    f"data.root: {os.fsdecode(error.filename)} cannot be read ({error.strerror})"
+                    f"{self.key}: {os.fsdecode(error.filename)} cannot be read ({error.strerror})"
                 ) from error
             if entry:
-                _remember(entry, names, stamps)
-        return names
+                _remember(entry, listing)
+        self.passed_over += listing.passed_over
+        return listing.names
+
+
+def is_hidden(name: bytes) -> bool:
+    """Whether a file or folder is left out for its name: it begins with a full stop, or is ``__MACOSX``."""
+    return name.startswith(b".") or name == ARCHIVE_FOLDER
+
+
+def suffix_of(name: bytes) -> str:
+    """The suffix of a file's name in lower case, as files that are passed over are counted."""
+    suffix = printable(os.fsdecode(os.path.splitext(name)[1])).lower()  # noqa: PTH122  no Path for each of many files
+    return suffix if 1 < len(suffix) <= LONGEST_SUFFIX and " " not in suffix else NO_SUFFIX
+
+
+def passed_over_text(passed_over: Mapping[str, int]) -> str:
+    """Say how many files are no images: ``12 files passed over: 7 .heic, 3 without suffix, 2 .txt``."""
+    counts = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
+    told = [f"{count:,} {suffix}" for suffix, count in counts[:SUFFIXES_TOLD]]
+    if rest := sum(count for _, count in counts[SUFFIXES_TOLD:]):
+        told.append(f"{rest:,} with other suffixes")
+    total = sum(passed_over.values())
+    return f"{total:,} file{'s' * (total != 1)} passed over: {', '.join(told)}"
 
 
 def user_cache() -> Path | None:
@@ -64,49 +125,75 @@ def user_cache() -> Path | None:
         return None
 
 
-def _list(folder: Path) -> tuple[list[bytes], Stamps]:
-    names: list[bytes] = []
-    stamps: Stamps = {}
-    pending = [b""]
+def _list(folder: Path) -> Listing:
+    listing = Listing()
+    pending: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(b"", frozenset())]
     while pending:
-        within = pending.pop()
+        within, above = pending.pop()
         path = os.path.join(os.fsencode(folder), within)  # noqa: PTH118  no Path for each of a million files
-        stamps[os.fsdecode(within)] = _stamp(path)  # before the listing: a change during it must count
+        status = os.stat(path)  # noqa: PTH116
+        identity = (status.st_dev, status.st_ino)
+        listing.stamps[os.fsdecode(within)] = _stamp(status)  # before the listing: a change during it must count
+        if identity in above:  # a link to a folder that it lies in
+            continue
         with os.scandir(path) as entries:
             for entry in entries:
+                if is_hidden(entry.name):
+                    continue
                 name = os.path.join(within, entry.name)  # noqa: PTH118
-                if entry.is_dir():
-                    if not entry.is_symlink():
-                        pending.append(name)
-                elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(b"."):
-                    names.append(name)
-    return sorted(names), stamps
+                if _is_folder(entry):
+                    pending.append((name, above | {identity}))
+                elif entry.name.lower().endswith(SUFFIXES):
+                    listing.names.append(name)
+                elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+                    listing.passed_over[BROKEN_LINK] += 1
+                    listing.stamps[os.fsdecode(name)] = []  # a folder may appear behind it
+                else:
+                    listing.passed_over[suffix_of(entry.name)] += 1
+    listing.names.sort()
+    return listing
 
 
-def _stamp(path: bytes | Path) -> list[int]:
-    status = os.stat(path)  # noqa: PTH116
-    return [status.st_mtime_ns, status.st_ctime_ns]
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself is like a link to nothing
+            return False
+        raise
 
 
-def _recall(entry: Path, folder: Path) -> list[bytes] | None:
+def _stamp(status: os.stat_result) -> list[int]:
+    return [status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _stamp_now(path: Path) -> list[int]:
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return []
+
+
+def _recall(entry: Path, folder: Path) -> Listing | None:
     """What the entry says, unless it is missing, damaged or out of date."""
     try:
         digest, content = entry.read_bytes().split(b"\n", 1)
         if digest.decode() != hashlib.sha256(content).hexdigest():
             return None
         header, names = content.split(b"\n", 1)
-        for within, stamp in json.loads(header).items():
-            if _stamp(folder / within) != stamp:
-                return None
+        stamps, passed_over = json.loads(header)
+        if any(_stamp_now(folder / within) != stamp for within, stamp in stamps.items()):
+            return None
     except (OSError, ValueError):
         return None
-    return names.split(b"\0")[:-1]
+    return Listing(names.split(b"\0")[:-1], Counter(passed_over), stamps)
 
 
-def _remember(entry: Path, names: list[bytes], stamps: Stamps) -> None:
-    if max(map(max, stamps.values())) > (time.time() - SETTLED_SECONDS) * 1e9:
+def _remember(entry: Path, listing: Listing) -> None:
+    if max(max(stamp[:2], default=0) for stamp in listing.stamps.values()) > (time.time() - SETTLED_SECONDS) * 1e9:
         return
-    content = json.dumps(stamps).encode() + b"\n" + b"".join(name + b"\0" for name in names)
+    header = json.dumps([listing.stamps, listing.passed_over]).encode()
+    content = header + b"\n" + b"".join(name + b"\0" for name in listing.names)
     temporary = entry.with_name(f"{entry.name}.{os.getpid()}")  # all ranks of a run may write it
     with contextlib.suppress(OSError):  # a start without a cache is slower, and no worse
         entry.parent.mkdir(parents=True, exist_ok=True)

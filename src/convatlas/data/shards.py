@@ -10,14 +10,15 @@ import os
 import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convatlas.data.decode import IMAGE_SUFFIXES, Picture, open_picture
+from convatlas.data.decode import IMAGE_SUFFIXES, Background, Picture, open_picture
+from convatlas.data.scan import is_hidden
 from convatlas.data.sources import Labels
 from convatlas.errors import UserError
 
@@ -82,6 +83,8 @@ def index_shard(path: Path) -> int:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                if any(map(is_hidden, map(os.fsencode, PurePosixPath(member.name).parts))):
+                    continue
                 folder, _, base = member.name.rpartition("/")
                 key, _, suffix = base.partition(".")
                 sample = f"{folder}/{key}"
@@ -115,6 +118,8 @@ class ShardSource:
         UserError: A shard or its index is missing, or damaged.
     """
 
+    background: Background = None
+
     def __init__(self, shards: Sequence[Path], in_channels: int) -> None:
         self.shards = list(shards)
         self.in_channels = in_channels
@@ -126,7 +131,7 @@ class ShardSource:
 
     def open(self, index: int) -> Picture:
         """Read one image."""
-        return open_picture(self.encoded(index), self.in_channels, self.path(index))
+        return open_picture(self.encoded(index), self.in_channels, self.path(index), self.background)
 
     def encoded(self, index: int) -> bytes:
         """The member's bytes."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from torchvision.io import encode_png
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.decode import IMAGE_SUFFIXES, Picture, open_picture, read_file
+from convatlas.data.decode import IMAGE_SUFFIXES, Background, Picture, open_picture, read_file
 from convatlas.data.names import Names
-from convatlas.data.scan import ImageScan
+from convatlas.data.scan import ImageScan, is_hidden, suffix_of
 from convatlas.errors import UserError
 
 Labels = NDArray[np.int64]
@@ -24,6 +25,8 @@ class Source(Protocol):
     """Labelled images that can be read in any order, by several threads at once."""
 
     labels: Labels
+    background: Background
+    """The colour behind transparent pixels; ``set_background`` sets it."""
 
     def open(self, index: int) -> Picture:
         """One image, to be decoded as far as it is needed."""
@@ -47,9 +50,14 @@ class FolderSource:
         in_channels: 1 for greyscale, 3 for RGB.
         scan_cache: Where the lists of files are kept, as ``ImageScan`` has it.
 
+    Attributes:
+        passed_over: Number of files in the folder that are not among the images, by suffix.
+
     Raises:
         UserError: A class without a folder or without images, a folder that is no class.
     """
+
+    background: Background = None
 
     def __init__(self, root: Path, class_list: ClassList, in_channels: int, scan_cache: str | None = None) -> None:
         self.root = root
@@ -70,12 +78,13 @@ class FolderSource:
             return found
 
         self.names = Names(map(images, class_list.names))
+        self.passed_over = scan.passed_over
         self.labels: Labels = np.repeat(np.arange(len(self.names.counts)), self.names.counts)
 
     def open(self, index: int) -> Picture:
         """Read one image."""
         path = self.path(index)
-        return open_picture(read_file(Path(path)), self.in_channels, path)
+        return open_picture(read_file(Path(path)), self.in_channels, path, self.background)
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes."""
@@ -98,6 +107,8 @@ class ArraySource:
         labels: (N,) classes.
         name: What the images are called in messages.
     """
+
+    background: Background = None
 
     def __init__(self, images: NDArray[np.uint8], labels: Sequence[int] | Labels, name: str) -> None:
         stacked = images[..., None] if images.ndim == 3 else images
@@ -123,8 +134,14 @@ class ArraySource:
         return self.name.encode() + self.labels.tobytes()
 
 
+def files_outside_classes(root: Path) -> Counter[str]:
+    """Count the files of a split that lie in no class folder, by suffix; hidden ones are left out."""
+    names = [os.fsencode(path.name) for path in root.iterdir() if not path.is_dir()]
+    return Counter(f"{suffix_of(name)} outside the class folders" for name in names if not is_hidden(name))
+
+
 def class_folders(root: Path) -> list[str]:
-    """The names of the class folders of a split, sorted.
+    """The names of the class folders of a split, sorted; hidden folders are left out.
 
     Raises:
         UserError: The split's folder is missing, empty or cannot be read.
@@ -132,7 +149,9 @@ def class_folders(root: Path) -> list[str]:
     if not root.is_dir():
         raise UserError(f"data.root: {root} is missing; expected a folder with a folder for each class")
     try:
-        folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        folders = sorted(
+            path.name for path in root.iterdir() if path.is_dir() and not is_hidden(os.fsencode(path.name))
+        )
     except OSError as error:
         raise UserError(f"data.root: {root} cannot be read ({error.strerror})") from error
     if not folders:

@@ -9,13 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.data.class_list import ClassList
+from convatlas.data.scan import passed_over_text
 from convatlas.data.sources import Labels, Source
 from convatlas.data.verify import KINDS, Record
 from convatlas.jsonio import printable
 
 
 def survey(
-    sources: Mapping[str, Source], records: Mapping[str, Record], class_list: ClassList, image_size: int
+    sources: Mapping[str, Source],
+    records: Mapping[str, Record],
+    class_list: ClassList,
+    image_size: int,
+    passed_over: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Gather what the records of all splits say, as built-in containers.
 
@@ -24,12 +29,13 @@ def survey(
         records: What is known of them, by split.
         class_list: The classes.
         image_size: What the network sees, in pixels.
+        passed_over: Number of files that are not among the images, by suffix.
 
     Returns:
-        ``ok``: whether training can go on; ``verdict``: the same in words; ``num_images``; ``image_size``;
-        ``kinds``: severity, title, remark and count of each, zeros too; ``findings``: severity, kind, split, class,
-        path and detail of each, errors first; ``equal_images``: sets with the same pixels, contradictions and leaks
-        first; ``splits``: number, greyscale ones, classes and sizes of the images of each.
+        ``ok``: whether training can go on; ``verdict``: the same in words; ``num_images``; ``passed_over``;
+        ``image_size``; ``kinds``: severity, title, remark and count of each, zeros too; ``findings``: severity, kind,
+        split, class, path and detail of each, errors first; ``equal_images``: sets with the same pixels,
+        contradictions and leaks first; ``splits``: number, greyscale ones, classes and sizes of the images of each.
     """
     names = [printable(name) for name in class_list.names]
 
@@ -65,8 +71,9 @@ def survey(
     classes = {split: class_balance(source.labels, names) for split, source in sources.items()}
     return {
         "ok": num_errors == 0,
-        "verdict": " ".join(_verdict(num_images, num_errors, counts, classes)),
+        "verdict": " ".join(_verdict(num_images, num_errors, counts, classes, passed_over or {})),
         "num_images": num_images,
+        "passed_over": dict(passed_over or {}),
         "image_size": image_size,
         "kinds": {name: {**asdict(kind), "count": counts[name]} for name, kind in KINDS.items()},
         "findings": findings,
@@ -156,7 +163,13 @@ def image_sizes(record: Record, image_size: int) -> dict[str, Any]:
     }
 
 
-def _verdict(num_images: int, num_errors: int, counts: Mapping[str, int], classes: Mapping[str, Any]) -> Iterator[str]:
+def _verdict(
+    num_images: int,
+    num_errors: int,
+    counts: Mapping[str, int],
+    classes: Mapping[str, Any],
+    passed_over: Mapping[str, int],
+) -> Iterator[str]:
     if num_errors:
         unusable = f"{num_errors:,} of {num_images:,} images cannot be decoded"
         yield f"Training would stop: {unusable}; data.on_error=skip leaves them out."
@@ -169,6 +182,8 @@ def _verdict(num_images: int, num_errors: int, counts: Mapping[str, int], classe
     for split, balance in classes.items():
         if balance["missing"]:
             yield f"Classes without images in {split}: {len(balance['missing']):,}."
+    if passed_over:
+        yield f"{passed_over_text(passed_over)}."
 
 
 def _set(images: list[dict[str, Any]], num_files: int) -> dict[str, Any]:

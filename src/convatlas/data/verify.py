@@ -1,7 +1,6 @@
 """Look at every stored image before training does: what would stop it, and what is odd but can be used."""
 
 import hashlib
-import io
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,18 +11,24 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from convatlas.data.decode import FORMATS, ROTATED, ImageError, decode
+from convatlas.data.decode import (
+    FORMATS,
+    PNG_BIT_DEPTH,
+    ROTATED,
+    SUFFIX_FORMATS,
+    ImageError,
+    alpha,
+    decode,
+    open_with_pillow,
+)
 from convatlas.data.decode import orientation as image_orientation
 from convatlas.data.jpeg import damage_inside, open_jpeg
 from convatlas.data.sources import Source
 
 TIFF_BITS_PER_SAMPLE = 258
-PNG_BIT_DEPTH = 24
-"""Where the byte stands in the file: in IHDR, which comes first."""
-SUFFIX_FORMATS = Image.registered_extensions()
 ALIASES = {"MPO": "JPEG"}
 """A photograph with a second picture behind it, as some cameras write, is a JPEG to everyone."""
 PART = 16
@@ -56,6 +61,7 @@ KINDS = {
     "mislabelled": Kind("notice", "Extension of another format", "decoded by content, not by name"),
     "cmyk": Kind("notice", "CMYK", "converted to RGB without a colour profile"),
     "16_bit": Kind("notice", "16 bits a channel", "the upper 8 are kept"),
+    "transparent": Kind("notice", "Transparent pixels", "data.background is the colour behind them"),
     "exif_rotated": Kind("notice", "EXIF orientation", "turned upright"),
     "contradiction": Kind("notice", "Equal images in several classes", "at most one label is right"),
     "leakage": Kind("notice", "Equal images in several splits", "what is tested was trained on"),
@@ -142,7 +148,9 @@ def verify_image(source: Source, index: int, in_channels: int, record: Record) -
     name = source.path(index)
     try:
         encoded = source.encoded(index)
-        pixels = decode(encoded, in_channels, name).permute(1, 2, 0).contiguous().numpy()  # (H, W, C)
+        pixels = (
+            decode(encoded, in_channels, name, source.background).permute(1, 2, 0).contiguous().numpy()
+        )  # (H, W, C)
     except ImageError as error:
         return [Finding(index, error.fault, error.reason)]
     height, width, channels = pixels.shape
@@ -170,15 +178,20 @@ def content_findings(encoded: bytes, name: str) -> list[tuple[str, str]]:
         if (damage := damage_inside(encoded)) is not None:
             found.append(("damaged_inside", damage))
     else:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image = open_with_pillow(encoded)
         content, orientation = ALIASES.get(str(image.format), str(image.format)), image_orientation(image)
+        bits = _bits(image, encoded)
+        image.load()
+        if orientation not in ROTATED and content == "PNG":
+            orientation = image_orientation(image)
         if image.mode == "CMYK":
             found.append(("cmyk", content))
-        if (bits := _bits(image, encoded)) > 8:
+        if bits > 8:
             found.append(("16_bit", f"{bits} bits a channel"))
+        if (opacity := alpha(image, encoded)) is not None and (share := (np.asarray(opacity) < 255).mean()):
+            found.append(("transparent", f"{share:.1%} of the pixels are not opaque"))
     suffix = PurePath(name).suffix
-    promised = SUFFIX_FORMATS.get(suffix.lower(), content)
-    if content != ALIASES.get(promised, promised):
+    if content != SUFFIX_FORMATS.get(suffix.lower(), content):
         found.append(("mislabelled", f"{content} named {suffix}"))
     if orientation in ROTATED:
         found.append(("exif_rotated", f"orientation {orientation}"))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.decode import ImageError, Picture, open_picture, read_file
+from convatlas.data.decode import Background, ImageError, Picture, open_picture, read_file
 from convatlas.data.objects import Objects, RunLengths, boxes_inside, encode_masks, report_left_out
 from convatlas.errors import UserError
 
@@ -68,6 +68,8 @@ class VocSource:
         UserError: An object of another class; names the file.
     """
 
+    background: Background = None
+
     def __init__(self, annotations: VocAnnotations, class_list: ClassList, in_channels: int, *, masks: bool) -> None:
         self.root, self.names, self.files = annotations.root, annotations.names, annotations.files
         self.in_channels = in_channels
@@ -98,7 +100,7 @@ class VocSource:
             ImageError: It cannot be read, or has another size than the annotation says.
         """
         path = self.path(index)
-        picture = open_picture(read_file(Path(path)), self.in_channels, path)
+        picture = open_picture(read_file(Path(path)), self.in_channels, path, self.background)
         height, width = self.sizes[index].tolist()
         if (picture.height, picture.width) != (height, width):
             raise ImageError(
