@@ -254,7 +254,7 @@ def show(result: Mapping[str, Any]) -> None:
     if len(rows) > SHOWN:
         print_fields({f"… and {len(rows) - SHOWN:,} more in": result["csv"]})
     files = {"files": passed_over_text(result["passed_over"])} if result["passed_over"] else {}
-    print_fields({**files, "page": result["page"], "table": result["csv"]})
+    print_fields({**files, "weights": result["weights"], "page": result["page"], "table": result["csv"]})
 
 
 if __name__ == "__main__":
