@@ -60,6 +60,7 @@ def check(config: DictConfig) -> dict[str, Any]:
         config.model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
     )
     task.check_data(data)
+    found["labels"] = "; ".join(data.check_labels()) or "every class occurs in train, val and test"
     if task.loaded:
         found["weights"] = ", ".join(map(str, task.loaded))
     size = _checkpoint_bytes(task, config)

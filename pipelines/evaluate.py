@@ -23,7 +23,7 @@ from torch import nn
 from convatlas.arguments import reduced
 from convatlas.cli import execute
 from convatlas.config import fill_num_classes, plain
-from convatlas.console import print_fields, print_result
+from convatlas.console import print_fields, print_result, warn
 from convatlas.data.class_list import ClassList
 from convatlas.data.datamodule import ClassificationDataModule
 from convatlas.data.image_data import ImageDataModule
@@ -33,6 +33,7 @@ from convatlas.models.architecture import Architecture
 from convatlas.models.classifier import Classifier
 from convatlas.models.dense_views import DenseViews
 from convatlas.models.views import Ensemble, MultiView
+from convatlas.rank import is_rank_zero
 from convatlas.restore import (
     check_preprocessing,
     checkpoint_paths,
@@ -81,6 +82,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     fill_num_classes(config, len(data.class_list.names))
     task: Task = instantiate(config.model)
     task.check_data(data)
+    if is_rank_zero():
+        for message in data.check_labels([data.split]):
+            warn(message)
     output = Path("evaluation" if config.output is None else config.output)
     checkpoints = [open_checkpoint(path) for path in paths]
     if paths:

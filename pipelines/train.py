@@ -22,7 +22,7 @@ from convatlas.arguments import expanded
 from convatlas.cli import execute
 from convatlas.clock import STARTUP
 from convatlas.config import plain
-from convatlas.console import metric_text, print_fields, print_result
+from convatlas.console import metric_text, print_fields, print_result, warn
 from convatlas.data.image_data import ImageDataModule
 from convatlas.data.scan import passed_over_text
 from convatlas.errors import UserError
@@ -85,6 +85,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     STARTUP.mark("model")
     if is_rank_zero():
+        for message in data.check_labels():
+            warn(message)
+        STARTUP.mark("labels")
         run.create()
     with RunLock(run.path) if is_rank_zero() else nullcontext():
         _run(config, run, data, task)

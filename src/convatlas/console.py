@@ -25,6 +25,11 @@ def print_fields(fields: Mapping[str, str]) -> None:
     sys.stdout.flush()
 
 
+def warn(message: str) -> None:
+    """Print a one-line warning on standard error."""
+    sys.stderr.write(f"convatlas: warning: {message}\n")
+
+
 def print_result(headline: str, metrics: Mapping[str, Any]) -> None:
     """Print a headline and the metrics of an evaluation, accuracies in per cent."""
     sys.stdout.write(f"\n{headline}\n")

@@ -122,13 +122,16 @@ def test_a_listed_order_of_classes_counts(voc_root: Path) -> None:
     assert data.class_list.names == ("heart", *reversed(CLASSES))
 
 
-def test_difficult_objects_and_crowds_are_marked(voc_root: Path, coco_root: Path) -> None:
-    edit_xml(voc_root, "object/difficult", "1")
-    edit(coco_root, lambda content: content["annotations"][0].update(iscrowd=1))
+@pytest.mark.parametrize(("difficult", "crowd"), [("1", 1), ("True", True)])
+def test_difficult_objects_and_crowds_are_marked(
+    difficult: str, crowd: int | bool, voc_root: Path, coco_root: Path
+) -> None:
+    edit_xml(voc_root, "object/difficult", difficult)
+    edit(coco_root, lambda content: content["annotations"][0].update(iscrowd=crowd))
     for data in (voc(3, root=str(voc_root), masks=False), coco(3, root=str(coco_root), masks=False)):
-        crowd = data.train.objects(0).crowd
-        assert crowd[0]
-        assert not crowd[1:].any()
+        marked = data.train.objects(0).crowd
+        assert marked[0]
+        assert not marked[1:].any()
 
 
 def test_images_without_objects_are_kept(coco_root: Path) -> None:
@@ -186,12 +189,58 @@ def test_boxes_across_the_border_are_cut_off_there(coco_root: Path, voc_root: Pa
         (lambda c: c.update(images=[]), "lists no image"),
         (lambda c: c["categories"][0].update(name=c["categories"][1]["name"]), "each with a name of its own"),
         (lambda c: c["categories"].pop(), "category_id 7 is none of|the classes differ"),
+        (
+            lambda c: c["images"][1].update(id=0),
+            r"image id 0: '000000000000\.jpg' and '000000000001\.jpg' have it; expected an id of its own for each",
+        ),
+        (lambda c: c["images"][1].update(id="0"), r"image id 0: '000000000000\.jpg' and '000000000001\.jpg' have it"),
+        (lambda c: c["categories"].append({"id": 3, "name": "heart"}), "category id 3: 'square' and 'heart' have it"),
+        (
+            lambda c: c["categories"][0].update(id="circle"),
+            r"category ids \['circle', 3, 4, 7\]: expected only numbers,",
+        ),
+        (lambda c: c["images"][1].update(id=True), "image id: True is no id; expected a whole number or a text"),
+        (lambda c: c["categories"][0].update(id=None), "category id: None is no id"),
+        (lambda c: c["annotations"][1].update(id=1), "annotation 1: entries 0 and 1 of annotations have this id"),
+        (lambda c: c["annotations"][1].update(image_id=[0]), r"annotation 2: image_id: \[0\] is no id"),
+        (lambda c: c["annotations"][1].update(category_id=1.5), r"annotation 2: category_id: 1\.5 is no id"),
+        (lambda c: c["annotations"][1].update(iscrowd="0"), "annotation 2: iscrowd '0': expected 0, 1, true or false"),
+        (lambda c: c["annotations"][1].update(iscrowd=2), "annotation 2: iscrowd 2: expected 0, 1, true or false"),
     ],
 )
 def test_what_is_wrong_in_coco_s_file_is_named(change: Any, message: str, coco_root: Path) -> None:
     edit(coco_root, change)
     with pytest.raises(UserError, match=message):
         coco(3, root=str(coco_root), masks=True)
+
+
+def as_texts(content: dict[str, Any]) -> None:
+    """Write all ids as texts, those of the images as words."""
+    for image in content["images"]:
+        image["id"] = f"image {image['id']}"
+    for category in content["categories"]:
+        category["id"] = str(category["id"])
+    for item in content["annotations"]:
+        item.update(image_id=f"image {item['image_id']}", category_id=str(item["category_id"]), id=f"a{item['id']}")
+
+
+def as_floats(content: dict[str, Any]) -> None:
+    """Write ids as numbers with a point, as tables export them, on one side alone."""
+    for item in content["annotations"]:
+        item.update(image_id=float(item["image_id"]), category_id=float(item["category_id"]), iscrowd=False)
+
+
+@pytest.mark.parametrize("change", [as_texts, as_floats])
+def test_ids_may_be_texts_or_numbers(change: Any, coco_root: Path) -> None:
+    before = coco(3, root=str(coco_root), masks=True)
+    edit(coco_root, change)
+    after = coco(3, root=str(coco_root), masks=True)
+    assert after.class_list == before.class_list
+    for index in range(4):
+        one, other = before.train.objects(index), after.train.objects(index)
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        assert not other.crowd.any()
 
 
 def test_splits_with_other_categories_are_refused(coco_root: Path) -> None:
@@ -237,6 +286,8 @@ def test_an_image_of_another_size_than_its_annotations_is_an_error_of_that_image
         ("object/name", "heart", r"2012_000000\.xml: class 'heart': expected one of"),
         ("object/bndbox/xmin", "left", r"2012_000000\.xml: expected VOC's annotation as XML \(could not convert"),
         ("object/bndbox", None, r"2012_000000\.xml: expected VOC's annotation as XML \(no <bndbox><xmin>\)"),
+        ("object/difficult", "Unspecified", r"2012_000000\.xml: .*<difficult> 'unspecified': expected 0 or 1"),
+        ("object/difficult", "2", r"2012_000000\.xml: .*<difficult> '2': expected 0 or 1"),
         ("size/width", None, r"2012_000000\.xml: expected VOC's annotation as XML \(no <size><width>\)"),
     ],
 )

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ BYTES_PER_SAMPLE = 90
 
 MEASURE = """
 import sys
+import time
 import numpy as np
 from convatlas.data import sources
 from convatlas.data.class_list import ClassList

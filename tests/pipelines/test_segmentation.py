@@ -1,12 +1,14 @@
 """From training to the report: every verb on a small U-Net and scenes of shapes."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate as build
 from PIL import Image
 
 from convatlas.config import check_config, compose
@@ -22,6 +24,7 @@ from pipelines.predict import predict
 from pipelines.report import report
 from pipelines.train import train
 from tests.conftest import Command, read_json
+from tests.data.test_labels import masks_of
 from tests.data.test_mask_loading import replace_mask
 from tests.tasks.numpy_reference import reference
 
@@ -137,6 +140,17 @@ def test_what_does_not_fit_is_refused(
         evaluated(f"run={segmented['run']}", f"output={tmp_path}", *overrides)
 
 
+def test_an_evaluation_says_what_its_masks_lack(
+    segmented: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks_of(tmp_path, {"train": [[0, 1]] * 4, "val": [[0, 255]] * 2}, ("background", *CLASSES))
+    overrides = ["data=mask_folders", f"data.root={tmp_path}", f"output={tmp_path / 'out'}", "data.image_size=32"]
+    evaluated(f"run={segmented['run']}", *overrides)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("convatlas: warning: ")]
+    assert len(warnings) == 1
+    assert "data=mask_folders: test: only background occurs in the masks, and 50.0 % of the" in warnings[0]
+
+
 def test_an_ensemble_is_refused(segmented: dict[str, Any]) -> None:
     run = segmented["run"]
     with pytest.raises(UserError, match="an ensemble is of classification networks"):
@@ -231,11 +245,18 @@ def test_bad_masks_end_a_run_by_their_name(spoil: Any, message: str, tmp_path: P
     assert "Traceback" not in done.stderr
 
 
-def test_images_of_void_alone_are_trained_through(tmp_path: Path) -> None:
+def test_images_of_void_alone_are_trained_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     voc = write_voc_of_shapes(tmp_path / "voc")
+    data = build(compose("train", [*SMALL[:4], *on_voc(voc)]).data)
+    labelled = Path(data.path("train", 0)).stem
     for name in (voc / "ImageSets" / "Segmentation" / "train.txt").read_text(encoding="utf-8").split():
-        replace_mask(voc, name, Image.new("L", (40, 32), VOID))
+        if name != labelled:
+            replace_mask(voc, name, Image.new("L", (40, 32), VOID))
     result = train(compose("train", [*SMALL[:4], *on_voc(voc), f"run.root={tmp_path}/runs"]))
     assert result["state"] == "finished"
+    assert re.search(
+        r"convatlas: warning: data=voc_masks_folder: train: 9\d\.\d % of the pixels are void .*data\.dataset\.values",
+        capsys.readouterr().err,
+    )
     weights = read_run_checkpoint(Path(result["run"]) / "checkpoints" / "last.ckpt")["state_dict"]
     assert all(value.isfinite().all() for name, value in weights.items() if name.startswith("net."))

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,15 @@ import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 
+from convatlas.data.boxes import COCO_BOX, boxes_inside, check_boxes, report_left_out
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import Background, ImageError, Picture, open_picture, read_file
-from convatlas.data.objects import Objects, RunLengths, boxes_inside, report_left_out
+from convatlas.data.image_files import file_name
+from convatlas.data.label_counts import Counts
+from convatlas.data.objects import Objects, RunLengths, count_objects
 from convatlas.errors import UserError
+
+Id = int | str
 
 
 class CocoFile:
@@ -37,8 +45,9 @@ class CocoFile:
             raise UserError(f"{path}: expected COCO's annotations as JSON ({error})") from error
         self.digest = hashlib.sha256(encoded).digest()
         try:
-            self.images = {image["id"]: image for image in content["images"]}
-            self.categories = {int(item["id"]): str(item["name"]) for item in content["categories"]}
+            self.images = _by_id(content["images"], f"{path}: image", "file_name")
+            categories = _by_id(content["categories"], f"{path}: category", "name")
+            self.categories = {number: str(item["name"]) for number, item in categories.items()}
             self.annotations: list[dict[str, Any]] = content["annotations"]
             self.sizes = np.array([[image["height"], image["width"]] for image in self.images.values()], np.int64)
             self.file_names = [str(image["file_name"]) for image in self.images.values()]
@@ -51,11 +60,18 @@ class CocoFile:
             raise UserError(f"{path}: lists no image")
         if len(set(self.categories.values())) < len(self.categories) or not self.categories:
             raise UserError(f"{path}: expected categories, each with a name of its own")
+        if len({type(number) for number in self.categories}) > 1:  # whose order decides the order of the classes
+            raise UserError(f"{path}: category ids {list(self.categories)}: expected only numbers, or only texts")
 
     @property
     def class_list(self) -> ClassList:
         """The categories in the order of their ids, which may have gaps."""
-        return ClassList(tuple(self.categories[number] for number in sorted(self.categories)))
+        return ClassList(tuple(self.categories[number] for number in self.category_ids))
+
+    @property
+    def category_ids(self) -> list[Id]:
+        """The ids of the categories in order: numbers by value, texts by alphabet."""
+        return sorted(self.categories)  # they are of one type
 
 
 class CocoSource:
@@ -69,7 +85,8 @@ class CocoSource:
         masks: Whether the objects' masks are wanted.
 
     Raises:
-        UserError: Other categories; an annotation of an unknown image or category, or with a malformed box or mask.
+        UserError: Other categories; an annotation of an unknown image or category, with the id of another one, or
+            with a malformed crowd mark, box or mask; boxes that are not in pixels; two images with one file.
     """
 
     background: Background = None
@@ -78,31 +95,40 @@ class CocoSource:
         class_list.check_equal(file.class_list, "the training split", str(file.path))
         self.folder = folder
         self.in_channels = in_channels
-        self.file_names = file.file_names
+        self.file_names, self._missing = _find_files(folder, file)
         self.sizes = file.sizes
         self.has_masks = masks
-        self._where = file.path
+        self.where = str(file.path)
         self._digest = file.digest
         positions = {number: position for position, number in enumerate(file.images)}
-        labels = {number: label for label, number in enumerate(sorted(file.categories))}
+        labels = {number: label for label, number in enumerate(file.category_ids)}
+        rows_by_id: dict[Id, int] = {}
         count = len(file.annotations)
         owners, self._labels = np.empty(count, np.int64), np.empty(count, np.int64)
         boxes, self._crowd = np.empty((count, 4)), np.zeros(count, np.bool_)
         for row, item in enumerate(file.annotations):
             name = f"{file.path}: annotation {item.get('id', row)}"
-            if item.get("image_id") not in positions:
-                raise UserError(f"{name}: image_id {item.get('image_id')} is none of the images")
-            if item.get("category_id") not in labels:
-                raise UserError(f"{name}: category_id {item.get('category_id')} is none of {sorted(labels)}")
-            owners[row], self._labels[row] = positions[item["image_id"]], labels[item["category_id"]]
-            self._crowd[row] = bool(item.get("iscrowd", 0))
+            number = item.get("id")
+            if number is not None and (first := rows_by_id.setdefault(_identifier(number, name), row)) != row:
+                raise UserError(
+                    f"{name}: entries {first} and {row} of annotations have this id; expected an id of its own for each"
+                )
+            image, category = (_identifier(item.get(key), f"{name}: {key}") for key in ("image_id", "category_id"))
+            if image not in positions:
+                raise UserError(f"{name}: image_id {image!r} is none of the images")
+            if category not in labels:
+                raise UserError(f"{name}: category_id {category!r} is none of {list(labels)}")
+            owners[row], self._labels[row] = positions[image], labels[category]
+            self._crowd[row] = _crowd(item.get("iscrowd", 0), name)
             try:
                 boxes[row] = item["bbox"]
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{name}: bbox {item.get('bbox')}: expected x, y, width and height") from error
             if masks:
                 _check_mask(item.get("segmentation"), self.sizes[owners[row]], name)
+        numbers = boxes.copy()
         boxes[:, 2:] += boxes[:, :2]
+        check_boxes(numbers, boxes, numbers, self.sizes[owners], str(file.path), COCO_BOX)
         inside, kept = boxes_inside(boxes, self.sizes[owners])
         report_left_out(str(file.path), kept, [f"annotation {item.get('id')}" for item in file.annotations])
         order = np.flatnonzero(kept)[np.argsort(owners[kept], kind="stable")]
@@ -121,13 +147,15 @@ class CocoSource:
             ImageError: It cannot be read, or has another size than the annotations say.
         """
         path = self.path(index)
+        if index in self._missing:
+            raise ImageError(path, "unreadable", self._missing[index])
         picture = open_picture(read_file(Path(path)), self.in_channels, path, self.background)
         height, width = self.sizes[index].tolist()
         if (picture.height, picture.width) != (height, width):
             raise ImageError(
                 path,
                 "damaged",
-                f"has {picture.width} × {picture.height} pixels, and {width} × {height} in {self._where}; its boxes "
+                f"has {picture.width} × {picture.height} pixels, and {width} × {height} in {self.where}; its boxes "
                 "would not fit",
             )
         return picture
@@ -141,6 +169,10 @@ class CocoSource:
             masks = [_run_lengths(mask, height, width) for mask in self._masks[chosen]]
         return Objects(self._boxes[chosen], self._labels[chosen], self._crowd[chosen], self._areas[chosen], masks)
 
+    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> Counts:
+        """Objects of each class in some of the images, without crowds."""
+        return count_objects(self._labels, self._crowd, self._starts, members, num_classes)
+
     def path(self, index: int) -> str:
         """The image's path."""
         return f"{self.folder}/{self.file_names[index]}"
@@ -148,6 +180,67 @@ class CocoSource:
     def fingerprint(self) -> bytes:
         """The annotations."""
         return self._digest
+
+
+def _by_id(items: Sequence[Mapping[str, Any]], kind: str, described_by: str) -> dict[Id, Mapping[str, Any]]:
+    """Entries of a list by their ids; an id that two have is an error."""
+    found: dict[Id, Mapping[str, Any]] = {}
+    for item in items:
+        number = _identifier(item["id"], f"{kind} id")
+        if (other := found.setdefault(number, item)) is not item:
+            raise UserError(
+                f"{kind} id {number!r}: {other.get(described_by)!r} and {item.get(described_by)!r} have it; "
+                "expected an id of its own for each"
+            )
+    return found
+
+
+def _identifier(value: object, name: str) -> Id:
+    """An id as it is compared: 1, 1.0 and "1" are one number, and true is none.
+
+    Raises:
+        UserError: It is neither a whole number nor a text.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value:
+        return int(value) if re.fullmatch("0|[1-9][0-9]{0,17}", value) else value
+    raise UserError(f"{name}: {value!r} is no id; expected a whole number or a text")
+
+
+def _find_files(folder: Path, file: CocoFile) -> tuple[list[str], dict[int, str]]:
+    """Find the file of each image: where its file_name says, or by its last part in the folder itself.
+
+    Returns:
+        The paths in the folder, and what is to be said of those that are missing, by position.
+
+    Raises:
+        UserError: Two images are one file.
+    """
+    names: list[str] = []
+    missing: dict[int, str] = {}
+    owners: dict[str, Id] = {}
+    for number, written in zip(file.images, file.file_names, strict=True):
+        places = list(dict.fromkeys([written, written.replace("\\", "/"), file_name(written)]))
+        found = [place for place in places if os.path.isfile(f"{folder}/{place}")]  # noqa: PTH113  never raises
+        if not found:
+            other = f", nor is there {folder}/{places[-1]}" if len(places) > 1 else ""
+            missing[len(names)] = f"no such file{other}; expected the image that {file.path} calls {written!r}"
+        name = posixpath.normpath([*found, written][0])
+        if (owner := owners.setdefault(name, number)) != number:
+            raise UserError(
+                f"{file.path}: images {owner!r} and {number!r} are both {folder}/{name}; expected one entry for a file"
+            )
+        names.append(name)
+    return names, missing
+
+
+def _crowd(value: object, name: str) -> bool:
+    if value not in (0, 1):
+        raise UserError(f"{name}: iscrowd {value!r}: expected 0, 1, true or false")
+    return bool(value)
 
 
 def _check_mask(segmentation: object, size: NDArray[np.int64], name: str) -> None:

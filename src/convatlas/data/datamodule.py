@@ -1,16 +1,18 @@
 """The LightningDataModule of image classification."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import PositiveInt
 
 from convatlas.data.augment import Augmentation, CenterCrop
 from convatlas.data.batch import Batch, ViewBatch
-from convatlas.data.dataset import Dataset, Split
+from convatlas.data.dataset import SPLITS, Dataset, Split
 from convatlas.data.image_data import ImageDataModule, deal_splits
+from convatlas.data.label_counts import absent_classes
 from convatlas.data.loader import BatchMemory, Plan, ThreadedLoader
 from convatlas.data.normalisation import set_background
 from convatlas.data.order import Indices
@@ -117,6 +119,22 @@ class ClassificationDataModule(ImageDataModule):
                 f"{2 * world_size * accumulation} = 2 × {world_size} ranks × {accumulation} accumulation"
             )
         super().check_batch(world_size, accumulation)
+
+    def check_labels(self, splits: Sequence[Split] = SPLITS) -> list[str]:
+        """Count the images of each class.
+
+        Args:
+            splits: Those to look at.
+
+        Returns:
+            Warnings of one line: classes that do not occur in a split.
+        """
+        names = self.class_list.names
+        counts = {
+            split: np.bincount(self.sources[split].labels[self.members[split]], minlength=len(names))
+            for split in splits
+        }
+        return absent_classes(self.name, "image", names, counts)
 
     def on_after_batch_transfer(self, batch: BatchT, dataloader_idx: int) -> BatchT:
         """Normalise on the device and augment further: (N, C, H, W) uint8 to float32, ``(x / 255 - mean) / std``."""

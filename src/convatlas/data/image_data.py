@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.dataset import Split
+from convatlas.data.dataset import SPLITS, Split
 from convatlas.data.decode import Background, Picture
 from convatlas.data.loader import Plan, PrefetchingLoader
 from convatlas.data.normalisation import check_mean, check_std
@@ -153,6 +153,17 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"data.val_fraction: {self.name} has {self.num_samples(split)} {split} images, expected at least "
                     f"one for each of {world_size} ranks"
                 )
+
+    @abstractmethod
+    def check_labels(self, splits: Sequence[Split] = SPLITS) -> list[str]:
+        """Find classes that do not occur in a split; a ``UserError`` where training would be in vain.
+
+        Args:
+            splits: Those to look at.
+
+        Returns:
+            Warnings of one line.
+        """
 
     def train_dataloader(self) -> PrefetchingLoader:
         """Augmented batches, shuffled anew each epoch."""

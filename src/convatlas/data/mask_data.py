@@ -1,6 +1,6 @@
 """The LightningDataModule of semantic segmentation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -8,15 +8,20 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from convatlas.data.batch import SegmentationBatch, WholeImageBatch
-from convatlas.data.dataset import Split
+from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
+from convatlas.data.dataset import SPLITS, Split
 from convatlas.data.image_data import ImageDataModule, deal_splits
 from convatlas.data.joint import JointAugmentation, ScaleCrop
+from convatlas.data.label_counts import absent_classes
 from convatlas.data.loader import Plan
 from convatlas.data.mask_loader import MaskLoader
 from convatlas.data.masks import MaskSource, SegmentationDataset
 from convatlas.data.normalisation import set_background
 from convatlas.errors import UserError
+
+VALUES_HINT = "; data.dataset.values (of data=mask_folders) says which value stands for each class"
+LOOKED_AT = 20
+"""Masks whose values a message lists."""
 
 BatchT = TypeVar("BatchT", SegmentationBatch, WholeImageBatch)
 
@@ -107,6 +112,46 @@ class SegmentationDataModule(ImageDataModule):
     def mask(self, split: Split, index: int) -> Tensor:
         """The mask of one image of a split, (H, W) uint8."""
         return self.sources[split].mask(int(self.members[split][index]))
+
+    def check_labels(self, splits: Sequence[Split] = SPLITS) -> list[str]:
+        """Count the pixels of each class in all masks, which are read unless that was done before.
+
+        Args:
+            splits: Those to look at.
+
+        Returns:
+            Warnings of one line: classes that do not occur in a split, splits that are mostly void.
+
+        Raises:
+            UserError: At most one of the classes occurs in the training masks; names ``data.dataset.values``.
+            ImageError: A mask cannot be used, unless ``on_error`` is ``skip``.
+        """
+        names = self.class_list.names
+        warnings: list[str] = []
+        counts = {}
+        for split in splits:
+            source, members = self.sources[split], self.members[split]
+            pixels = source.count_pixels(members, self.threads, skip=self.on_error == "skip")
+            if pixels is None:
+                continue
+            occurring = np.flatnonzero(pixels[: len(names)]).tolist()
+            void = f"{100 * pixels[VOID] / max(1, pixels.sum()):.1f} % of the pixels are void"
+            if len(occurring) <= 1 < len(names):
+                only = f"only {names[occurring[0]]}" if occurring else "no class"
+                values = ", ".join(map(str, source.stored_values(members[:LOOKED_AT]))) or "no values"
+                message = (
+                    f"data={self.name}: {split}: {only} occurs in the masks, and {void}; the first masks hold {values}"
+                    f"; expected class k as the value k, or the value of each of the {len(names)} classes in "
+                    "data.dataset.values (of data=mask_folders)"
+                )
+                if split == "train":
+                    raise UserError(message)
+                warnings.append(message)
+                continue
+            if 2 * pixels[VOID] > pixels.sum():
+                warnings.append(f"data={self.name}: {split}: {void} and do not count{VALUES_HINT}")
+            counts[split] = pixels[: len(names)]
+        return warnings + absent_classes(self.name, "pixel", names, counts, VALUES_HINT)
 
     def on_after_batch_transfer(self, batch: BatchT, dataloader_idx: int) -> BatchT:
         """Normalise images on the device; labels become int64."""

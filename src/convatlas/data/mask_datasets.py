@@ -8,9 +8,11 @@ from torchvision.datasets import VOCSegmentation
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import SPLITS, fetching
+from convatlas.data.image_files import ImageFiles, several_images
 from convatlas.data.masks import MaskFiles, SegmentationDataset, ShapeScenes
 from convatlas.data.scan import ImageScan
 from convatlas.data.shapes import CLASSES
+from convatlas.data.voc import check_unique
 from convatlas.errors import UserError
 
 BACKGROUND = "background"
@@ -41,6 +43,8 @@ def shapes(in_channels: int, *, train: int, test: int, size: int, scenes_seed: i
 def voc_folder(in_channels: int, *, root: str, train_list: str = "train") -> SegmentationDataset:
     """The layout of Pascal VOC: ``JPEGImages``, ``SegmentationClass`` and ``ImageSets/Segmentation/<split>.txt``.
 
+    An image is the file with the list's name and any known suffix, ``.jpg`` before others.
+
     ``val`` is the reported split. The classes are the lines of ``classes.txt`` in the folder, or else VOC's.
 
     Args:
@@ -49,18 +53,20 @@ def voc_folder(in_channels: int, *, root: str, train_list: str = "train") -> Seg
         train_list: The list of training images: ``trainaug`` with SBD's masks.
 
     Raises:
-        UserError: A list, an image or a mask is missing.
+        UserError: A list, an image or a mask is missing; a list names an image twice; several images have one name.
     """
     top = Path(root)
     class_list = _class_list(top, ClassList(VOC_CLASSES))
+    images = ImageFiles(top / "JPEGImages")
 
     def source(split: str) -> MaskFiles:
         listed = top / "ImageSets" / "Segmentation" / f"{split}.txt"
         if not listed.is_file():
             raise UserError(f"data.root={root}: {listed} is missing; expected the names of the {split} images")
+        names = listed.read_text(encoding="utf-8").split()
+        check_unique(names, listed)
         pairs = [
-            (top / "JPEGImages" / f"{name}.jpg", top / "SegmentationClass" / f"{name}.png")
-            for name in listed.read_text(encoding="utf-8").split()
+            (images.folder / _image(images, name, listed), top / "SegmentationClass" / f"{name}.png") for name in names
         ]
         return _source(pairs, class_list, in_channels, listed)
 
@@ -105,7 +111,7 @@ def mask_folders(
         values: The value in the masks of each class, in order, other values being void; None where class k is k.
 
     Raises:
-        UserError: A folder, a mask or ``classes.txt`` is missing; masks are left over.
+        UserError: A folder, a mask or ``classes.txt`` is missing; two images have one mask.
     """
     top = Path(root)
     class_list = _class_list(top)
@@ -152,6 +158,16 @@ def _class_list(root: Path, usual: ClassList | None = None) -> ClassList:
     return usual
 
 
+def _image(images: ImageFiles, name: str, listed: Path) -> str:
+    """The file of a listed image: VOC's own suffix first, so that an image that is missing is named by it."""
+    found, usual = images.named(name), f"{name}.jpg"
+    if usual in found or not found:
+        return usual
+    if len(found) > 1:
+        raise several_images(listed, name, images, found)
+    return found[0]
+
+
 def _source(
     pairs: Sequence[tuple[Path, Path]],
     class_list: ClassList,
@@ -161,7 +177,10 @@ def _source(
 ) -> MaskFiles:
     if not pairs:
         raise UserError(f"{listed}: names no images")
+    owners: dict[Path, Path] = {}
     for image, mask in pairs:
+        if (owner := owners.setdefault(mask, image)) != image:
+            raise UserError(f"data.root: {owner} and {image} have one mask, {mask}; expected one image for each mask")
         for path, what in ((image, "image"), (mask, "mask")):
             if not path.is_file():
                 raise UserError(f"data.root: the {what} {path} is missing; expected one for each image of {listed}")

@@ -1,5 +1,6 @@
 """Where images with the class of every pixel come from: pairs of files, or scenes made as they are asked for."""
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 from convatlas.data.batch import VOID
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import Background, ImageError, Picture, open_picture, orientation, read_file, upright
+from convatlas.data.mask_counts import VALUES, Pixels, count_pixels
 from convatlas.data.shapes import CLASSES, scene
 
 MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
@@ -36,6 +38,12 @@ class MaskSource(Protocol):
 
     def mask(self, index: int) -> Tensor:
         """The class of each pixel of an image, (H, W) uint8, or ``VOID``."""
+
+    def count_pixels(self, members: NDArray[np.int64], threads: int, *, skip: bool) -> Pixels | None:
+        """Pixels of each class and of ``VOID`` in some of the masks; None for scenes that are made, not read."""
+
+    def stored_values(self, members: NDArray[np.int64]) -> list[int]:
+        """The values that stand in some of the masks, whatever they mean."""
 
     def path(self, index: int) -> str:
         """Name one image for a message."""
@@ -87,7 +95,7 @@ class MaskFiles:
         self.in_channels = in_channels
         self.classes: NDArray[np.uint8] | None = None
         if values is not None:
-            self.classes = np.full(256, VOID, np.uint8)
+            self.classes = np.full(VALUES, VOID, np.uint8)
             self.classes[list(values)] = np.arange(len(values))
 
     def __len__(self) -> int:
@@ -112,6 +120,34 @@ class MaskFiles:
                 "none (data.dataset.values says which values stand for the classes)",
             )
         return torch.from_numpy(classes)
+
+    def count_pixels(self, members: NDArray[np.int64], threads: int, *, skip: bool) -> Pixels:
+        """Read some of the masks, unless that was done before, and count the pixels of each class and of ``VOID``.
+
+        Args:
+            members: Positions of the masks.
+            threads: How many are read at once.
+            skip: Leave out masks that cannot be used.
+
+        Raises:
+            ImageError: A mask cannot be used, unless such are left out.
+        """
+        table = None if self.classes is None else self.classes.tolist()
+        return count_pixels(
+            [self.pairs[member][1] for member in members],
+            lambda position: self.mask(int(members[position])).numpy(),
+            f"{self.num_classes} {table}",
+            threads,
+            skip=skip,
+        )
+
+    def stored_values(self, members: NDArray[np.int64]) -> list[int]:
+        """The values in the files of some of the masks; those that cannot be read are left out."""
+        found: set[int] = set()
+        for member in members:
+            with contextlib.suppress(ImageError):
+                found.update(np.unique(read_mask(self.pairs[member][1])).tolist())
+        return sorted(found)
 
     def path(self, index: int) -> str:
         """The image's path."""
@@ -150,6 +186,13 @@ class ShapeScenes:
     def mask(self, index: int) -> Tensor:
         """One mask: the background, the shapes, and void around them."""
         return self._scene(index)[1]
+
+    def count_pixels(self, members: NDArray[np.int64], threads: int, *, skip: bool) -> None:
+        """None: scenes are made with all classes."""
+
+    def stored_values(self, members: NDArray[np.int64]) -> list[int]:
+        """The classes and ``VOID``."""
+        return [*range(len(CLASSES) + 1), VOID]
 
     def path(self, index: int) -> str:
         """The data set and the number of the scene."""

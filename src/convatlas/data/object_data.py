@@ -1,6 +1,6 @@
 """The LightningDataModule of object detection."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import PositiveInt
 
 from convatlas.data.batch import ObjectBatch
-from convatlas.data.dataset import Split
+from convatlas.data.dataset import SPLITS, Split
 from convatlas.data.image_data import ImageDataModule, deal_splits
+from convatlas.data.label_counts import absent_classes
 from convatlas.data.loader import Plan
 from convatlas.data.normalisation import set_background
 from convatlas.data.object_augment import ObjectAugmentation, ResizeShortSide
@@ -114,6 +115,28 @@ class DetectionDataModule(ImageDataModule):
     def objects(self, split: Split, index: int) -> Objects:
         """What is in one image of a split, as it is stored."""
         return self.sources[split].objects(int(self.members[split][index]))
+
+    def check_labels(self, splits: Sequence[Split] = SPLITS) -> list[str]:
+        """Count the objects of each class, without crowds and difficult ones.
+
+        Args:
+            splits: Those to look at.
+
+        Returns:
+            Warnings of one line: classes that do not occur in a split.
+
+        Raises:
+            UserError: There is no object to train on; names the annotations.
+        """
+        names = self.class_list.names
+        found = {split: self.sources[split].count_objects(self.members[split], len(names)) for split in splits}
+        counts = {split: of_class for split, of_class in found.items() if of_class is not None}
+        if "train" in counts and not counts["train"].any():
+            raise UserError(
+                f"{self.sources['train'].where}: no object to train on in {self.num_samples('train'):,} training "
+                "images; expected objects with an area in their image that are neither crowds nor difficult"
+            )
+        return absent_classes(self.name, "object", names, counts)
 
     def train_order(self, epoch: int, accumulation: int, **arguments: Any) -> list[Indices]:
         """The batches of this rank in an epoch: upright images and others apart."""

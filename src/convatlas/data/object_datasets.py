@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torchvision.datasets import VOCDetection
@@ -55,6 +56,7 @@ class SceneSource:
         self.size = size
         self.sizes = np.tile(np.array(size, np.int64), (count, 1))
         self.has_masks = masks
+        self.where = "shapes"
         self._made: dict[int, tuple[Tensor, Objects]] = {}
 
     def open(self, index: int) -> Picture:
@@ -64,6 +66,9 @@ class SceneSource:
     def objects(self, index: int) -> Objects:
         """What is in one image."""
         return self._scene(index)[1]
+
+    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> None:
+        """None: scenes are made with all classes."""
 
     def path(self, index: int) -> str:
         """The data set and the number of the scene."""

@@ -1,6 +1,5 @@
-"""The objects of an image: boxes, classes and masks, and what is done about those that cannot be right."""
+"""The objects of an image: boxes, classes and masks."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convatlas.data.image_data import ImageSource
-from convatlas.rank import is_rank_zero
+from convatlas.data.label_counts import Counts
 
 RunLengths = dict[str, Any]
 """A mask as COCO's compressed run lengths: ``size`` (height and width) and ``counts`` (bytes)."""
@@ -45,42 +44,35 @@ class ObjectSource(ImageSource, Protocol):
     """Height and width of each stored image, (N, 2)."""
     has_masks: bool
     """Whether objects have masks."""
+    where: str
+    """The annotations, as messages call them."""
 
     def objects(self, index: int) -> Objects:
         """What is in one image."""
 
-
-def boxes_inside(boxes: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Cut boxes off at the borders of their images.
-
-    Args:
-        boxes: x0, y0, x1, y1 in pixels, (M, 4); they may be anything.
-        sizes: Height and width of the image of each, (M, 2).
-
-    Returns:
-        The boxes, and which of them have an area, (M,).
-    """
-    limits = sizes[:, [1, 0, 1, 0]]
-    inside = np.clip(boxes, 0, limits)
-    with np.errstate(invalid="ignore"):
-        has_area = np.logical_and.reduce([*(inside[:, 2:] > inside[:, :2]).T, *np.isfinite(boxes).T])
-    return inside, has_area
+    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> Counts | None:
+        """Objects of each class in some of the images, without crowds; None for scenes that are made, not read."""
 
 
-def report_left_out(where: str, kept: NDArray[np.bool_], names: Sequence[object]) -> None:
-    """Say in one line how many objects have no area in their image.
+def count_objects(
+    labels: NDArray[np.int64],
+    crowd: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    members: NDArray[np.int64],
+    num_classes: int,
+) -> Counts:
+    """Count the objects of each class in some of the images of a source.
 
     Args:
-        where: The annotations, as they are called in messages.
-        kept: Which objects stay, (M,).
-        names: What each is called there.
+        labels: Classes of all objects, image by image, (M,).
+        crowd: Which of them are not single objects, (M,).
+        starts: Where each image's objects start, and the end of the last, (N + 1,).
+        members: The images to count in.
+        num_classes: Number of classes.
     """
-    left_out = np.flatnonzero(~kept)
-    if len(left_out) and is_rank_zero():
-        sys.stderr.write(
-            f"convatlas: warning: {where}: {len(left_out):,} of {len(kept):,} objects have no area inside their image "
-            f"and are left out; the first is {names[left_out[0]]}\n"
-        )
+    counted = np.zeros(len(starts) - 1, np.bool_)
+    counted[members] = True
+    return np.bincount(labels[np.repeat(counted, np.diff(starts)) & ~crowd], minlength=num_classes)
 
 
 def encode_masks(masks: NDArray[np.bool_] | NDArray[np.uint8]) -> list[RunLengths]:

@@ -1,6 +1,8 @@
 """Objects from the XML files of Pascal VOC."""
 
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from convatlas.data.boxes import VOC_BOX, boxes_inside, check_boxes, report_left_out
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import Background, ImageError, Picture, open_picture, read_file
-from convatlas.data.objects import Objects, RunLengths, boxes_inside, encode_masks, report_left_out
+from convatlas.data.image_files import ImageFiles, file_name, several_images, without_suffix
+from convatlas.data.label_counts import Counts
+from convatlas.data.objects import Objects, RunLengths, count_objects, encode_masks
 from convatlas.errors import UserError
 
 
@@ -23,14 +28,24 @@ class VocAnnotations:
         names: Of the images, without suffix.
 
     Raises:
-        UserError: A file is missing, no XML, or lacks something; names it.
+        UserError: A file is missing, no XML, or lacks something; an image cannot be told from another; names the file.
+
+    Attributes:
+        files: The image of each annotation, by its path in ``JPEGImages``.
+        missing: What is to be said of images that are not there, by position.
+        corners: xmin, ymin, xmax, ymax of all objects as they are written, (M, 4); pixels count from 1.
     """
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.root, self.names = root, list(names)
-        sizes, self.files, self.counts = [], [], []
+        sizes: list[list[int]] = []
+        self.files: list[str] = []
+        self.counts: list[int] = []
+        self.missing: dict[int, str] = {}
         self.classes: list[str] = []
-        boxes: list[list[float]] = []
+        images = ImageFiles(root / "JPEGImages")
+        owners: dict[str, str] = {}
+        corners: list[list[float]] = []
         difficult: list[bool] = []
         for name in names:
             path = root / "Annotations" / f"{name}.xml"
@@ -38,20 +53,28 @@ class VocAnnotations:
                 # Expat bounds what entities expand to.
                 annotation = ElementTree.fromstring(path.read_bytes())  # noqa: S314
                 sizes.append([int(_text(annotation, f"size/{side}")) for side in ("height", "width")])
-                self.files.append(annotation.findtext("filename") or f"{name}.jpg")
+                tag = annotation.findtext("filename") or ""
                 objects = annotation.findall("object")
                 self.counts.append(len(objects))
                 for item in objects:
                     self.classes.append(_text(item, "name"))
-                    corners = [float(_text(item, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
-                    boxes.append([corners[0] - 1, corners[1] - 1, corners[2], corners[3]])  # pixels count from 1
-                    difficult.append((item.findtext("difficult") or "0").strip() == "1")
+                    corners.append([float(_text(item, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")])
+                    difficult.append(_difficult(item))
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error.strerror}); expected VOC's annotation") from error
             except (ElementTree.ParseError, ValueError) as error:
                 raise UserError(f"{path}: expected VOC's annotation as XML ({error})") from error
+            file, problem = _find_image(images, path, name, tag)
+            if problem is not None:
+                self.missing[len(self.files)] = problem
+            if (owner := owners.setdefault(file, name)) != name:
+                raise UserError(
+                    f"{path}: its image is {images.folder / file}, which is that of {owner}.xml too; expected an image "
+                    "for each annotation"
+                )
+            self.files.append(file)
         self.sizes = np.array(sizes, np.int64).reshape(-1, 2)
-        self.boxes = np.array(boxes, np.float64).reshape(-1, 4)
+        self.corners = np.array(corners, np.float64).reshape(-1, 4)
         self.difficult = np.array(difficult, np.bool_)
 
 
@@ -65,13 +88,15 @@ class VocSource:
         masks: Whether the objects' masks are wanted, from ``SegmentationObject``.
 
     Raises:
-        UserError: An object of another class; names the file.
+        UserError: An object of another class, boxes that are not in pixels; names the file.
     """
 
     background: Background = None
 
     def __init__(self, annotations: VocAnnotations, class_list: ClassList, in_channels: int, *, masks: bool) -> None:
         self.root, self.names, self.files = annotations.root, annotations.names, annotations.files
+        self.where = str(self.root / "Annotations")
+        self._missing = annotations.missing
         self.in_channels = in_channels
         self.sizes = annotations.sizes
         self.has_masks = masks
@@ -83,7 +108,11 @@ class VocSource:
                     f"{self.root / 'Annotations' / self.names[owner]}.xml: class '{name}': expected one of "
                     f"{', '.join(class_list.names)}"
                 )
-        inside, kept = boxes_inside(annotations.boxes, self.sizes[owners])
+        corners = annotations.corners
+        widths_for_ends = corners + np.concatenate([np.zeros_like(corners[:, :2]), corners[:, :2]], axis=1)
+        check_boxes(corners, corners, widths_for_ends, self.sizes[owners], self.where, VOC_BOX)
+        inside, kept = boxes_inside(corners - [1, 1, 0, 0], self.sizes[owners])
+        kept &= (corners[:, 2:] > corners[:, :2]).all(axis=1)  # a click is no object, though pixels include the last
         report_left_out(str(self.root), kept, [f"in {self.names[owner]}.xml" for owner in owners.tolist()])
         self._boxes = inside[kept].astype(np.float32)
         self._labels = np.array([labels[name] for name in annotations.classes], np.int64)[kept]
@@ -100,6 +129,8 @@ class VocSource:
             ImageError: It cannot be read, or has another size than the annotation says.
         """
         path = self.path(index)
+        if index in self._missing:
+            raise ImageError(path, "unreadable", self._missing[index])
         picture = open_picture(read_file(Path(path)), self.in_channels, path, self.background)
         height, width = self.sizes[index].tolist()
         if (picture.height, picture.width) != (height, width):
@@ -125,6 +156,10 @@ class VocSource:
                 number = self._numbers[chosen][areas.argmin()]
                 raise UserError(f"{self._mask_path(index)}: expected a pixel of each object, none is {number}")
         return Objects(boxes, self._labels[chosen], self._difficult[chosen], areas, masks)
+
+    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> Counts:
+        """Objects of each class in some of the images, without difficult ones."""
+        return count_objects(self._labels, self._difficult, self._starts, members, num_classes)
 
     def path(self, index: int) -> str:
         """The image's path."""
@@ -161,7 +196,7 @@ def read_image_set(path: Path) -> list[str]:
     """The names of an image set, one a line; what follows a name on its line is left out.
 
     Raises:
-        UserError: It is missing or empty.
+        UserError: It is missing or empty, or names an image twice.
     """
     try:
         names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -169,7 +204,58 @@ def read_image_set(path: Path) -> list[str]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected the names of a split's images") from error
     if not names:
         raise UserError(f"{path}: names no image")
+    check_unique(names, path)
     return names
+
+
+def check_unique(names: Sequence[str], path: Path) -> None:
+    """Refuse a list of images that names one twice.
+
+    Raises:
+        UserError: Names the first one that is repeated.
+    """
+    if len(set(names)) < len(names):
+        repeated = Counter(names).most_common(1)[0]
+        raise UserError(f"{path}: names {repeated[0]} {repeated[1]} times; expected each image once")
+
+
+def _find_image(images: ImageFiles, annotation: Path, name: str, tag: str) -> tuple[str, str | None]:
+    """Find an annotation's image: the one of the list's name, else the one that its ``<filename>`` says.
+
+    Args:
+        images: Those of ``JPEGImages``.
+        annotation: The XML file.
+        name: The image's name in the list.
+        tag: The text of ``<filename>``, which tools do not keep up to date.
+
+    Returns:
+        The path in ``JPEGImages``, and what is to be said where there is none.
+
+    Raises:
+        UserError: Several images may be it.
+    """
+    tagged = file_name(tag)
+    found, preferred = images.named(name), (tagged, f"{name}.jpg")
+    if not found and tagged:
+        other = without_suffix(tagged)
+        if other != name and os.path.isfile(annotation.parent / f"{other}.xml"):  # noqa: PTH113  never raises
+            reason = f"no image of this name, whatever its suffix, and {tag!r}, as {annotation} says, is {other}.xml's"
+            return f"{name}.jpg", reason
+        found, preferred = images.named(other), (tagged, tagged)
+    chosen = next((file for file in preferred if file in found), None)
+    if chosen is None and len(found) > 1:
+        raise several_images(annotation, name, images, found)
+    if chosen is None and not found:
+        called = f", and none called {tag!r}" if tag else ""
+        return f"{name}.jpg", f"no image of this name, whatever its suffix{called}, as {annotation} says"
+    return chosen or found[0], None
+
+
+def _difficult(item: ElementTree.Element) -> bool:
+    text = (item.findtext("difficult") or "").strip().lower() or "0"
+    if text not in ("0", "1", "false", "true"):
+        raise ValueError(f"<difficult> {text!r}: expected 0 or 1")
+    return text in ("1", "true")
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

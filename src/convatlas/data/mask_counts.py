@@ -1,0 +1,110 @@
+"""Counts the pixels of each class in a set of masks, once for as long as the files stay as they are."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convatlas.console import progress
+from convatlas.data.decode import ImageError
+from convatlas.data.scan import SETTLED_SECONDS, user_cache
+
+VALUES = 256
+VERSION = "1"
+"""Of what is counted and kept."""
+SHOWN_FROM = 1000
+"""Masks from which on the progress is shown."""
+
+Pixels = NDArray[np.int64]
+"""Number of pixels of each value from 0 to 255, (256,)."""
+
+
+def count_pixels(
+    paths: Sequence[Path], read: Callable[[int], NDArray[np.uint8]], meaning: str, threads: int, *, skip: bool
+) -> Pixels:
+    """Add up the pixels of masks by their classes.
+
+    What was counted is kept in the user's cache under the paths, sizes and times of the files.
+
+    Args:
+        paths: The masks.
+        read: Called by several threads with a position in ``paths``; returns the classes of a mask's pixels.
+        meaning: What the classes depend on besides the files.
+        threads: How many masks are read at once.
+        skip: Leave out masks that cannot be read.
+
+    Raises:
+        ImageError: A mask cannot be read, unless such are left out.
+    """
+    cache = user_cache()
+    stamps = _stamps(paths)
+    entry = None
+    if cache is not None and stamps is not None:
+        key = hashlib.sha256(json.dumps([VERSION, meaning, *map(str, map(Path.absolute, paths)), stamps]).encode())
+        entry = cache / "mask_counts" / key.hexdigest()
+        if (known := _recall(entry)) is not None:
+            return known
+
+    def count(position: int) -> Pixels | None:
+        try:
+            return np.bincount(read(position).ravel(), minlength=VALUES)
+        except ImageError:
+            if not skip:
+                raise
+            return None
+
+    total = np.zeros(VALUES, np.int64)
+    shown = progress("masks", len(paths)) if len(paths) >= SHOWN_FROM else nullcontext(lambda count: None)
+    with shown as advance, ThreadPoolExecutor(threads) as pool:
+        try:
+            for pixels in pool.map(count, range(len(paths))):
+                if pixels is None:
+                    entry = None  # the rest is not to be taken for all of them
+                else:
+                    total += pixels
+                advance(1)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if entry is not None:
+        _remember(entry, total)
+    return total
+
+
+def _stamps(paths: Sequence[Path]) -> list[list[int]] | None:
+    """Size and times of each file; None where one is missing or may change again within one tick of its clock."""
+    latest = (time.time() - SETTLED_SECONDS) * 1e9
+    stamps = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        stamps.append([status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+        if max(status.st_mtime_ns, status.st_ctime_ns) > latest:
+            return None
+    return stamps
+
+
+def _recall(entry: Path) -> Pixels | None:
+    """What an entry holds, unless it is missing or damaged."""
+    try:
+        pixels = np.array(json.loads(entry.read_text(encoding="utf-8")), np.int64)
+    except (OSError, ValueError, TypeError, OverflowError):
+        return None
+    return pixels if pixels.shape == (VALUES,) else None
+
+
+def _remember(entry: Path, pixels: Pixels) -> None:
+    temporary = entry.with_name(f"{entry.name}.{os.getpid()}")  # several runs may write it
+    with contextlib.suppress(OSError):  # a start without a cache is slower, and no worse
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(pixels.tolist()), encoding="utf-8")
+        temporary.replace(entry)
