@@ -99,7 +99,9 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
     settings = plain(config)
     if is_rank_zero():
         record.resume(resume_step)
-        provenance = collect_provenance(data.fingerprint, data.class_list.hash, state_at_start(task, data))
+        provenance = collect_provenance(
+            data.fingerprint, data.digests, data.class_list.hash, state_at_start(task, data)
+        )
         run.begin(settings, list(data.class_list.names), provenance)
     data.skipped.log = run.skipped
     earlier_seconds = run.summary.get("train_seconds", 0.0)

@@ -99,7 +99,7 @@ def test_what_a_resumed_run_had_in_part_only_is_listed(tmp_path: Path, monkeypat
         "git": {"commit": "a" * 40, "dirty": True, "diff": "x"},
         "host": here["host"] | {"torch_threads": 99, "name": "elsewhere"},
     }
-    monkeypatch.setattr(module, "ask_plan", lambda *_: Plan("r-s0", "d", here["host"]["torch_threads"], ""))
+    monkeypatch.setattr(module, "ask_plan", lambda *_: Plan("r-s0", "d", {}, "d", here["host"]["torch_threads"], ""))
     monkeypatch.chdir(tmp_path)
     provenance = here | {"earlier_attempts": [first, here, first]}
     with prepared_rerun("r-s0", recorded(), provenance, [], "current") as rerun:

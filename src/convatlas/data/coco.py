@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import ImageError, Picture, open_picture, read_file
+from convatlas.data.digests import FileDigests
 from convatlas.data.objects import Objects, RunLengths, boxes_inside, report_left_out
 from convatlas.errors import UserError
 
@@ -80,7 +81,7 @@ class CocoSource:
         self.sizes = file.sizes
         self.has_masks = masks
         self._where = file.path
-        self._digest = file.digest
+        self.annotation_digest = file.digest
         positions = {number: position for position, number in enumerate(file.images)}
         labels = {number: label for label, number in enumerate(sorted(file.categories))}
         count = len(file.annotations)
@@ -143,9 +144,9 @@ class CocoSource:
         """The image's path."""
         return f"{self.folder}/{self.file_names[index]}"
 
-    def fingerprint(self) -> bytes:
-        """The annotations."""
-        return self._digest
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """The annotations, which name the images, and the images."""
+        return {"annotations": self.annotation_digest.hex(), **files.images(len(self.sizes), self.path)}
 
 
 def _check_mask(segmentation: object, size: NDArray[np.int64], name: str) -> None:

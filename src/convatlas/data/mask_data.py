@@ -41,6 +41,7 @@ class SegmentationDataModule(ImageDataModule):
             training by the next one that can, and leaves it out of evaluations.
         augment: What is done to a training image and its mask; None for evaluation alone.
         split: The split that ``test_dataloader`` reads.
+        fingerprint: What an image counts by in the identity of the data: its ``size`` in bytes, or its ``content``.
 
     Raises:
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
@@ -67,6 +68,7 @@ class SegmentationDataModule(ImageDataModule):
         augment: JointAugmentation | None = None,
         root: str | None = None,
         split: Literal["train", "val", "test"] = "test",
+        fingerprint: Literal["size", "content"] = "size",
     ) -> None:
         super().__init__(
             name=name,
@@ -79,6 +81,7 @@ class SegmentationDataModule(ImageDataModule):
             seed=seed,
             on_error=on_error,
             split=split,
+            fingerprint=fingerprint,
         )
         if not isinstance(augment, JointAugmentation | None):
             raise UserError(

@@ -91,10 +91,7 @@ def _stamp(path: bytes | Path) -> list[int]:
 def _recall(entry: Path, folder: Path) -> list[bytes] | None:
     """What the entry says, unless it is missing, damaged or out of date."""
     try:
-        digest, content = entry.read_bytes().split(b"\n", 1)
-        if digest.decode() != hashlib.sha256(content).hexdigest():
-            return None
-        header, names = content.split(b"\n", 1)
+        header, names = (read_entry(entry) or b"").split(b"\n", 1)
         for within, stamp in json.loads(header).items():
             if _stamp(folder / within) != stamp:
                 return None
@@ -106,7 +103,20 @@ def _recall(entry: Path, folder: Path) -> list[bytes] | None:
 def _remember(entry: Path, names: list[bytes], stamps: Stamps) -> None:
     if max(map(max, stamps.values())) > (time.time() - SETTLED_SECONDS) * 1e9:
         return
-    content = json.dumps(stamps).encode() + b"\n" + b"".join(name + b"\0" for name in names)
+    write_entry(entry, json.dumps(stamps).encode() + b"\n" + b"".join(name + b"\0" for name in names))
+
+
+def read_entry(entry: Path) -> bytes | None:
+    """The content of a cache entry, or None if it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        digest, content = entry.read_bytes().split(b"\n", 1)
+        if digest.decode() == hashlib.sha256(content).hexdigest():
+            return content
+    return None
+
+
+def write_entry(entry: Path, content: bytes) -> None:
+    """Replace a cache entry, if the cache can be written."""
     temporary = entry.with_name(f"{entry.name}.{os.getpid()}")  # all ranks of a run may write it
     with contextlib.suppress(OSError):  # a start without a cache is slower, and no worse
         entry.parent.mkdir(parents=True, exist_ok=True)

@@ -44,13 +44,16 @@ DECISIVE = ("system", "cpu", "cpus", "torch_threads", "gpus")
 """What of the host may change how numbers are rounded, and so the last digits of a result."""
 
 
-def collect_provenance(data_fingerprint: str, class_list_hash: str, start: Mapping[str, str]) -> dict[str, Any]:
+def collect_provenance(
+    data_fingerprint: str, data_digests: Mapping[str, str], class_list_hash: str, start: Mapping[str, str]
+) -> dict[str, Any]:
     """Gather the provenance of a run that starts now.
 
     Only named facts are taken, never the whole environment: it may hold secrets.
 
     Args:
-        data_fingerprint: Of the images.
+        data_fingerprint: Of the data set.
+        data_digests: Of its parts, such as ``train/masks``: they tell what differs where the fingerprint does.
         class_list_hash: Of the classes.
         start: Fingerprints of the state before the first step.
     """
@@ -62,6 +65,7 @@ def collect_provenance(data_fingerprint: str, class_list_hash: str, start: Mappi
         **environment(),
         "slurm": {name: os.environ[name] for name in SLURM if name in os.environ},
         "data_fingerprint": data_fingerprint,
+        "data_digests": dict(data_digests),
         "class_list_hash": class_list_hash,
         "start": dict(start),
     }
