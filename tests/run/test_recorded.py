@@ -93,6 +93,30 @@ def test_what_the_environment_has_other_than_on_record_is_listed() -> None:
     assert told[3].startswith("cpu: recorded nothing, here ")
 
 
+def test_other_data_than_on_record_are_refused_and_the_part_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = environment() | {"git": {"commit": "b" * 40, "dirty": False, "diff": ""}}
+
+    def prepare(**on_record: Any) -> None:
+        found = {"classes": "c", "train/names": "n", "train/masks": "m", "val/image_sizes": "i"}
+        plan = Plan("r-s0", "digest", found, "legacy", here["host"]["torch_threads"], "")
+        monkeypatch.setattr(module, "ask_plan", lambda *_: plan)
+        with prepared_rerun("r-s0", recorded(), here | on_record, [], "current"):
+            pass
+
+    same = {"classes": "c", "train/names": "n", "train/masks": "m", "val/image_sizes": "i"}
+    prepare(data_fingerprint="digest", data_digests=same)
+    other = same | {"train/masks": "x"}
+    del other["val/image_sizes"]
+    with pytest.raises(UserError, match="data of the run: train masks, val image sizes differ"):
+        prepare(data_fingerprint="other", data_digests=other)
+    prepare(data_fingerprint="legacy")  # recorded before parts were told apart
+    with pytest.raises(UserError, match="data of the run: names, labels or annotations differ"):
+        prepare(data_fingerprint="digest")
+
+
 def test_what_a_resumed_run_had_in_part_only_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = environment() | {"git": {"commit": "b" * 40, "dirty": False, "diff": ""}, "data_fingerprint": "d"}
     first = here | {
