@@ -47,7 +47,8 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def contents(paths: list[Path], cache: Path | None) -> str:
-    return FileDigests(cache=cache and str(cache)).contents(len(paths), lambda index: str(paths[index]), "masks")
+    files = FileDigests(cache=str(cache) if cache else None)
+    return files.contents(len(paths), lambda index: str(paths[index]), "masks")
 
 
 def sizes(paths: list[Path]) -> str:
