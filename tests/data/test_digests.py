@@ -198,11 +198,13 @@ def test_a_start_that_was_killed_goes_on_where_it_was(
     assert {path.name for path in files[30:]} <= set(read)
 
 
-def test_a_missing_file_counts_as_one(files: list[Path]) -> None:
+def test_what_is_no_file_counts_as_missing(files: list[Path]) -> None:
     whole = contents(files, None), sizes(files)
     files[3].unlink()
     files[4].unlink()
     files[4].symlink_to(files[4])
+    files[5].unlink()
+    os.mkfifo(files[5])
     assert contents(files, None) == expected(files) != whole[0]
     assert sizes(files) != whole[1]
 

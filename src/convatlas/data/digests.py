@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import time
 import zlib
 from collections import deque
@@ -46,7 +47,7 @@ SAVE_SECONDS = 30
 QUIET_SECONDS = 5
 """What takes longer shows its progress."""
 ABSENT = bytes(hashlib.sha256().digest_size)
-"""In place of the digest of a file that cannot be opened: training names such a file, or leaves it out."""
+"""In place of the digest of a file that is missing or cannot be read: training names such a file, or leaves it out."""
 FAULTS_OF_THE_FILE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 )
@@ -130,9 +131,9 @@ class FileDigests:
         entry = self._cache and self._cache / "digests" / key
         rows = _recall(entry) if entry else {}
         known = {
-            path: bytes.fromhex(rows[path][1])
+            path: ABSENT if stamp is None else bytes.fromhex(rows[path][1])
             for path, stamp in zip(paths, _stamps(paths), strict=True)
-            if path in rows and rows[path][0] == stamp
+            if stamp is None or (path in rows and rows[path][0] == stamp)
         }
         missing = [path for path in paths if path not in known]
         advance(len(paths) - len(missing))
@@ -165,12 +166,13 @@ def text_digest(lines: Iterable[str]) -> str:
 
 
 def _stamp(path: str) -> Stamp | None:
-    """The stamp of a file; None if there is no such file, or none that may be read."""
+    """The stamp of a file; None if there is no such file, or something else: a pipe would be waited for without end."""
     try:
-        return _stamp_of(os.stat(path))  # noqa: PTH116  no Path for each of a million files
+        status = os.stat(path)  # noqa: PTH116  no Path for each of a million files
     except OSError as error:
         _check_fault(path, error)
         return None
+    return _stamp_of(status) if stat.S_ISREG(status.st_mode) else None
 
 
 def _stamps(paths: Sequence[str]) -> Iterator[Stamp | None]:
@@ -230,14 +232,16 @@ def _parts(count: int) -> Iterator[range]:
 def _in_order(function: Callable[[ArgumentT], ResultT], arguments: Iterable[ArgumentT]) -> Iterator[ResultT]:
     """Call a function in several threads; only a few calls are ahead of what is taken."""
     waiting: deque[Future[ResultT]] = deque()
-    left = iter(arguments)
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="digests") as pool:
-        for argument in left:
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="digests")
+    try:
+        for argument in arguments:
             waiting.append(pool.submit(function, argument))
             if len(waiting) == 2 * THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
