@@ -8,6 +8,7 @@ new attempt beside it. Everything it writes is in runs/<run_id>/. On SIGTERM or 
 last.ckpt and exits with status 75.
 """
 
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ from convatlas.console import metric_text, print_fields, print_result
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
-from convatlas.planning import TYPES, plan_run, state_at_start
+from convatlas.planning import TYPES, plan_run, run_on_other_data, state_at_start
 from convatlas.rank import is_rank_zero
 from convatlas.run.averaging import ExponentialAverage
 from convatlas.run.buckets import SettledBuckets
@@ -83,6 +84,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     STARTUP.mark("model")
     if is_rank_zero():
+        if other := run_on_other_data(config, run, data):
+            sys.stderr.write(f"convatlas: warning: this is a new run: its data are not those of {other}\n")
         run.create()
     with RunLock(run.path) if is_rank_zero() else nullcontext():
         _run(config, run, data, task)

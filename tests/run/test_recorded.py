@@ -10,7 +10,7 @@ from convatlas.config import check_config, compose, plain, project_path
 from convatlas.errors import UserError
 from convatlas.planning import TYPES
 from convatlas.run import recorded as module
-from convatlas.run.provenance import environment, environment_differences
+from convatlas.run.provenance import differing_parts, environment, environment_differences
 from convatlas.run.recorded import Plan, as_overrides, ask_plan, changed_settings, open_attempt, prepared_rerun
 
 
@@ -115,6 +115,14 @@ def test_other_data_than_on_record_are_refused_and_the_part_is_named(
     prepare(data_fingerprint="legacy")  # recorded before parts were told apart
     with pytest.raises(UserError, match="data of the run: names, labels or annotations differ"):
         prepare(data_fingerprint="digest")
+
+
+def test_sizes_and_contents_are_not_compared() -> None:
+    by_size = {"classes": "a", "train/image_sizes": "b", "val/names": "c", "val/image_sizes": "d"}
+    by_content = {"classes": "x", "train/image_contents": "y"}
+    assert differing_parts(by_size, by_content) == ["classes", "val image sizes", "val names"]
+    assert differing_parts(by_size, by_size | {"train/image_sizes": "z"}) == ["train image sizes"]
+    assert differing_parts(by_size, by_size) == []
 
 
 def test_what_a_resumed_run_had_in_part_only_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,26 @@ def collect_provenance(
         "class_list_hash": class_list_hash,
         "start": dict(start),
     }
+
+
+def differing_parts(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """The parts in which two data sets differ, in words such as ``train masks``, sorted.
+
+    The sizes of files in one and their contents in the other cannot be compared and are left out.
+
+    Args:
+        before: The ``data_digests`` of one.
+        after: Those of the other.
+    """
+
+    def files(parts: Iterable[str]) -> set[str]:
+        return {re.sub("_(sizes|contents)$", "", part) for part in parts}
+
+    in_one = {*before} ^ {*after}
+    in_both = files(before) & files(after)
+    other = [part for part in in_one if not files([part]) & in_both]
+    other += [part for part in before.keys() & after.keys() if before[part] != after[part]]
+    return [part.replace("/", " ").replace("_", " ") for part in sorted(other)]
 
 
 def environment() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from convatlas.config import overridden_keys, parse_overrides, project_path, quo
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
 from convatlas.run.identity import WITHOUT_EFFECT
-from convatlas.run.provenance import SOURCE, environment, environment_differences, source_state
+from convatlas.run.provenance import SOURCE, differing_parts, environment, environment_differences, source_state
 from convatlas.run.source import describe, recorded_source
 
 ROOT = "reproductions"
@@ -229,15 +229,10 @@ def _check_data(plan: Plan, provenance: Mapping[str, Any]) -> None:
     here = plan.legacy_fingerprint if parts is None else plan.data_fingerprint
     if here == recorded:
         return
-    other = sorted(
-        part.replace("/", " ").replace("_", " ")
-        for part in {*(parts or {}), *plan.data_digests}
-        if parts and parts.get(part) != plan.data_digests.get(part)
-    )
-    what = f"{', '.join(other)} differ" if other else "names, labels or annotations differ"
+    other = differing_parts(parts, plan.data_digests) if parts else ["names", "labels or annotations"]
     raise UserError(
-        f"data: these are not the data of the run: {what} (fingerprint {here[:12]}, recorded {recorded[:12]}); "
-        "data.root=… says where the same ones are"
+        f"data: these are not the data of the run: {', '.join(other)} differ (fingerprint {here[:12]}, recorded "
+        f"{recorded[:12]}); data.root=… says where the same ones are"
     )
 
 
