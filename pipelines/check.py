@@ -21,7 +21,7 @@ from convatlas.cli import execute
 from convatlas.console import print_fields
 from convatlas.data.scan import passed_over_text
 from convatlas.errors import UserError
-from convatlas.planning import TYPES, plan_run
+from convatlas.planning import TYPES, plan_run, run_on_other_data
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
 from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import Course
@@ -56,6 +56,8 @@ def check(config: DictConfig) -> dict[str, Any]:
 
     state = run.summary.get("state", "new")
     found["run"] = f"{run.path} ({state})"
+    if other := run_on_other_data(config, run, data):
+        found["run"] += f"; its data are not those of {other}"
     task: Task = instantiate(
         config.model, optimizer=instantiate(config.optimizer), schedule=instantiate(config.schedule)
     )

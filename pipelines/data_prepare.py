@@ -24,6 +24,8 @@ from convatlas.config import plain, project_path
 from convatlas.console import print_fields, print_table, progress
 from convatlas.cores import usable_cores
 from convatlas.data.dataset import open_dataset
+from convatlas.data.digests import FileDigests
+from convatlas.data.image_data import source_digests
 from convatlas.data.manifest import NAME
 from convatlas.data.prepare import begin, claimed, write_shards
 from convatlas.data.recode import Shrink
@@ -64,7 +66,8 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
     settings["data.background"] = background if shrink else None
     found = open_dataset(data)
     with claimed(output):
-        manifest = begin(output, found.splits, found.class_list, config.samples_per_shard, settings)
+        digests = source_digests(found.splits, FileDigests(data.fingerprint))
+        manifest = begin(output, found.splits, found.class_list, config.samples_per_shard, settings, digests)
         write_atomic(output / "classes.txt", "".join(f"{name}\n" for name in found.class_list.names))
         with progress("prepare", sum(len(source.labels) for source in found.splits.values())) as advance:
             kept = write_shards(
@@ -76,6 +79,8 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
                 threads=config.threads or usable_cores(),
                 advance=advance,
             )
+        manifest.images = digests
+        manifest.write(output)
     splits = {
         split: {
             "samples": sum(shard.samples for shard in shards),

@@ -8,6 +8,7 @@ new attempt beside it. Everything it writes is in runs/<run_id>/. On SIGTERM or 
 last.ckpt and exits with status 75.
 """
 
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -27,7 +28,7 @@ from convatlas.data.image_data import ImageDataModule
 from convatlas.data.scan import passed_over_text
 from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
-from convatlas.planning import TYPES, plan_run, state_at_start
+from convatlas.planning import TYPES, plan_run, run_on_other_data, state_at_start
 from convatlas.rank import is_rank_zero
 from convatlas.run.averaging import ExponentialAverage
 from convatlas.run.buckets import SettledBuckets
@@ -88,6 +89,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         for message in data.check_labels():
             warn(message)
         STARTUP.mark("labels")
+        if other := run_on_other_data(config, run, data):
+            sys.stderr.write(f"convatlas: warning: this is a new run: its data are not those of {other}\n")
         run.create()
     with RunLock(run.path) if is_rank_zero() else nullcontext():
         _run(config, run, data, task)
@@ -104,7 +107,9 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
     settings: dict[str, Any] = expanded(plain(config))
     if is_rank_zero():
         record.resume(resume_step)
-        provenance = collect_provenance(data.fingerprint, data.class_list.hash, state_at_start(task, data))
+        provenance = collect_provenance(
+            data.fingerprint, data.digests, data.class_list.hash, state_at_start(task, data)
+        )
         run.begin(settings, list(data.class_list.names), provenance)
     data.skipped.log = run.skipped
     earlier_seconds = run.summary.get("train_seconds", 0.0)

@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from convatlas.errors import UserError
 from convatlas.torchfile import read_torch_file
 
-CONTENT = {"w": torch.arange(30.0), "step": torch.tensor(7), "config": {"name": "net"}}
+CONTENT: dict[str, Any] = {"w": torch.arange(30.0), "step": torch.tensor(7), "config": {"name": "net"}}
 
 
 @pytest.mark.parametrize("bit", [0, 4, 7])

@@ -62,12 +62,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: 
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show on standard error how far a count of images has come: a bar on a terminal, plain lines elsewhere.
+def progress(label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """Show on standard error how far a count has come: a bar on a terminal, plain lines elsewhere.
 
     Args:
         label: What is counted.
         total: Where the count ends.
+        unit: What one is called, in the plural.
 
     Yields:
         A function that is told how many were done since it was called last.
@@ -87,7 +88,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if done == total or now - printed >= PROGRESS_SECONDS:
             printed = now
-            sys.stderr.write(f"{label}  {done:,}/{total:,}  {done / max(1e-9, now - started):,.0f} images/s\n")
+            sys.stderr.write(f"{label}  {done:,}/{total:,}  {done / max(1e-9, now - started):,.0f} {unit}/s\n")
             sys.stderr.flush()
 
     yield advance

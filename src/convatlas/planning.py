@@ -20,6 +20,7 @@ from convatlas.report.expectations import Expectation
 from convatlas.run.before import find_run_of_before, recorded_settings
 from convatlas.run.directory import RunDirectory
 from convatlas.run.identity import changed_settings, initial_weights, run_id
+from convatlas.run.provenance import differing_parts
 from convatlas.tasks.base import Task
 
 TYPES: dict[str, Any] = {
@@ -77,6 +78,38 @@ def plan_run(
             "or run.fresh=true for a new attempt"
         )
     return run, data
+
+
+def run_on_other_data(config: DictConfig, run: RunDirectory, data: ImageDataModule) -> str | None:
+    """Find a run of the same settings on other data, for a run that is new: it says why the run does not go on.
+
+    Args:
+        config: As ``plan_run`` left it.
+        run: The run's directory.
+        data: Its data.
+
+    Returns:
+        The directory of the latest such run and the parts that differ, or None if there is no such run.
+    """
+    if run.path.exists() or not run.path.parent.is_dir():
+        return None
+    settings = plain(config)
+    weights = initial_weights(settings["model"])
+    start = f"{settings['model']['name']}-{settings['data']['name']}-"
+    found: list[tuple[str, str]] = []
+    for path in run.path.parent.iterdir():
+        if not path.name.startswith(start) or not (path / "provenance.json").is_file():
+            continue
+        try:
+            recorded = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
+            started, fingerprint, digests = (recorded[key] for key in ("started", "data_fingerprint", "data_digests"))
+        except (OSError, ValueError, KeyError):  # a damaged record, or one from before digests were told apart
+            continue
+        if run_id(settings, fingerprint, *weights) == re.sub(r"-a\d+$", "", path.name):
+            other = differing_parts(digests, data.digests)
+            if other:
+                found.append((started, f"{path} ({', '.join(other)} differ)"))
+    return max(found)[1] if found else None
 
 
 def _open_images(config: DictConfig) -> ImageDataModule:

@@ -70,7 +70,7 @@ def detection(dataset: Callable[..., Any], root: Path) -> DetectionDataModule:
 def classification(train: list[int], test: list[int]) -> ClassificationDataModule:
     def dataset(in_channels: int) -> Dataset:
         images = [ArraySource(np.zeros((len(labels), 8, 8, 3), np.uint8), labels, "a") for labels in (train, test)]
-        return Dataset(ClassList(("ant", "bee", "cat")), *images)
+        return Dataset(ClassList(("ant", "bee", "cat")), train=images[0], test=images[1])
 
     return ClassificationDataModule(dataset=dataset, resize=None, **SETTINGS)
 

@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from convatlas.data.decode import ImageError
+from convatlas.data.digests import FileDigests
 from convatlas.data.object_datasets import coco, shapes, voc
 from convatlas.data.objects import decode_masks, encode_masks
 from convatlas.data.shapes import CLASSES, VOID, scene
@@ -112,7 +113,8 @@ def test_voc_s_boxes_and_classes_are_the_scenes(voc_root: Path) -> None:
 
 def test_voc_is_found_where_torchvision_puts_it(voc_root: Path, tmp_path: Path) -> None:
     one, other = (voc(3, root=str(root), masks=False) for root in (voc_root, tmp_path))
-    assert one.train.fingerprint() == other.train.fingerprint()
+    files = FileDigests()
+    assert one.train.digests(files) == other.train.digests(files)
     assert one.train.path(0) == other.train.path(0)
 
 
@@ -336,16 +338,18 @@ def test_a_class_without_training_object_is_refused_where_no_file_lists_it(voc_r
 
 
 def test_another_box_is_another_data_set(coco_root: Path, voc_root: Path) -> None:
-    def digests() -> list[bytes]:
+    files = FileDigests()
+
+    def digests() -> list[dict[str, str]]:
         data = [coco(3, root=str(coco_root), masks=False), voc(3, root=str(voc_root), masks=False)]
-        return [one.train.fingerprint() for one in data]
+        return [one.train.digests(files) for one in data]
 
     before = digests()
     edit(coco_root, lambda content: content["annotations"][0]["bbox"].__setitem__(0, 1.5))
     edit_xml(voc_root, "object/bndbox/xmin", "2")
     assert all(one != other for one, other in zip(before, digests(), strict=True))
     one, other = (shapes(3, train=4, test=2, size=SIZE, masks=True, scenes_seed=seed) for seed in (0, 1))
-    assert one.train.fingerprint() != other.train.fingerprint() != other.test.fingerprint()
+    assert one.train.digests(files) != other.train.digests(files) != other.test.digests(files)
 
 
 def test_scenes_in_memory_are_those_on_disk(coco_root: Path) -> None:

@@ -246,6 +246,18 @@ def test_a_folder_with_other_files_is_refused(images: Path) -> None:
     assert sorted(path.name for path in images.iterdir()) == ["train", "val"]
 
 
+def test_an_image_that_changed_under_its_name_is_refused_once_all_shards_are_finished(
+    images: Path, tmp_path: Path
+) -> None:
+    prepare(images, tmp_path / "shards")
+    before = content(tmp_path / "shards")
+    path = images / "val" / "ant" / "000.jpg"
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(UserError, match="holds shards of other images or classes"):
+        prepare(images, tmp_path / "shards")
+    assert content(tmp_path / "shards") == before
+
+
 def test_images_may_change_while_no_shard_is_finished(images: Path, tmp_path: Path) -> None:
     bad = images / "train" / "ant" / "000.jpg"
     bad.write_bytes(b"no image")

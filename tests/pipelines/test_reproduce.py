@@ -80,7 +80,7 @@ def test_other_images_are_refused_before_anything_is_trained(trained: dict[str, 
     run = shutil.copytree(trained["run"], tmp_path / "run")
     provenance = read_json(run / "provenance.json")
     (run / "provenance.json").write_text(dumps(provenance | {"data_fingerprint": "f" * 64}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"^data: the images are not those of the run .*recorded ffffffffffff"):
+    with pytest.raises(UserError, match=r"^data: these are not the data of the run: .*recorded ffffffffffff"):
         again(f"run={run}", "code=current", f"run.root={tmp_path / 'again'}")
     assert not (tmp_path / "again").exists()
 

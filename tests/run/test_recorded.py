@@ -10,7 +10,7 @@ from convatlas.config import check_config, compose, plain, project_path
 from convatlas.errors import UserError
 from convatlas.planning import TYPES
 from convatlas.run import recorded as module
-from convatlas.run.provenance import environment, environment_differences
+from convatlas.run.provenance import differing_parts, environment, environment_differences
 from convatlas.run.recorded import Plan, as_overrides, ask_plan, changed_settings, open_attempt, prepared_rerun
 
 
@@ -93,13 +93,45 @@ def test_what_the_environment_has_other_than_on_record_is_listed() -> None:
     assert told[3].startswith("cpu: recorded nothing, here ")
 
 
+def test_other_data_than_on_record_are_refused_and_the_part_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = environment() | {"git": {"commit": "b" * 40, "dirty": False, "diff": ""}}
+
+    def prepare(**on_record: Any) -> None:
+        found = {"classes": "c", "train/names": "n", "train/masks": "m", "val/image_sizes": "i"}
+        plan = Plan("r-s0", "digest", found, "legacy", here["host"]["torch_threads"], "")
+        monkeypatch.setattr(module, "ask_plan", lambda *_: plan)
+        with prepared_rerun("r-s0", recorded(), here | on_record, [], "current"):
+            pass
+
+    same = {"classes": "c", "train/names": "n", "train/masks": "m", "val/image_sizes": "i"}
+    prepare(data_fingerprint="digest", data_digests=same)
+    other = same | {"train/masks": "x"}
+    del other["val/image_sizes"]
+    with pytest.raises(UserError, match="data of the run: train masks, val image sizes differ"):
+        prepare(data_fingerprint="other", data_digests=other)
+    prepare(data_fingerprint="legacy")  # recorded before parts were told apart
+    with pytest.raises(UserError, match="data of the run: names, labels or annotations differ"):
+        prepare(data_fingerprint="digest")
+
+
+def test_sizes_and_contents_are_not_compared() -> None:
+    by_size = {"classes": "a", "train/image_sizes": "b", "val/names": "c", "val/image_sizes": "d"}
+    by_content = {"classes": "x", "train/image_contents": "y"}
+    assert differing_parts(by_size, by_content) == ["classes", "val image sizes", "val names"]
+    assert differing_parts(by_size, by_size | {"train/image_sizes": "z"}) == ["train image sizes"]
+    assert differing_parts(by_size, by_size) == []
+
+
 def test_what_a_resumed_run_had_in_part_only_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = environment() | {"git": {"commit": "b" * 40, "dirty": False, "diff": ""}, "data_fingerprint": "d"}
     first = here | {
         "git": {"commit": "a" * 40, "dirty": True, "diff": "x"},
         "host": here["host"] | {"torch_threads": 99, "name": "elsewhere"},
     }
-    monkeypatch.setattr(module, "ask_plan", lambda *_: Plan("r-s0", "d", here["host"]["torch_threads"], ""))
+    monkeypatch.setattr(module, "ask_plan", lambda *_: Plan("r-s0", "d", {}, "d", here["host"]["torch_threads"], ""))
     monkeypatch.chdir(tmp_path)
     provenance = here | {"earlier_attempts": [first, here, first]}
     with prepared_rerun("r-s0", recorded(), provenance, [], "current") as rerun:

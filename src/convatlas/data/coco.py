@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from convatlas.data.boxes import COCO_BOX, boxes_inside, check_boxes, report_left_out
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import Background, ImageError, Picture, open_picture, read_file
+from convatlas.data.digests import FileDigests
 from convatlas.data.image_files import file_name
 from convatlas.data.label_counts import Counts
 from convatlas.data.objects import Objects, RunLengths, count_objects
@@ -99,7 +100,7 @@ class CocoSource:
         self.sizes = file.sizes
         self.has_masks = masks
         self.where = str(file.path)
-        self._digest = file.digest
+        self.annotation_digest = file.digest
         positions = {number: position for position, number in enumerate(file.images)}
         labels = {number: label for label, number in enumerate(file.category_ids)}
         rows_by_id: dict[Id, int] = {}
@@ -177,9 +178,9 @@ class CocoSource:
         """The image's path."""
         return f"{self.folder}/{self.file_names[index]}"
 
-    def fingerprint(self) -> bytes:
-        """The annotations."""
-        return self._digest
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """The annotations, which name the images, and the images."""
+        return {"annotations": self.annotation_digest.hex(), **files.images(len(self.sizes), self.path)}
 
 
 def _by_id(items: Sequence[Mapping[str, Any]], kind: str, described_by: str) -> dict[Id, Mapping[str, Any]]:

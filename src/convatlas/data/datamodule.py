@@ -47,6 +47,7 @@ class ClassificationDataModule(ImageDataModule):
             training by the next one that can, and leaves it out of evaluations.
         augment: What is done to a training image; None for evaluation alone.
         split: The split that ``test_dataloader`` reads.
+        fingerprint: What an image counts by in the identity of the data: its ``size`` in bytes, or its ``content``.
 
     Attributes:
         views: The views of an image that a test protocol shows; None, as at first, is the central crop.
@@ -79,6 +80,7 @@ class ClassificationDataModule(ImageDataModule):
         root: str | None = None,
         split: Literal["train", "val", "test"] = "test",
         background: list[int] | None = None,
+        fingerprint: Literal["size", "content"] = "size",
     ) -> None:
         super().__init__(
             name=name,
@@ -91,6 +93,7 @@ class ClassificationDataModule(ImageDataModule):
             seed=seed,
             on_error=on_error,
             split=split,
+            fingerprint=fingerprint,
         )
         self.image_size = image_size
         self._memory = BatchMemory()

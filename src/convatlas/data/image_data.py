@@ -1,8 +1,8 @@
 """What the data modules of all problem types share: splits, ranks, the order of samples, normalisation."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from convatlas.data.class_list import ClassList
 from convatlas.data.dataset import SPLITS, Split
 from convatlas.data.decode import Background, Picture
+from convatlas.data.digests import FileDigests, combined
 from convatlas.data.loader import Plan, PrefetchingLoader
 from convatlas.data.normalisation import check_mean, check_std
 from convatlas.data.order import Indices, evaluation_batches, train_batches
@@ -34,8 +35,12 @@ class ImageSource(Protocol):
     def path(self, index: int) -> str:
         """Name one image for a message."""
 
-    def fingerprint(self) -> bytes:
-        """Bytes that change when an image is added, removed, renamed or labelled differently."""
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """Digests by part of what the source holds: another image, label or order is another digest.
+
+        Args:
+            files: Digests the files of images and labels.
+        """
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -53,6 +58,7 @@ class ImageDataModule(LightningDataModule, ABC):
         on_error: What follows an image that cannot be decoded: ``raise`` ends the run; ``skip`` replaces it in
             training by the next one that can, and leaves it out of evaluations.
         split: The split that ``test_dataloader`` reads.
+        fingerprint: What an image counts by in the identity of the data: its ``size`` in bytes, or its ``content``.
 
     Attributes:
         class_list: The classes, in order.
@@ -85,6 +91,7 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: int,
         on_error: Literal["raise", "skip"],
         split: Split,
+        fingerprint: Literal["size", "content"],
     ) -> None:
         super().__init__()
         if threads < 1 or prefetch < 0:
@@ -105,14 +112,22 @@ class ImageDataModule(LightningDataModule, ABC):
         self.on_error = on_error
         self.skipped = SkippedImages()
         self.passed_over: Mapping[str, int] = {}
+        self._file_digests = FileDigests(fingerprint)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the classes and of each part of each split, such as ``train/masks``.
+
+        Files are looked at when this is asked for first. A ``val`` that is cut from ``train`` has no part of its own.
+        """
+        cut = self.sources["val"] is self.sources["train"]
+        sources = {split: source for split, source in self.sources.items() if split != "val" or not cut}
+        return {"classes": self.class_list.hash, **source_digests(sources, self._file_digests)}
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over classes, labels and names: another data set is another run."""
-        digest = hashlib.sha256(self.class_list.hash.encode())
-        for split in ("train", "val", "test"):
-            digest.update(self.sources[split].fingerprint())
-        return digest.hexdigest()
+        """SHA-256 of ``digests``: another data set is another run."""
+        return combined(self.digests)
 
     def check_classes(self, num_classes: int | None) -> None:
         """Refuse a number of classes that is not the class list's; None takes what there are."""
@@ -232,6 +247,18 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def source_digests(sources: Mapping[Any, ImageSource], files: FileDigests) -> dict[str, str]:
+    """The digests of several sources, such as ``train/masks``.
+
+    Args:
+        sources: The sources by split.
+        files: Digests their files.
+    """
+    return {
+        f"{split}/{part}": digest for split, source in sources.items() for part, digest in source.digests(files).items()
+    }
 
 
 def deal_splits(

@@ -37,13 +37,16 @@ class Manifest:
 
     Args:
         settings: What was done to the images, and how many a shard holds.
-        source: Fingerprint of the images and classes that went in.
+        source: Fingerprint of the names and classes that went in.
         splits: The shards of each split, in order.
+        images: Digests of all that went in, by part; None while shards are missing: an image that could not be read
+            may still be mended.
     """
 
     settings: dict[str, Any]
     source: str
     splits: dict[str, list[ShardRecord]]
+    images: dict[str, str] | None = None
 
     @classmethod
     def read(cls, root: Path) -> "Manifest | None":

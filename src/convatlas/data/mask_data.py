@@ -49,6 +49,7 @@ class SegmentationDataModule(ImageDataModule):
             training by the next one that can, and leaves it out of evaluations.
         augment: What is done to a training image and its mask; None for evaluation alone.
         split: The split that ``test_dataloader`` reads.
+        fingerprint: What an image counts by in the identity of the data: its ``size`` in bytes, or its ``content``.
 
     Raises:
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
@@ -76,6 +77,7 @@ class SegmentationDataModule(ImageDataModule):
         root: str | None = None,
         split: Literal["train", "val", "test"] = "test",
         background: list[int] | None = None,
+        fingerprint: Literal["size", "content"] = "size",
     ) -> None:
         super().__init__(
             name=name,
@@ -88,6 +90,7 @@ class SegmentationDataModule(ImageDataModule):
             seed=seed,
             on_error=on_error,
             split=split,
+            fingerprint=fingerprint,
         )
         if not isinstance(augment, JointAugmentation | None):
             raise UserError(

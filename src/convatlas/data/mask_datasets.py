@@ -68,7 +68,7 @@ def voc_folder(in_channels: int, *, root: str, train_list: str = "train") -> Seg
         pairs = [
             (images.folder / _image(images, name, listed), top / "SegmentationClass" / f"{name}.png") for name in names
         ]
-        return _source(pairs, class_list, in_channels, listed)
+        return _source(pairs, top, class_list, in_channels, listed)
 
     return SegmentationDataset(class_list, train=source(train_list), test=source("val"))
 
@@ -136,7 +136,7 @@ def mask_folders(
             (path, top / masks / split / name.with_name(f"{name.name}{mask_suffix}.png"))
             for path, name in zip(found, names, strict=True)
         ]
-        return _source(pairs, class_list, in_channels, folder, values)
+        return _source(pairs, top, class_list, in_channels, folder, values)
 
     present = [split for split in SPLITS if (top / images / split).is_dir()]
     if "test" in present and (top / masks / "test").is_dir():
@@ -170,6 +170,7 @@ def _image(images: ImageFiles, name: str, listed: Path) -> str:
 
 def _source(
     pairs: Sequence[tuple[Path, Path]],
+    root: Path,
     class_list: ClassList,
     in_channels: int,
     listed: Path,
@@ -184,4 +185,4 @@ def _source(
         for path, what in ((image, "image"), (mask, "mask")):
             if not path.is_file():
                 raise UserError(f"data.root: the {what} {path} is missing; expected one for each image of {listed}")
-    return MaskFiles(pairs, len(class_list.names), in_channels, values)
+    return MaskFiles(pairs, root, len(class_list.names), in_channels, values)

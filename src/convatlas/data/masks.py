@@ -1,7 +1,6 @@
 """Where images with the class of every pixel come from: pairs of files, or scenes made as they are asked for."""
 
 import contextlib
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor
 from convatlas.data.batch import VOID
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import Background, ImageError, Picture, open_picture, orientation, read_file, upright
+from convatlas.data.digests import FileDigests, text_digest
 from convatlas.data.mask_counts import VALUES, Pixels, count_pixels
 from convatlas.data.shapes import CLASSES, scene
 
@@ -48,8 +48,12 @@ class MaskSource(Protocol):
     def path(self, index: int) -> str:
         """Name one image for a message."""
 
-    def fingerprint(self) -> bytes:
-        """Bytes that change when an image is added, removed, renamed or gets another mask."""
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """Digests by part of what the source holds: another image, mask or order is another digest.
+
+        Args:
+            files: Digests the files of images and masks.
+        """
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class MaskFiles:
 
     Args:
         pairs: The paths of each image and its mask.
+        root: The folder of the data set.
         num_classes: Classes that masks may hold.
         in_channels: 1 for greyscale, 3 for RGB.
         values: The value in the masks of each class, in order, other values being void; None where class k is k.
@@ -86,11 +91,13 @@ class MaskFiles:
     def __init__(
         self,
         pairs: Sequence[tuple[Path, Path]],
+        root: Path,
         num_classes: int,
         in_channels: int,
         values: Sequence[int] | None = None,
     ) -> None:
         self.pairs = pairs
+        self.root = root
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.classes: NDArray[np.uint8] | None = None
@@ -153,9 +160,14 @@ class MaskFiles:
         """The image's path."""
         return str(self.pairs[index][0])
 
-    def fingerprint(self) -> bytes:
-        """The names of images and masks."""
-        return hashlib.sha256("\n".join(f"{image.name}\t{mask.name}" for image, mask in self.pairs).encode()).digest()
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """The names, the images, and the contents of the masks."""
+        folder = f"{self.root}/"
+        return {
+            "names": text_digest(str(path).removeprefix(folder) for pair in self.pairs for path in pair),
+            **files.images(len(self.pairs), self.path),
+            "masks": files.contents(len(self.pairs), lambda index: str(self.pairs[index][1]), "masks"),
+        }
 
 
 class ShapeScenes:
@@ -198,9 +210,14 @@ class ShapeScenes:
         """The data set and the number of the scene."""
         return f"shapes[{self.first + index}]"
 
-    def fingerprint(self) -> bytes:
+    @property
+    def description(self) -> str:
         """What the scenes are a function of."""
-        return f"shapes {CLASSES} {self.seed} {self.first} {self.count} {self.size}".encode()
+        return f"shapes {CLASSES} {self.seed} {self.first} {self.count} {self.size}"
+
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """What the scenes are a function of."""
+        return {"scenes": text_digest([self.description])}
 
     def _scene(self, index: int) -> tuple[Tensor, Tensor]:
         if index not in self._made:

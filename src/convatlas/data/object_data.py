@@ -45,6 +45,7 @@ class DetectionDataModule(ImageDataModule):
             training by the next one that can, and leaves it out of evaluations.
         augment: What is done to a training image and its objects; None for evaluation alone.
         split: The split that ``test_dataloader`` reads.
+        fingerprint: What an image counts by in the identity of the data: its ``size`` in bytes, or its ``content``.
 
     Raises:
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
@@ -73,6 +74,7 @@ class DetectionDataModule(ImageDataModule):
         root: str | None = None,
         split: Literal["train", "val", "test"] = "test",
         background: list[int] | None = None,
+        fingerprint: Literal["size", "content"] = "size",
     ) -> None:
         super().__init__(
             name=name,
@@ -85,6 +87,7 @@ class DetectionDataModule(ImageDataModule):
             seed=seed,
             on_error=on_error,
             split=split,
+            fingerprint=fingerprint,
         )
         if not isinstance(augment, ObjectAugmentation | None):
             raise UserError(f"augment: it is for images without objects; data={name} expects augment=objects_flip")

@@ -15,6 +15,7 @@ from convatlas.data.class_list import ClassList
 from convatlas.data.coco import CocoFile, CocoSource
 from convatlas.data.dataset import fetching
 from convatlas.data.decode import Background, Picture
+from convatlas.data.digests import FileDigests, text_digest
 from convatlas.data.objects import Objects, ObjectSource, encode_masks
 from convatlas.data.shapes import CLASSES, scene
 from convatlas.data.voc import VocAnnotations, VocSource, read_image_set
@@ -74,9 +75,14 @@ class SceneSource:
         """The data set and the number of the scene."""
         return f"shapes[{self.first + index}]"
 
-    def fingerprint(self) -> bytes:
+    @property
+    def description(self) -> str:
         """What the scenes are a function of."""
-        return f"shapes {CLASSES} {self.seed} {self.first} {len(self.sizes)} {self.size}".encode()
+        return f"shapes {CLASSES} {self.seed} {self.first} {len(self.sizes)} {self.size}"
+
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """What the scenes are a function of."""
+        return {"scenes": text_digest([self.description])}
 
     def _scene(self, index: int) -> tuple[Tensor, Objects]:
         if index not in self._made:

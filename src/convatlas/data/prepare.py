@@ -10,6 +10,7 @@ from threading import Event, Lock
 from typing import Any
 
 from convatlas.data.class_list import ClassList
+from convatlas.data.legacy_fingerprint import source_fingerprint
 from convatlas.data.manifest import Manifest, ShardRecord
 from convatlas.data.recode import Shrink, stored_form
 from convatlas.data.shards import Sample, index_path, write_shard
@@ -40,7 +41,12 @@ def claimed(output: Path) -> Iterator[None]:
 
 
 def begin(
-    output: Path, sources: Mapping[str, Source], class_list: ClassList, samples_per_shard: int, settings: dict[str, Any]
+    output: Path,
+    sources: Mapping[str, Source],
+    class_list: ClassList,
+    samples_per_shard: int,
+    settings: dict[str, Any],
+    digests: Mapping[str, str],
 ) -> Manifest:
     """Deal the samples of each split to shards, in order, or take up what was begun in the folder.
 
@@ -50,6 +56,7 @@ def begin(
         class_list: Their classes.
         samples_per_shard: At most so many in one.
         settings: What else decides the bytes, by configuration key.
+        digests: Of the parts of the sources; a finished folder must have come from the same.
 
     Returns:
         The folder's manifest.
@@ -60,7 +67,7 @@ def begin(
     digest = hashlib.sha256(class_list.hash.encode())
     splits = {}
     for split, source in sources.items():
-        digest.update(split.encode() + source.fingerprint())
+        digest.update(split.encode() + source_fingerprint(source))
         count = len(source.labels)
         splits[split] = [
             ShardRecord(f"{split}-{number:06d}.tar", min(samples_per_shard, count - start))
@@ -78,7 +85,9 @@ def begin(
                 f"output={output}: holds shards of {key}={there}, not {here}; expected the same settings, or another "
                 "folder"
             )
-    if earlier.source != manifest.source:
+    before = earlier.images or {}
+    other_images = any(before.get(part, digest) != digest for part, digest in digests.items())
+    if earlier.source != manifest.source or other_images:
         raise UserError(
             f"output={output}: holds shards of other images or classes; delete it first, or give another folder"
         )

@@ -177,10 +177,7 @@ def _stamp_now(path: Path) -> list[int]:
 def _recall(entry: Path, folder: Path) -> Listing | None:
     """What the entry says, unless it is missing, damaged or out of date."""
     try:
-        digest, content = entry.read_bytes().split(b"\n", 1)
-        if digest.decode() != hashlib.sha256(content).hexdigest():
-            return None
-        header, names = content.split(b"\n", 1)
+        header, names = (read_entry(entry) or b"").split(b"\n", 1)
         stamps, passed_over = json.loads(header)
         if any(_stamp_now(folder / within) != stamp for within, stamp in stamps.items()):
             return None
@@ -193,7 +190,20 @@ def _remember(entry: Path, listing: Listing) -> None:
     if max(max(stamp[:2], default=0) for stamp in listing.stamps.values()) > (time.time() - SETTLED_SECONDS) * 1e9:
         return
     header = json.dumps([listing.stamps, listing.passed_over]).encode()
-    content = header + b"\n" + b"".join(name + b"\0" for name in listing.names)
+    write_entry(entry, header + b"\n" + b"".join(name + b"\0" for name in listing.names))
+
+
+def read_entry(entry: Path) -> bytes | None:
+    """The content of a cache entry, or None if it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        digest, content = entry.read_bytes().split(b"\n", 1)
+        if digest.decode() == hashlib.sha256(content).hexdigest():
+            return content
+    return None
+
+
+def write_entry(entry: Path, content: bytes) -> None:
+    """Replace a cache entry, if the cache can be written."""
     temporary = entry.with_name(f"{entry.name}.{os.getpid()}")  # all ranks of a run may write it
     with contextlib.suppress(OSError):  # a start without a cache is slower, and no worse
         entry.parent.mkdir(parents=True, exist_ok=True)

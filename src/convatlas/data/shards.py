@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from convatlas.data.decode import IMAGE_SUFFIXES, Background, Picture, open_picture
+from convatlas.data.digests import FileDigests, text_digest
 from convatlas.data.scan import is_hidden
 from convatlas.data.sources import Labels
 from convatlas.errors import UserError
@@ -145,9 +146,18 @@ class ShardSource:
         member = self._maps[shard][start : start + NAME_BYTES].tobytes().partition(b"\0")[0]
         return f"{self.shards[shard].name}/{os.fsdecode(member)}"
 
-    def fingerprint(self) -> bytes:
-        """The index: sizes, places and classes of all samples."""
+    @property
+    def index_digest(self) -> bytes:
+        """SHA-256 of the sizes, places and classes of all samples."""
         return hashlib.sha256(self._entries.data).digest()
+
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """The index, and the shards' names and sizes or contents."""
+        return {
+            "names": text_digest(shard.name for shard in self.shards),
+            "index": self.index_digest.hex(),
+            **files.images(len(self.shards), lambda number: str(self.shards[number]), "shard"),
+        }
 
     def _shard_of(self, index: int) -> int:
         return bisect_right(self._ends, index)

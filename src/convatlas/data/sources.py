@@ -14,6 +14,7 @@ from torchvision.io import encode_png
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import IMAGE_SUFFIXES, Background, Picture, open_picture, read_file
+from convatlas.data.digests import FileDigests
 from convatlas.data.names import Names
 from convatlas.data.scan import ImageScan, is_hidden, suffix_of
 from convatlas.errors import UserError
@@ -37,8 +38,12 @@ class Source(Protocol):
     def path(self, index: int) -> str:
         """Name one image for a message."""
 
-    def fingerprint(self) -> bytes:
-        """Bytes that change when an image is added, removed, renamed or relabelled."""
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """Digests by part of what the source holds: another image, label or order is another digest.
+
+        Args:
+            files: Digests the files of images and labels.
+        """
 
 
 class FolderSource:
@@ -94,9 +99,10 @@ class FolderSource:
         """The image's path."""
         return f"{self.root}/{self.class_list.names[self.labels[index]]}/{os.fsdecode(self.names[index])}"
 
-    def fingerprint(self) -> bytes:
-        """The names and classes."""
-        return hashlib.sha256(self.names.digest() + self.names.counts.tobytes()).digest()
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """The names in each class, and the images."""
+        names = hashlib.sha256(self.names.digest() + self.names.counts.tobytes()).hexdigest()
+        return {"names": names, **files.images(len(self.labels), self.path)}
 
 
 class ArraySource:
@@ -129,9 +135,12 @@ class ArraySource:
         """The data set and the number of the image."""
         return f"{self.name}[{index}]"
 
-    def fingerprint(self) -> bytes:
-        """The name and the classes."""
-        return self.name.encode() + self.labels.tobytes()
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """The pixels and the classes."""
+        pixels = self.images.permute(0, 2, 3, 1).contiguous().numpy()
+        digest = hashlib.sha256(f"{pixels.shape}".encode())
+        digest.update(pixels.data)
+        return {"image_contents": digest.hexdigest(), "labels": hashlib.sha256(self.labels.data).hexdigest()}
 
 
 def files_outside_classes(root: Path) -> Counter[str]:

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from convatlas.data.boxes import VOC_BOX, boxes_inside, check_boxes, report_left_out
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import Background, ImageError, Picture, open_picture, read_file
+from convatlas.data.digests import FileDigests, text_digest
 from convatlas.data.image_files import ImageFiles, file_name, several_images, without_suffix
 from convatlas.data.label_counts import Counts
 from convatlas.data.objects import Objects, RunLengths, count_objects, encode_masks
@@ -165,12 +167,24 @@ class VocSource:
         """The image's path."""
         return f"{self.root}/JPEGImages/{self.files[index]}"
 
-    def fingerprint(self) -> bytes:
-        """The names, and all that the annotations say."""
-        digest = hashlib.sha256("\n".join(self.names).encode())
-        for values in (self.sizes, self._boxes, self._labels, self._difficult, self._starts):
-            digest.update(values.tobytes())
-        return digest.digest()
+    @property
+    def annotation_values(self) -> tuple[NDArray[Any], ...]:
+        """All that the annotations say: image sizes, boxes, labels, which are difficult, where each image's begin."""
+        return self.sizes, self._boxes, self._labels, self._difficult, self._starts
+
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """The names, all that the annotations say, the images, and the contents of the masks if they are wanted."""
+        annotations = hashlib.sha256()
+        for values in (*self.annotation_values, self._numbers):
+            annotations.update(f"{values.shape}".encode() + values.tobytes())
+        found = {
+            "names": text_digest([*self.names, *self.files]),
+            "annotations": annotations.hexdigest(),
+            **files.images(len(self.names), self.path),
+        }
+        if self.has_masks:
+            found["masks"] = files.contents(len(self.names), lambda index: str(self._mask_path(index)), "masks")
+        return found
 
     def _mask_path(self, index: int) -> Path:
         return self.root / "SegmentationObject" / f"{self.names[index]}.png"

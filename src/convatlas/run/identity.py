@@ -31,6 +31,7 @@ WITHOUT_EFFECT = (
     "data.dataset.download",
     "data.dataset.scan_cache",
     "data.split",
+    "data.fingerprint",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,16 @@ DECISIVE = ("system", "cpu", "cpus", "torch_threads", "gpus")
 """What of the host may change how numbers are rounded, and so the last digits of a result."""
 
 
-def collect_provenance(data_fingerprint: str, class_list_hash: str, start: Mapping[str, str]) -> dict[str, Any]:
+def collect_provenance(
+    data_fingerprint: str, data_digests: Mapping[str, str], class_list_hash: str, start: Mapping[str, str]
+) -> dict[str, Any]:
     """Gather the provenance of a run that starts now.
 
     Only named facts are taken, never the whole environment: it may hold secrets.
 
     Args:
-        data_fingerprint: Of the images.
+        data_fingerprint: Of the data set.
+        data_digests: Of its parts, such as ``train/masks``: they tell what differs where the fingerprint does.
         class_list_hash: Of the classes.
         start: Fingerprints of the state before the first step.
     """
@@ -62,9 +65,30 @@ def collect_provenance(data_fingerprint: str, class_list_hash: str, start: Mappi
         **environment(),
         "slurm": {name: os.environ[name] for name in SLURM if name in os.environ},
         "data_fingerprint": data_fingerprint,
+        "data_digests": dict(data_digests),
         "class_list_hash": class_list_hash,
         "start": dict(start),
     }
+
+
+def differing_parts(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """The parts in which two data sets differ, in words such as ``train masks``, sorted.
+
+    The sizes of files in one and their contents in the other cannot be compared and are left out.
+
+    Args:
+        before: The ``data_digests`` of one.
+        after: Those of the other.
+    """
+
+    def files(parts: Iterable[str]) -> set[str]:
+        return {re.sub("_(sizes|contents)$", "", part) for part in parts}
+
+    in_one = {*before} ^ {*after}
+    in_both = files(before) & files(after)
+    other = [part for part in in_one if not files([part]) & in_both]
+    other += [part for part in before.keys() & after.keys() if before[part] != after[part]]
+    return [part.replace("/", " ").replace("_", " ") for part in sorted(other)]
 
 
 def environment() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from convatlas.config import overridden_keys, parse_overrides, project_path, quo
 from convatlas.errors import UserError
 from convatlas.run.directory import RunDirectory
 from convatlas.run.identity import WITHOUT_EFFECT
-from convatlas.run.provenance import SOURCE, environment, environment_differences, source_state
+from convatlas.run.provenance import SOURCE, differing_parts, environment, environment_differences, source_state
 from convatlas.run.source import describe, recorded_source
 from convatlas.stored import TRAINING, check_paths, check_stored
 
@@ -35,8 +35,12 @@ from convatlas.planning import TYPES, plan_run
 config = compose("train", sys.argv[1:])
 check_config(config, TYPES)
 run, data = plan_run(config)
-found = {"run_id": run.run_id, "data_fingerprint": data.fingerprint}
-print("\\n" + json.dumps(found | {"torch_threads": torch.get_num_threads(), "package": convatlas.__file__}))
+found = {"run_id": run.run_id, "torch_threads": torch.get_num_threads(), "package": convatlas.__file__}
+found |= {"data_fingerprint": data.fingerprint, "data_digests": {}, "legacy_fingerprint": data.fingerprint}
+if hasattr(data, "digests"):
+    from convatlas.data.legacy_fingerprint import legacy_fingerprint
+    found |= {"data_digests": data.digests, "legacy_fingerprint": legacy_fingerprint(data)}
+print("\\n" + json.dumps(found))
 """
 """Asks a source, which may be an old one, what a command would be; these functions are as old as ``submit``."""
 
@@ -107,11 +111,7 @@ def prepared_rerun(
         plan = ask_plan(as_overrides(settings, conf), variables)
         if recorded and not Path(plan.package).is_relative_to(source):
             raise UserError(f"code=recorded: {plan.package} would run instead of the recorded code; give code=current")
-        if plan.data_fingerprint != provenance["data_fingerprint"]:
-            raise UserError(
-                f"data: the images are not those of the run (fingerprint {plan.data_fingerprint[:12]}, recorded "
-                f"{provenance['data_fingerprint'][:12]}); data.root=… says where the same ones are"
-            )
+        _check_data(plan, provenance)
         identity = re.sub(r"-a\d+$", "", run_id)
         if recorded and plan.run_id != identity and all(key.startswith(WITHOUT_EFFECT) for key in given):
             raise UserError(f"model.weights: the run began from other weights: it would be {plan.run_id}")
@@ -141,13 +141,17 @@ class Plan:
 
     Attributes:
         run_id: The identity of the run.
-        data_fingerprint: That of its images.
+        data_fingerprint: That of its data.
+        data_digests: Those of the data's parts; empty where the source does not tell them apart.
+        legacy_fingerprint: The data's fingerprint as sources had it that did not tell parts apart.
         torch_threads: Threads of PyTorch in that process.
         package: The file of the package that answered.
     """
 
     run_id: str
     data_fingerprint: str
+    data_digests: dict[str, str]
+    legacy_fingerprint: str
     torch_threads: int
     package: str
 
@@ -220,6 +224,19 @@ def open_attempt(root: Path, run_id: str, source: Mapping[str, Any] | None) -> R
             break
         attempt += 1
     return run
+
+
+def _check_data(plan: Plan, provenance: Mapping[str, Any]) -> None:
+    """Refuse other data than on record; a record without digests of parts has the fingerprint of its time."""
+    recorded, parts = provenance["data_fingerprint"], provenance.get("data_digests")
+    here = plan.legacy_fingerprint if parts is None else plan.data_fingerprint
+    if here == recorded:
+        return
+    other = differing_parts(parts, plan.data_digests) if parts else ["names", "labels or annotations"]
+    raise UserError(
+        f"data: these are not the data of the run: {', '.join(other)} differ (fingerprint {here[:12]}, recorded "
+        f"{recorded[:12]}); data.root=… says where the same ones are"
+    )
 
 
 def _one_machine(trainer: dict[str, Any]) -> int:
