@@ -113,7 +113,7 @@ def test_usr1_queues_the_job_again_and_it_ends_bit_identical(
     for process in ranks.values():
         process.suspend()  # so that it does not end before the commands have seen it
     (queued,) = convatlas(cluster, tmp_path, "submit", *TRAIN, *JOB)["runs"]
-    assert queued["state"].startswith("owned by process")
+    assert queued["state"] == f"queued already as job {job}"
     assert [
         (entry["job"], entry["slurm"], entry["state"]) for entry in convatlas(cluster, tmp_path, "jobs")["jobs"]
     ] == [(job, "RUNNING", "running")]
@@ -123,7 +123,7 @@ def test_usr1_queues_the_job_again_and_it_ends_bit_identical(
     cluster.wait(lambda: read_json(run_of(tmp_path) / "summary.json")["state"] == "preempted", 60)
     cluster.wait(lambda: cluster.field(job, "Restarts") == "1", 60)
     (queued,) = convatlas(cluster, tmp_path, "submit", *TRAIN, *JOB)["runs"]
-    assert queued["state"].startswith(("queued already as job", "owned by process"))
+    assert queued["state"] == f"queued already as job {job}"
     wait_for_end(cluster, tmp_path, job)
     assert_equal_to(alone, tmp_path)
     provenance = read_json(run_of(tmp_path) / "provenance.json")

@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler
 
 from convatlas.errors import UserError
 from convatlas.jsonio import write_atomic
+from convatlas.run.lock import Watch
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.space import Parameter, Space
 from convatlas.sweep.storage import VARIABLE, Mutex, address, open_storage
@@ -41,6 +42,7 @@ class Sweep:
         study: The trials.
         mutex: The lock of the study's storage.
         sampler_settings: What a trial's sampler is made of.
+        watch: What this process knows of the workers' locks.
     """
 
     directory: Path
@@ -50,6 +52,7 @@ class Sweep:
     study: optuna.Study
     mutex: Mutex
     sampler_settings: Mapping[str, Any]
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def workers(self) -> Path:
