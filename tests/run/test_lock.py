@@ -119,8 +119,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, during: Callable[[float], None]) -> None:
         self.now, self.during = 5.0, during
-        monkeypatch.setattr(lock.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(lock.time, "sleep", self.sleep)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        monkeypatch.setattr("time.sleep", self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

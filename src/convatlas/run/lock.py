@@ -204,7 +204,7 @@ def living_owner(path: Path) -> Owner | None:
 
 
 def run_state(run: RunDirectory) -> str:
-    """The state of a run, for a list: ``running``, ``finished``, ``preempted`` …
+    """The state of a run, as a list shows it: ``running``, ``finished``, ``preempted`` and so on.
 
     It is ``interrupted`` where the owner of a running one is known to be dead, and ``no sign of life since …`` where
     the owner's machine set that time more than ``DEAD_SECONDS`` ago by this machine's clock. The clocks may differ, so
