@@ -77,10 +77,10 @@ def by_torchrun() -> bool:
 def by_srun() -> bool:
     """Whether srun started this process itself and no other launcher did.
 
-    A batch script that runs in a job is not started by srun. In a shell of ``srun --pty`` there is one process,
-    however many tasks the step has.
+    A batch script that runs in a job is not started by srun. What is typed into a shell of ``srun --pty`` is one
+    process, however many tasks the step has; what another srun starts from there is not at a terminal.
     """
-    shell = "SLURM_PTY_PORT" in os.environ
+    shell = "SLURM_PTY_PORT" in os.environ and os.isatty(0)
     return _in_step() and not shell and not by_torchrun() and _by_variables() is None
 
 

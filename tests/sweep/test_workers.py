@@ -207,3 +207,16 @@ def test_workers_on_a_database_do_each_trial_once(tmp_path: Path, monkeypatch: p
     sweep = make_sweep(tmp_path / f"s-{time.time_ns()}", 60, DATABASE)
     wait([start(sweep.directory, f"w{number}") for number in range(4)])
     assert done(sweep.directory) == ended(sweep) == list(range(60))
+
+
+def test_a_worker_that_is_done_ignores_the_signals_until_it_has_exited(tmp_path: Path) -> None:
+    """Python drops the handlers of a script late in its exit, and the default ones would end the process."""
+    sweep = make_sweep(tmp_path / "s", 0)
+    script = (
+        "import atexit, os, runpy, signal\n"
+        "at_exit = lambda: signal.getsignal(signal.SIGUSR1) is signal.getsignal(signal.SIGTERM) is signal.SIG_IGN\n"
+        "atexit.register(lambda: at_exit() or os._exit(9))\n"
+        "runpy.run_module('convatlas.sweep', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(sweep.directory), "w"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
