@@ -99,7 +99,7 @@ def _gather(value: Any) -> list[Any]:
 
 def _difference(name: str, found: list[dict[str, str]]) -> str | None:
     """How the first rank that differs from rank 0 does; None where all have the same."""
-    values = [parts.get(name, "missing") for parts in found]
+    values = [" ".join(parts.get(name, "missing").split()) for parts in found]
     rank = next((rank for rank, value in enumerate(values) if value != values[0]), None)
     if rank is None:
         return None
