@@ -111,4 +111,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(check, show, TYPES)
+    execute(check, show, TYPES, several_ranks=True)

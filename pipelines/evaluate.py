@@ -33,6 +33,7 @@ from convatlas.models.architecture import Architecture
 from convatlas.models.classifier import Classifier
 from convatlas.models.dense_views import DenseViews
 from convatlas.models.views import Ensemble, MultiView
+from convatlas.planning import weights_digest
 from convatlas.rank import is_rank_zero
 from convatlas.restore import (
     check_preprocessing,
@@ -43,6 +44,7 @@ from convatlas.restore import (
     restored_config,
     weights_taken,
 )
+from convatlas.run.agreement import agree
 from convatlas.run.callbacks import progress
 from convatlas.run.checkpoints import KEY
 from convatlas.run.environment import build_trainer, quiet_libraries
@@ -100,6 +102,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
+    weights = weights_digest(task.net)
+    agree(config, {"data": data.fingerprint, "class list": data.class_list.hash, "weights": weights})
     trainer = build_trainer(config.trainer, logger=False, callbacks=[progress()], enable_checkpointing=False)
     sources = [str(path) for path in paths] or [config.model.weights]
     source = sources[0] if len(sources) == 1 else sources
@@ -164,4 +168,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(evaluate, show, TYPES, restored_config)
+    execute(evaluate, show, TYPES, restored_config, several_ranks=True)

@@ -4,7 +4,9 @@
     convatlas runs root=/scratch/runs format=json
 
 A run is running, finished, failed, preempted (told to stop by a signal), or interrupted: its process is gone, or was
-ended from the keyboard. The last three go on by the command that started them.
+ended from the keyboard. The last three go on by the command that started them. "No sign of life since …" means that a
+run on another machine has been silent for two minutes by this machine's clock: it may be dead, or the clocks differ.
+The command that started it finds out and goes on with it if it is dead.
 """
 
 from collections.abc import Mapping

@@ -22,7 +22,7 @@ from pydantic import PositiveFloat
 from convatlas.cli import execute
 from convatlas.console import print_table
 from convatlas.errors import UserError
-from convatlas.run.lock import living_owner
+from convatlas.run.lock import Owner, Watch
 from convatlas.tracking.publisher_process import PublisherProcess, make_job
 from convatlas.tracking.wandb_server import WandbError, WandbServer
 
@@ -64,14 +64,18 @@ def sync(config: DictConfig) -> dict[str, Any]:
     """
     seen: dict[Path, tuple[float, ...]] = {}
     results: dict[str, dict[str, Any]] = {}
+    watch = Watch()
     try:
         while True:
             _check_server(config)
-            for run in _runs(config):
+            runs = _runs(config)
+            if not config.watch:  # which looks again soon
+                watch.settle(run / "lock.json" for run in runs)
+            for run in runs:
                 if seen.get(run) == _changed(run):
                     continue
                 changed = _changed(run)
-                result = _publish(run, config)
+                result = _publish(run, config, watch.owner(run / "lock.json"))
                 results[str(run)] = result
                 if result["state"] not in ("trains", "failed"):
                     seen[run] = changed
@@ -114,8 +118,7 @@ def _changed(run: Path) -> tuple[float, ...]:
     return tuple((run / name).stat().st_mtime for name in ("summary.json", "metrics.jsonl") if (run / name).is_file())
 
 
-def _publish(run: Path, config: DictConfig) -> dict[str, Any]:
-    owner = living_owner(run / "lock.json")
+def _publish(run: Path, config: DictConfig, owner: Owner | None) -> dict[str, Any]:
     if owner is not None:
         return {"run": str(run), "state": "trains", "reason": f"owned by {owner}"}
     settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))

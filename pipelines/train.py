@@ -30,12 +30,13 @@ from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
 from convatlas.planning import TYPES, plan_run, run_on_other_data, state_at_start
 from convatlas.rank import is_rank_zero
+from convatlas.run.agreement import agree, compare
 from convatlas.run.averaging import ExponentialAverage
 from convatlas.run.buckets import SettledBuckets
 from convatlas.run.callbacks import Throughput, progress
 from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, newest_checkpoint, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
-from convatlas.run.environment import build_trainer, quiet_libraries, world_size
+from convatlas.run.environment import build_trainer, lost_rank_told, quiet_libraries, world_size
 from convatlas.run.lock import RunLock
 from convatlas.run.process_state import ProcessStates
 from convatlas.run.provenance import collect_provenance
@@ -59,7 +60,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         UserError: A mistake in the configuration, the data or the run directory, before the first step; an image
             that cannot be decoded, a loss that is not finite or a full disk, when it is met; a run that another
             process owns.
-        RankLostError: Another rank ended or fell silent.
+        RankLostError: Another rank did not come, ended or fell silent.
         Preempted: SIGTERM or SIGUSR1 came, and ``last`` is saved; the exit status is 75.
     """
     quiet_libraries()
@@ -75,6 +76,7 @@ def train(config: DictConfig) -> dict[str, Any]:
             "trainer.limit_val_batches and trainer.check_val_every_n_epoch: no epoch would be validated, "
             "expected at least one: the best checkpoint is chosen there"
         )
+    agree(config, {"run": run.run_id, "data": data.fingerprint, "class list": data.class_list.hash})
     # The order of resume: 1. a finished run is shown, 2. an unfinished one goes on from its last checkpoint,
     # 3. otherwise model.weights is the start, 4. otherwise the seed's own initial weights are.
     if run.finished:
@@ -105,11 +107,12 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
     record = LocalRecord(run.metrics, run.run_id)
     mirrors: list[Logger] = []
     settings: dict[str, Any] = expanded(plain(config))
+    start = state_at_start(task, data)
+    with lost_rank_told():
+        compare(start)
     if is_rank_zero():
         record.resume(resume_step)
-        provenance = collect_provenance(
-            data.fingerprint, data.digests, data.class_list.hash, state_at_start(task, data)
-        )
+        provenance = collect_provenance(data.fingerprint, data.digests, data.class_list.hash, start)
         run.begin(settings, list(data.class_list.names), provenance)
     data.skipped.log = run.skipped
     earlier_seconds = run.summary.get("train_seconds", 0.0)
@@ -145,7 +148,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
             run.update(**summary, train_seconds=seconds, ended=now())
         close_mirrors(mirrors)
         stop.leave_together()
-    stop.restore()  # not after a failure: the launcher then ends this rank too, whose status is to be its own
+        stop.restore()
 
 
 def _trainer(
@@ -245,4 +248,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(train, show, TYPES)
+    execute(train, show, TYPES, several_ranks=True)

@@ -1,6 +1,10 @@
-"""Generated images in the layouts that users have."""
+"""Generated images in the layouts that users have; commands on two ranks."""
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,3 +88,32 @@ def write_faulty_folder(root: Path) -> dict[str, list[str]]:
 def copy_run(run: Path, root: Path) -> Path:
     """Copy a run's directory into another root, so that a test may change it."""
     return Path(shutil.copytree(run, root / run.name))
+
+
+def run_two_ranks(
+    *arguments: str, each: Sequence[Sequence[str]] = ((), ()), cwd: Path | None = None
+) -> list["subprocess.CompletedProcess[str]"]:
+    """Run Python with some arguments twice at a time, as the ranks of a launcher that is neither torchrun nor srun.
+
+    Args:
+        arguments: Of both.
+        each: What follows them on each rank.
+        cwd: The working directory.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *arguments, *own],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=cwd,
+        )
+        for rank, own in enumerate(each)
+    ]
+    ends = [(process, *process.communicate(timeout=400)) for process in processes]
+    return [subprocess.CompletedProcess(process.args, process.returncode, *said) for process, *said in ends]

@@ -14,6 +14,7 @@ from convatlas.restore import restored_config
 from convatlas.tracking.local_record import read_metrics
 from pipelines.evaluate import evaluate
 from tests.conftest import SMALL, read_json
+from tests.fixtures import run_two_ranks
 from tests.gates import PATIENCE
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "convatlas"]
@@ -41,6 +42,31 @@ def test_two_ranks_make_one_run_and_count_every_sample_once(tmp_path: Path) -> N
     assert sum(map(sum, result["confusion_matrix"])) == 1000
     correct = sum(row[index] for index, row in enumerate(result["confusion_matrix"]))
     assert result["metrics"]["test/top1"] == pytest.approx(correct / 1000)
+
+
+@pytest.mark.slow
+def test_the_two_ranks_of_any_launcher_make_one_run_and_other_verbs_are_refused(tmp_path: Path) -> None:
+    train = ["-m", "convatlas", "train", *SMALL, "trainer.accelerator=cpu"]
+    for end in run_two_ranks(*train, each=(["seed=0"], ["seed=1"]), cwd=tmp_path):
+        assert end.returncode == 2
+        (line,) = [line for line in end.stderr.splitlines() if line.startswith("convatlas: error: ")]
+        assert "the ranks differ: seed is 0 on rank 0 and 1 on rank 1" in line
+        assert "Traceback" not in end.stderr
+    assert not (tmp_path / "runs").exists()
+
+    ends = run_two_ranks(*train, cwd=tmp_path)
+    assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
+    assert "2 ranks × 8 × 1 accumulation" in ends[0].stderr
+    assert ends[1].stdout == ""
+    (run,) = (tmp_path / "runs").iterdir()
+    steps = [line["step"] for line in read_metrics(run / "metrics.jsonl") if "train/loss" in line]
+    assert len(steps) == len(set(steps)) > 0
+    assert read_json(run / "summary.json")["state"] == "finished"
+
+    predict = ["-m", "convatlas", "predict", f"checkpoint={run}/checkpoints/best.ckpt", "images=."]
+    for end in run_two_ranks(*predict, cwd=tmp_path):
+        assert end.returncode == 2
+        assert "convatlas: error: predict: 2 processes were started, expected one" in end.stderr
 
 
 CHILD = """

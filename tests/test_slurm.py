@@ -113,7 +113,7 @@ def test_usr1_queues_the_job_again_and_it_ends_bit_identical(
     job = submit(cluster, tmp_path)
     gate.wait(4)
     (queued,) = convatlas(cluster, tmp_path, "submit", *TRAIN, *JOB)["runs"]
-    assert queued["state"].startswith("owned by process")
+    assert queued["state"] == f"queued already as job {job}"
     assert [
         (entry["job"], entry["slurm"], entry["state"]) for entry in convatlas(cluster, tmp_path, "jobs")["jobs"]
     ] == [(job, "RUNNING", "running")]
@@ -123,6 +123,7 @@ def test_usr1_queues_the_job_again_and_it_ends_bit_identical(
     (queued,) = convatlas(cluster, tmp_path, "submit", *TRAIN, *JOB)["runs"]
     assert queued["state"].startswith(("queued already as job", "owned by process"))
     gate.open()
+    assert queued["state"] == f"queued already as job {job}"
     wait_for_end(cluster, tmp_path, job)
     assert_equal_to(alone, tmp_path)
     provenance = read_json(run_of(tmp_path) / "provenance.json")

@@ -8,7 +8,6 @@ import io
 import locale
 import os
 import runpy
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,10 @@ from omegaconf import DictConfig
 from convatlas.clock import STARTUP
 from convatlas.config import check_config, project_path
 from convatlas.config import compose as compose_config
-from convatlas.errors import ReportedError
+from convatlas.errors import ReportedError, UserError
 from convatlas.jsonio import dumps
-from convatlas.rank import is_rank_zero
+from convatlas.rank import is_rank_zero, ranks
+from convatlas.signals import end_after_work, ignore_stop_signals
 
 Pipeline = Callable[..., dict[str, Any]]
 HELP = ("-h", "--help")
@@ -71,6 +71,7 @@ def execute(
     types: Mapping[str, Any],
     compose: Callable[[str, Sequence[str]], DictConfig] = compose_config,
     status: Callable[[Mapping[str, Any]], int] = lambda result: 0,
+    several_ranks: bool = False,
 ) -> NoReturn:
     """Compose the configuration, run a pipeline, print its result and exit.
 
@@ -83,6 +84,8 @@ def execute(
         types: Types of keys that belong to no constructor, by dotted name.
         compose: Makes the configuration from the pipeline's name and the overrides.
         status: The exit status of a result, for a verb whose results can be bad news.
+        several_ranks: Whether the verb is the work of all processes that a launcher has started; those of another verb
+            would all do the same, and write to the same files.
     """
     use_utf8()
     STARTUP.mark("imports")
@@ -90,15 +93,18 @@ def execute(
     # Whatever libraries print belongs to standard error: standard output carries the result alone.
     results = os.dup(1)
     os.dup2(2, 1)
+    end_after_work()
     try:
+        if ranks().size > 1 and not several_ranks:
+            verb = pipeline.__name__.replace("_", " ")
+            raise UserError(f"{verb}: {ranks().size} processes were started, expected one: start it without a launcher")
         config = compose(pipeline.__name__, overrides)
         check_config(config, {"format": Literal["text", "json"], **types})
         STARTUP.mark("composition")
         result = pipeline(config)
+        ignore_stop_signals()
     except BaseException as error:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            # A launcher now ends the other ranks: the status of each is to be its own, to the last moment.
-            signal.signal(number, signal.SIG_IGN)
+        ignore_stop_signals()  # a launcher now ends the other ranks: the status of each is to be its own
         reported = _reported(error)
         if reported is None:
             raise

@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
 
 from convatlas.arguments import expanded
 from convatlas.config import fill_num_classes, plain
@@ -149,11 +150,16 @@ def state_at_start(task: Task, data: ImageDataModule) -> dict[str, str]:
     Returns:
         ``initial_weights`` and ``first_order`` (the images of the first epoch's batches), SHA-256.
     """
-    weights = hashlib.sha256()
-    for name, tensor in task.net.state_dict().items():
-        weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     order = hashlib.sha256()
     for batch in data.train_order(epoch=0, accumulation=1):
         order.update(batch.tobytes())
-    return {"initial_weights": weights.hexdigest(), "first_order": order.hexdigest()}
+    return {"initial_weights": weights_digest(task.net), "first_order": order.hexdigest()}
+
+
+def weights_digest(net: nn.Module) -> str:
+    """The SHA-256 of a network's parameters and buffers with their names, shapes and types."""
+    weights = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return weights.hexdigest()

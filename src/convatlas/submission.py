@@ -13,7 +13,7 @@ from convatlas.jsonio import write_atomic
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.directory import RunDirectory, now
 from convatlas.run.environment import world_size
-from convatlas.run.lock import living_owner
+from convatlas.run.lock import Watch
 from convatlas.run.provenance import SOURCE
 from convatlas.run.slurm import Cluster, Resources, is_queued, job_environment, job_states, sbatch_command, submit
 from convatlas.run.snapshot import is_checkout, scripts_of, snapshot
@@ -117,13 +117,15 @@ def _states(runs: Sequence[RunDirectory], dry_run: bool) -> list[str]:
     """For each run ``OPEN``, or why it is not to be submitted."""
     ask = not dry_run or shutil.which("squeue") is not None
     slurm = job_states([entry["job"] for run in runs for entry in run.jobs]) if ask else {}
-    return [_state(run, slurm) for run in runs]
+    states = [_state(run, slurm) for run in runs]
+    watch, locks = Watch(), [run.path / "lock.json" for run in runs]
+    watch.settle(lock for lock, state in zip(locks, states, strict=True) if state == OPEN)
+    owners = [watch.owner(lock) if state == OPEN else None for lock, state in zip(locks, states, strict=True)]
+    return [f"owned by {owner}" if owner else state for owner, state in zip(owners, states, strict=True)]
 
 
 def _state(run: RunDirectory, slurm: Mapping[str, str]) -> str:
     if run.finished:
         return "finished already"
-    if (owner := living_owner(run.path / "lock.json")) is not None:
-        return f"owned by {owner}"
     queued = [entry["job"] for entry in run.jobs if is_queued(slurm.get(entry["job"]))]
     return f"queued already as job {queued[0]}" if queued else OPEN

@@ -366,7 +366,8 @@ def test_only_the_first_rank_warns(coco_root: Path) -> None:
     edit(coco_root, lambda content: content["annotations"][0].update(bbox=[5, 5, 0, 9]))
     script = f"from convatlas.data.object_datasets import coco; coco(3, root={str(coco_root)!r}, masks=False)"
     for rank, expected in (("0", 1), ("1", 0)):
-        environment = {**os.environ, "LOCAL_RANK": rank}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+        environment = {**os.environ, **meeting, "RANK": rank, "WORLD_SIZE": "2"}
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
         assert done.stderr.count("no area inside their image") == expected
 

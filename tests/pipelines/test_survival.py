@@ -1,6 +1,8 @@
 """A run that is killed, stopped or finds its checkpoint damaged ends as the run that was left alone."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from convatlas.run.stopping import EXIT_STATUS
 from pipelines.runs import runs
 from pipelines.train import train
 from tests.compiler import needs_compiler
-from tests.conftest import read_json
+from tests.conftest import SMALL, read_json
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,47 @@ def test_two_processes_on_one_run_are_one_too_many(alone: Path, tmp_path: Path) 
         with pytest.raises(UserError, match="is owned by process"):
             train(compose("train", [*OVERRIDES, f"run.root={tmp_path}"]))
         assert (run / "metrics.jsonl").read_bytes() == before
+
+
+SIGNALLED = """
+import atexit, functools, os, signal, sys
+from convatlas.cli import execute
+from convatlas.run.directory import RunDirectory
+from convatlas.run.lock import RunLock
+from pipelines.train import TYPES, show, train
+
+def send(*_):
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+
+def then_send(owner, name):
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def method(*arguments, **options):
+        result = original(*arguments, **options)
+        if name != "update" or options.get("state") == "finished":
+            send()
+        return result
+
+    setattr(owner, name, method)
+
+then_send(RunDirectory, "update")  # the result is written
+then_send(RunLock, "__exit__")  # the run is over
+atexit.register(send)  # Python ends
+sys.argv = ["train", *sys.argv[1:]]
+execute(train, lambda result: (send(), show(result)), TYPES)
+"""
+
+
+def test_a_signal_between_the_result_and_the_exit_does_not_fail_a_finished_run(tmp_path: Path) -> None:
+    """SLURM counts the seconds until the process has exited."""
+    for shown in ("Finished 1 epochs", "This run is finished already"):
+        done = subprocess.run(
+            [sys.executable, "-c", SIGNALLED, *SMALL, "trainer.max_epochs=1", f"run.root={tmp_path}"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout

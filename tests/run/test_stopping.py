@@ -2,6 +2,7 @@ import signal
 
 import pytest
 
+from convatlas import signals
 from convatlas.errors import RankLostError
 from convatlas.run.stopping import Preempted, StopSignals
 
@@ -25,3 +26,22 @@ def test_what_ended_a_run(told: bool, error: BaseException, expected: type[BaseE
     outcome = stop.outcome(error)
     assert type(outcome) is expected
     assert (outcome is error) == (expected not in (Preempted, RankLostError))
+
+
+@pytest.mark.parametrize("command", [True, False])
+def test_after_the_run_a_command_ignores_the_signals_and_a_caller_gets_its_handlers_back(
+    command: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "_ends_after_work", command)
+    before = {number: signal.signal(number, print) for number in signals.STOP_SIGNALS}
+    try:
+        stop = StopSignals()
+        stop.listen()
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.received == signal.SIGUSR1
+        stop.restore()
+        expected = signal.SIG_IGN if command else print
+        assert [signal.getsignal(number) for number in signals.STOP_SIGNALS] == [expected, expected]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

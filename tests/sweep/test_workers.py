@@ -1,17 +1,20 @@
 """Workers that share trials out, as real processes: none is lost, none is done twice."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
 from convatlas.errors import UserError
+from convatlas.run.lock import Owner
 from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import DEATHS, NUM_TRIALS, REASON, Sweep, open_sweep
 from convatlas.sweep.storage import VARIABLE, address
@@ -99,16 +102,42 @@ def test_a_trial_whose_workers_keep_dying_fails_in_the_end(tmp_path: Path) -> No
     assert sweep.study.get_trials()[0].user_attrs[REASON] == "worker lost: 3 workers died while they did it"
 
 
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_trial_of_a_worker_elsewhere_is_taken_only_after_two_minutes_without_a_heartbeat(
+    beats: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of its lock, which that machine's clock has set an hour ago, says nothing."""
+    sweep = make_sweep(tmp_path / "s", 1)
+    assert claim(sweep, "elsewhere") is not None
+    path = sweep.workers / "elsewhere" / "lock.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(asdict(replace(Owner.this_process(), host="elsewhere"))), encoding="utf-8")
+    os.utime(path, (time.time() - 3600, time.time() - 3600))
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if beats:
+            os.utime(path, (now, now))
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr("time.sleep", sleep)
+    assert work(sweep, "here", complete, StopFlag()) == 0
+    assert ended(sweep) == ([] if beats else [0])
+    assert now == (1.0 if beats else 120.0)
+
+
+def complete(trial: object) -> Outcome:
+    return Outcome(TrialState.COMPLETE, [0.5])
+
+
 def test_a_larger_budget_extends_a_sweep_and_a_reached_one_gives_nothing(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", 2)
-
-    def body(trial: object) -> Outcome:
-        return Outcome(TrialState.COMPLETE, [0.5])
-
-    assert work(sweep, "w", body, StopFlag()) == 0
+    assert work(sweep, "w", complete, StopFlag()) == 0
     assert claim(sweep, "w") is None
     sweep.study.set_user_attr(NUM_TRIALS, 3)
-    assert work(open_sweep(sweep.directory), "w", body, StopFlag()) == 0
+    assert work(open_sweep(sweep.directory), "w", complete, StopFlag()) == 0
     assert ended(sweep) == [0, 1, 2]
 
 
@@ -173,3 +202,16 @@ def test_workers_on_a_database_do_each_trial_once(tmp_path: Path, monkeypatch: p
     sweep = make_sweep(tmp_path / f"s-{time.time_ns()}", 60, DATABASE)
     wait([start(sweep.directory, f"w{number}") for number in range(4)])
     assert done(sweep.directory) == ended(sweep) == list(range(60))
+
+
+def test_a_worker_that_is_done_ignores_the_signals_until_it_has_exited(tmp_path: Path) -> None:
+    """Python drops the handlers of a script late in its exit, and the default ones would end the process."""
+    sweep = make_sweep(tmp_path / "s", 0)
+    script = (
+        "import atexit, os, runpy, signal\n"
+        "at_exit = lambda: signal.getsignal(signal.SIGUSR1) is signal.getsignal(signal.SIGTERM) is signal.SIG_IGN\n"
+        "atexit.register(lambda: at_exit() or os._exit(9))\n"
+        "runpy.run_module('convatlas.sweep', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(sweep.directory), "w"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

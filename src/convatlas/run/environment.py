@@ -3,7 +3,8 @@
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -19,8 +20,9 @@ from pydantic import PositiveFloat
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
-from convatlas.errors import UserError
-from convatlas.rank import by_srun, by_torchrun, num_nodes, ranks_per_node
+from convatlas.errors import RankLostError, UserError
+from convatlas.rank import by_srun, by_torchrun, by_variables, num_nodes, ranks, ranks_per_node
+from convatlas.run.launched import LaunchedEnvironment
 from convatlas.run.srun import SrunEnvironment
 
 
@@ -48,20 +50,15 @@ def build_trainer(config: DictConfig, plugins: Sequence[Any] = (), **arguments: 
         UserError: Lightning refuses a setting, such as an accelerator that is not there; the launcher has started
             another number of ranks; ``sync_batchnorm`` without GPUs.
     """
-    ranks = world_size(config)
-    environment = _environment()
-    if environment.creates_processes_externally and ranks != num_nodes() * ranks_per_node():
-        raise UserError(
-            f"trainer.devices={config.devices} trainer.num_nodes={config.num_nodes}: "
-            f"{ranks_per_node()} ranks on each of {num_nodes()} nodes were started; leave both keys out, or start as "
-            "many with srun or torchrun"
-        )
-    if ranks == 1:
+    if ranks().size > 1:
+        check_ranks(config)
+    wanted = world_size(config)
+    if wanted == 1:
         arguments["strategy"] = "auto"
     try:
         trainer: Trainer = instantiate(
             config,
-            plugins=[*plugins, environment],
+            plugins=[*plugins, _environment()],
             use_distributed_sampler=False,
             enable_model_summary=False,
             **arguments,
@@ -73,9 +70,25 @@ def build_trainer(config: DictConfig, plugins: Sequence[Any] = (), **arguments: 
     # Lightning's handlers wait for other ranks within the handler, and its own question to them comes at every step.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-    if config.sync_batchnorm and ranks > 1 and trainer.strategy.root_device.type == "cpu":
+    if config.sync_batchnorm and wanted > 1 and trainer.strategy.root_device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: PyTorch has it for GPUs only; leave it out on CPUs")
     return trainer
+
+
+def check_ranks(trainer: DictConfig) -> None:
+    """Refuse to train or evaluate with another number of ranks than was started.
+
+    Raises:
+        UserError: Naming the keys and both numbers.
+    """
+    if world_size(trainer) == ranks().size:
+        return
+    started = f"{ranks_per_node()} ranks on each of {num_nodes()} nodes were started"
+    raise UserError(
+        f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}: "
+        f"{started if ranks().size > 1 else 'one process was started'}; leave both keys out, or start as many with "
+        "srun or torchrun"
+    )
 
 
 def is_lost_rank(error: BaseException) -> bool:
@@ -83,9 +96,30 @@ def is_lost_rank(error: BaseException) -> bool:
     return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
+def rank_lost(error: BaseException) -> RankLostError:
+    """What is told of an exception for which ``is_lost_rank`` is true."""
+    return RankLostError(
+        f"another rank ended or fell silent ({' '.join(str(error).split())[:200]}): its own output says why; "
+        "the same command goes on from the last checkpoint"
+    )
+
+
+@contextmanager
+def lost_rank_told() -> Iterator[None]:
+    """Turn what PyTorch raises for a lost rank into a ``RankLostError``."""
+    try:
+        yield
+    except Exception as error:
+        if is_lost_rank(error):
+            raise rank_lost(error) from error
+        raise
+
+
 def _environment() -> ClusterEnvironment:
     if by_torchrun():
         return TorchElasticEnvironment()
+    if by_variables():
+        return LaunchedEnvironment()
     return SrunEnvironment() if by_srun() else LightningEnvironment()
 
 

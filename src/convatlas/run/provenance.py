@@ -1,5 +1,6 @@
 """What exactly produced a run: code, environment, command."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from convatlas.config import project_path
 from convatlas.run.directory import now
 
 PACKAGES = (
@@ -105,6 +107,16 @@ def environment() -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         },
     }
+
+
+def code_digest() -> str:
+    """The SHA-256 of our own code that runs here, whether it is a checkout or an installed package."""
+    digest = hashlib.sha256()
+    for folder in (Path(__file__).parents[1], project_path("pipelines")):
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{file.relative_to(folder)}\0".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def environment_differences(

@@ -9,11 +9,10 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
-from convatlas.errors import RankLostError
 from convatlas.rank import is_rank_zero
-from convatlas.run.environment import is_lost_rank
+from convatlas.run.environment import is_lost_rank, rank_lost
+from convatlas.signals import STOP_SIGNALS, release_stop_signals
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_STATUS = 75
 """What a run exits with that was told to stop and goes on by the same command: sysexits' "temporary failure"."""
 
@@ -40,11 +39,11 @@ class StopSignals(Callback):
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.stopped = False
-        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        self._before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def listen(self) -> None:
         """Handle the signals."""
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, self._receive)
 
     def leave_together(self) -> None:
@@ -63,16 +62,12 @@ class StopSignals(Callback):
         if self.received is not None and (lost or isinstance(error, SystemExit)):
             return Preempted(self.received.name)
         if lost:
-            return RankLostError(
-                f"another rank ended or fell silent ({' '.join(str(error).split())[:200]}): its own output says why; "
-                "the same command goes on from the last checkpoint"
-            )
+            return rank_lost(error)
         return error
 
     def restore(self) -> None:
-        """Give the signals back to whom they belonged before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        """Stop listening: a command ignores the signals until its exit, a caller in Python gets its handlers back."""
+        release_stop_signals(self._before)
 
     def agreed(self, trainer: Trainer) -> bool:
         """Whether any rank was told to stop; every rank must ask."""

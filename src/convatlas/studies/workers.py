@@ -7,7 +7,7 @@ from typing import Any
 
 from convatlas.errors import UserError
 from convatlas.run.launch import train_command
-from convatlas.run.lock import living_owner
+from convatlas.run.lock import Watch
 from convatlas.studies.evaluations import Evaluation
 from convatlas.studies.plan import Plan
 from convatlas.studies.processes import Command, run_commands
@@ -41,10 +41,11 @@ class Workers:
         Raises:
             Preempted: As ``run_commands``.
         """
-        commands = []
+        commands, watch = [], Watch()
+        watch.settle(run.path / "lock.json" for run in plan.missing)
         for run in plan.missing:
             name = run.directory.run_id
-            if (owner := living_owner(run.path / "lock.json")) is not None:
+            if (owner := watch.owner(run.path / "lock.json")) is not None:
                 sys.stderr.write(f"convatlas: {name} is owned by {owner}, and left to it\n")
             else:
                 commands.append(Command(name, tuple(train_command(run.overrides)), self._logs / f"{name}.log"))

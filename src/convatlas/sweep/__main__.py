@@ -11,6 +11,7 @@ from pathlib import Path
 from convatlas.errors import ReportedError
 from convatlas.run.environment import quiet_libraries
 from convatlas.run.launch import srun_command, train_command
+from convatlas.signals import ignore_stop_signals
 from convatlas.sweep.definition import open_sweep
 from convatlas.sweep.trial import Training
 from convatlas.sweep.worker import StopFlag, work
@@ -38,4 +39,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_status = main()
+    ignore_stop_signals()  # until then they are only remembered
+    sys.exit(exit_status)

@@ -1,8 +1,9 @@
 """Who does which trial: each belongs to one worker at a time, and there are never more than the sweep has."""
 
-from optuna.trial import Trial, TrialState
+from pathlib import Path
 
-from convatlas.run.lock import living_owner
+from optuna.trial import FrozenTrial, Trial, TrialState
+
 from convatlas.sweep.definition import DEATHS, MAX_RETRIES, NUM_TRIALS, REASON, STOPPED, WORKER, Sweep
 
 
@@ -23,9 +24,8 @@ def claim(sweep: Sweep, name: str) -> Trial | None:
     with sweep.mutex():
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
-            owner = str(frozen.user_attrs.get(WORKER))
-            lock = sweep.workers / owner / "lock.json"
-            if frozen.state != TrialState.RUNNING or (owner != name and living_owner(lock) is not None):
+            owner, lock = str(frozen.user_attrs.get(WORKER)), _lock(sweep, frozen)
+            if frozen.state != TrialState.RUNNING or (owner != name and sweep.watch.owner(lock) is not None):
                 continue
             if owner != name:
                 lock.unlink(missing_ok=True)  # one that was only silent for long ends when it sees this
@@ -46,3 +46,13 @@ def claim(sweep: Sweep, name: str) -> Trial | None:
         trial.set_user_attr(WORKER, name)
         sweep.space.suggest(trial)
         return trial
+
+
+def undecided(sweep: Sweep) -> list[Path]:
+    """The locks of the workers that have a trial, as far as this process does not know yet whether they are alive."""
+    running = sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [lock for lock in (_lock(sweep, trial) for trial in running) if sweep.watch.is_undecided(lock)]
+
+
+def _lock(sweep: Sweep, trial: FrozenTrial) -> Path:
+    return sweep.workers / str(trial.user_attrs.get(WORKER)) / "lock.json"

@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from convatlas.arguments import reduced
 from convatlas.errors import UserError
 from convatlas.jsonio import write_atomic
 from convatlas.public_names import public_name
+from convatlas.run.lock import Watch
 from convatlas.stored import SWEEP, check_stored
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.space import Parameter, Space
@@ -46,6 +47,7 @@ class Sweep:
         study: The trials.
         mutex: The lock of the study's storage.
         sampler_settings: What a trial's sampler is made of.
+        watch: What this process knows of the workers' locks.
     """
 
     directory: Path
@@ -55,6 +57,7 @@ class Sweep:
     study: optuna.Study
     mutex: Mutex
     sampler_settings: Mapping[str, Any]
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def workers(self) -> Path:

@@ -15,7 +15,7 @@ from convatlas.errors import DivergedError, UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.directory import RunDirectory
 from convatlas.run.launch import end, start
-from convatlas.run.lock import living_owner
+from convatlas.run.lock import Watch
 from convatlas.stored import TRAINING, check_stored
 from convatlas.sweep.definition import FILE, RUN, Sweep
 from convatlas.sweep.pruning import Reports
@@ -96,7 +96,8 @@ class Training:
 
     def _wait_for_owner(self, run: RunDirectory) -> None:
         """Wait while a process has the run: what a dead worker left saves itself and ends, an equal trial finishes."""
-        while not self.stop.received and living_owner(run.path / "lock.json") is not None:
+        watch = Watch()
+        while not self.stop.received and watch.owner(run.path / "lock.json") is not None:
             time.sleep(POLL_SECONDS)
         if self.stop.received:
             raise Stopped

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
@@ -10,12 +11,16 @@ from optuna.trial import Trial, TrialState
 
 from convatlas.errors import UserError
 from convatlas.run.lock import RunLock
-from convatlas.sweep.claim import claim
+from convatlas.sweep.claim import claim, undecided
 from convatlas.sweep.definition import NUM_TRIALS, REASON, STOPPED, Sweep
 from convatlas.sweep.result import trial_line, write_table
 
 EXIT_STATUS = 75
 """What a worker that was told to stop ends with, as a run does."""
+
+
+POLL_SECONDS = 1.0
+"""How often the workers of which it is not known whether they are alive are looked at."""
 
 
 class Stopped(Exception):  # noqa: N818  no error
@@ -76,7 +81,10 @@ def work(sweep: Sweep, name: str, body: Body, stop: StopFlag) -> int:
     with RunLock(folder):
         while not stop.received:
             if (trial := claim(sweep, name)) is None:
-                return 0
+                if not undecided(sweep):
+                    return 0
+                time.sleep(POLL_SECONDS)  # another worker may be dead, and its trial left
+                continue
             try:
                 _tell(sweep, trial, body(trial))
             except Stopped:
