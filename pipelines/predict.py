@@ -105,7 +105,7 @@ def _segment(
             (scores,) = DenseViews()(net, [normalised(image)])
         mask = scores.argmax(dim=0).to(torch.uint8).cpu()
         file = folder / f"{number:06d}-{path.stem}.png"
-        file.write_bytes(mask_png(mask))
+        write_atomic(file, mask_png(mask))
         shares = torch.bincount(mask.flatten().long(), minlength=len(classes)) / mask.numel()
         row = _row(path, image, shares, classes, config.top_k)
         for item in row["top"]:

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from omegaconf import DictConfig
 from pydantic import PositiveFloat
 
 from convatlas.cli import execute
 from convatlas.console import print_table
-from convatlas.errors import UserError
+from convatlas.errors import UnreadableError, UserError
+from convatlas.record.files import read_config
 from convatlas.run.lock import living_owner
 from convatlas.tracking.publisher_process import PublisherProcess, make_job
 from convatlas.tracking.wandb_server import WandbError, WandbServer
@@ -115,10 +115,12 @@ def _changed(run: Path) -> tuple[float, ...]:
 
 
 def _publish(run: Path, config: DictConfig) -> dict[str, Any]:
-    owner = living_owner(run / "lock.json")
+    try:
+        owner, settings = living_owner(run / "lock.json"), read_config(run)
+    except UnreadableError as error:
+        return {"run": str(run), "state": "failed", "reason": str(error)}
     if owner is not None:
         return {"run": str(run), "state": "trains", "reason": f"owned by {owner}"}
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     own = (settings.get("tracking") or {}).get("wandb")
     if own is None and config.runs is None:
         return {"run": str(run), "state": "untracked", "reason": "tracking has no wandb; runs= names it all the same"}

@@ -25,6 +25,12 @@ def print_fields(fields: Mapping[str, str]) -> None:
     sys.stdout.flush()
 
 
+def warn_left_out(damages: Iterable[str]) -> None:
+    """Name on standard error what a list leaves out because it cannot be read."""
+    for damage in damages:
+        sys.stderr.write(f"convatlas: warning: {damage}; the run is left out\n")
+
+
 def print_result(headline: str, metrics: Mapping[str, Any]) -> None:
     """Print a headline and the metrics of an evaluation, accuracies in per cent."""
     sys.stdout.write(f"\n{headline}\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from convatlas.config import compose
-from convatlas.tracking.local_record import read_metrics
+from convatlas.record.lines import read_metrics
 from pipelines.train import train
 
 SHORT = [

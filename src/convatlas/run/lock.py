@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import platform
 import sys
@@ -13,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 from convatlas.errors import UserError
-from convatlas.jsonio import dumps, write_atomic
+from convatlas.jsonio import dumps, write_atomic, writing
+from convatlas.record.files import read_lock
 from convatlas.run.directory import RunDirectory, now
 
 HEARTBEAT_SECONDS = 15.0
@@ -80,7 +80,9 @@ class RunLock:
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "RunLock":
-        with self._guard.open("w", encoding="utf-8") as guard:
+        with writing(self._guard):
+            guard = self._guard.open("w", encoding="utf-8")
+        with guard:
             try:
                 fcntl.flock(guard, fcntl.LOCK_EX)
             except OSError as error:
@@ -101,8 +103,9 @@ class RunLock:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        if self._is_mine():
-            self.path.unlink()
+        with contextlib.suppress(OSError):  # a disk that has become read-only: the first error counts
+            if self._is_mine():
+                self.path.unlink()
 
     def _has_died(self, owner: Owner) -> bool:
         me = Owner.this_process()
@@ -130,13 +133,17 @@ class RunLock:
                 os.utime(self.path)
 
     def _is_mine(self) -> bool:
-        return self.path.is_file() and self.path.read_text(encoding="utf-8") == self._content
+        return self.path.is_file() and self.path.read_bytes() == self._content.encode()
 
 
 def living_owner(path: Path) -> Owner | None:
-    """Who owns a run by its ``lock.json``; None where nobody does, or the owner is dead."""
+    """Who owns a run by its ``lock.json``; None where nobody does, or the owner is dead.
+
+    Raises:
+        UnreadableError: The file is damaged.
+    """
     try:
-        owner = Owner(**json.loads(path.read_text(encoding="utf-8")))
+        owner = Owner(**read_lock(path))
         silent = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None

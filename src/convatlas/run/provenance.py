@@ -1,7 +1,6 @@
 """What exactly produced a run: code, environment, command."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from convatlas.jsonio import read_json
 from convatlas.run.directory import now
 
 PACKAGES = (
@@ -121,8 +121,7 @@ def _cpu() -> str:
 def source_state(source: Path) -> dict[str, Any] | None:
     """Commit and uncommitted changes of a checkout, or what a snapshot was taken of; None for an installed package."""
     if (source / STATE).is_file():
-        state: dict[str, Any] = json.loads((source / STATE).read_text(encoding="utf-8"))
-        return state
+        return read_json(source / STATE, dict)
     if not (source / "pyproject.toml").is_file():
         return None
 

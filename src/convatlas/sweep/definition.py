@@ -14,13 +14,15 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.samplers import BaseSampler
 
-from convatlas.errors import UserError
-from convatlas.jsonio import write_atomic
+from convatlas.errors import UnreadableError, UserError
+from convatlas.jsonio import FORMAT, check_format, read_mapping, write_atomic
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.space import Parameter, Space
 from convatlas.sweep.storage import VARIABLE, Mutex, address, open_storage
 
 FILE = "sweep.yaml"
+ENTRIES = {"space", "sampler", "pruner", "objective", "train", "storage", "study"}
+"""What the file holds."""
 NUM_TRIALS, MAX_RETRIES = "num_trials", "max_retries"
 """The study's attributes: how many trials there are to be, and how often one is taken up after its worker's death."""
 WORKER, DEATHS, STOPPED = "worker", "deaths", "stopped"
@@ -82,11 +84,9 @@ def write_sweep(directory: Path, settings: Mapping[str, Any], url: str | None) -
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with open_storage(directory, url)[1]():
-            known = (
-                yaml.safe_load((directory / FILE).read_text(encoding="utf-8")) if (directory / FILE).is_file() else {}
-            )
+            known = _read(directory) if (directory / FILE).is_file() else {}
             study = known.get("study", f"{directory.name}-{secrets.token_hex(4)}")
-            settings = {**settings, "storage": address(url), "study": study}
+            settings = {"format": FORMAT, **settings, "storage": address(url), "study": study}
             if known.get("storage", settings["storage"]) != settings["storage"]:
                 raise UserError(f"storage: the trials of {directory} are in {known['storage'] or 'its journal.log'}")
             write_atomic(directory / FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
@@ -101,11 +101,11 @@ def open_sweep(directory: Path) -> Sweep:
         directory: The sweep's.
 
     Raises:
-        UserError: There is none, or its storage cannot be opened.
+        UserError: There is none, it is damaged or written by a newer ConvAtlas, or its storage cannot be opened.
     """
     if not (directory / FILE).is_file():
         raise UserError(f"{directory}: no sweep; expected a directory with {FILE}")
-    settings = yaml.safe_load((directory / FILE).read_text(encoding="utf-8"))
+    settings = _read(directory)
     objectives = [Objective(**entry) for entry in settings["objective"]]
     storage, mutex = open_storage(directory, os.environ.get(VARIABLE) if settings["storage"] else None)
     study = optuna.create_study(
@@ -119,3 +119,12 @@ def open_sweep(directory: Path) -> Sweep:
     return Sweep(
         directory, Space(parameters), objectives, settings["train"], study, mutex, OmegaConf.create(settings["sampler"])
     )
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    path = directory / FILE
+    settings = read_mapping(path)
+    check_format(path, settings)
+    if missing := ENTRIES - settings.keys():
+        raise UnreadableError(f"{path}: damaged, expected the entries {', '.join(sorted(missing))}")
+    return settings

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
 
 from convatlas.config import check_config, compose
 from convatlas.data.image_data import ImageDataModule
-from convatlas.errors import DivergedError, UserError
+from convatlas.errors import DivergedError, UnreadableError, UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.directory import RunDirectory
 from convatlas.run.launch import end, start
@@ -65,6 +66,12 @@ class Training:
             return Outcome(TrialState.FAIL, reason=f"refused: {error}")
         run, _ = plan_run(config, self._opened)
         trial.set_user_attr(RUN, run.path.name)
+        try:
+            return self._train(trial, run, config, overrides)
+        except UnreadableError as error:
+            return Outcome(TrialState.FAIL, reason=f"damaged: {error}")
+
+    def _train(self, trial: Trial, run: RunDirectory, config: DictConfig, overrides: Sequence[str]) -> Outcome:
         reports = None
         if len(self.sweep.objectives) == 1 and self.sweep.objectives[0].by_epoch:
             reports = Reports(trial, self.sweep.objectives[0], run, config.trainer.max_epochs)
