@@ -54,6 +54,16 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         sync_directory(path.parent)
 
 
+def write_picture(path: Path, content: bytes) -> None:
+    """Write a file that can be made again and is therefore not synced.
+
+    Raises:
+        UserError: The disk is full or cannot be written.
+    """
+    with writing(path):
+        path.write_bytes(content)
+
+
 @contextmanager
 def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Report a full or read-only disk as one line that names the file.
