@@ -81,7 +81,12 @@ class Training:
             self._wait_for_owner(run)
             written = log.stat().st_size if log.exists() else 0
             process = start(self.launch(overrides), log, die_with_parent=True)
-            pruned = self._watch(process, reports)
+            try:
+                pruned = self._watch(process, reports)
+            except UnreadableError:  # nobody could say what becomes of it
+                end(process, signal.SIGTERM)
+                process.wait()
+                raise
             said = _read(log, written)
             if pruned or not OWNED.search(said):  # an equal trial may have taken the run while this one was starting
                 break
