@@ -125,7 +125,11 @@ def test_the_first_error_is_told_and_the_same_command_goes_on(
 
 
 def test_a_run_that_ends_on_a_full_disk_is_finished(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at("end", lambda: (fill(disk), use_up_inodes(disk))[0], monkeypatch)
+    def happens() -> None:
+        fill(disk)
+        use_up_inodes(disk)
+
+    at("end", happens, monkeypatch)
     result = train(compose("train", [*TINY, "trainer.max_epochs=1", f"run.root={disk / 'runs'}"]))
     assert result["state"] == "finished"
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from pipelines.runs import runs
 
 LOCK = {"host": "h", "pid": 1, "process_start": 1, "since": "2026-01-01", "slurm_job": None, "slurm_restart": 0}
 JOB = {"job": "7", "submitted": "2026-01-01T00:00:00+00:00", "command": "sbatch"}
-READERS = {
-    "summary.json": lambda run: read_summary(run),
-    "provenance.json": lambda run: read_provenance(run),
-    "config.yaml": lambda run: read_config(run),
-    "jobs.json": lambda run: read_jobs(run),
+READERS: dict[str, Callable[[Path], Any]] = {
+    "summary.json": read_summary,
+    "provenance.json": read_provenance,
+    "config.yaml": read_config,
+    "jobs.json": read_jobs,
     "lock.json": lambda run: read_lock(run / "lock.json"),
     "evaluation/test.json": lambda run: read_evaluation(run / "evaluation" / "test.json"),
 }

@@ -95,7 +95,7 @@ def test_a_damaged_record_stops_the_run_before_anything_is_written(run: RunDirec
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused_and_not_passed_over(run: RunDirectory) -> None:
-    written = CheckpointMetadata("r", {}, type("Classes", (), {"names": ["a"], "hash": "h"})())  # type: ignore[arg-type]
+    written = CheckpointMetadata("r", {}, type("Classes", (), {"names": ["a"], "hash": "h"})())
     assert written.metadata["format"] == 1
     write_checkpoint(run.last, 9, format=1)
     assert resume_point(run).step == 9
