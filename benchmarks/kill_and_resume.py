@@ -26,12 +26,12 @@ from torch.nn import functional as F
 
 from convatlas.config import compose
 from convatlas.data.batch import Batch
+from convatlas.record.lines import read_metrics
 from convatlas.report.reproduction import CLOCK
 from convatlas.run.checkpoints import AtomicCheckpointIO, read_checkpoint
 from convatlas.run.saving import RunCheckpoints
 from convatlas.run.stopping import EXIT_STATUS
 from convatlas.tasks.classification import ClassificationTask
-from convatlas.tracking.local_record import read_metrics
 from pipelines.train import train
 
 OVERRIDES = [

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from convatlas.tracking.local_record import read_metrics
+from convatlas.record.lines import read_metrics
 from tests.wandb_server import KEY, WandbServer
 
 CASES = ("none", "answers", "after 30 s", "never", "down")

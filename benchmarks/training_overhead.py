@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from convatlas.config import compose
 from convatlas.data.datamodule import ClassificationDataModule
-from convatlas.tracking.local_record import read_metrics
+from convatlas.record.lines import read_metrics
 from pipelines.train import train
 
 QUICKSTART = ["experiment=quickstart", "tracking=none", "trainer.max_epochs=1"]

@@ -14,8 +14,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from convatlas.cli import execute
-from convatlas.console import metric_text, print_table
+from convatlas.console import metric_text, print_table, warn_left_out
 from convatlas.errors import UserError
+from convatlas.jsonio import read_each
 from convatlas.run.directory import RunDirectory
 from convatlas.run.lock import run_state
 from convatlas.run.slurm import job_states
@@ -29,7 +30,8 @@ def jobs(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         ``jobs``: the latest submission first, each with ``job``, ``slurm`` (SLURM's state), ``run`` (the directory),
-        ``state`` (the run's), ``summary`` (of the run) and ``submitted``.
+        ``state`` (the run's), ``summary`` (of the run) and ``submitted``; ``left_out``: for each run that cannot be
+        read the reason.
 
     Raises:
         UserError: ``root`` is not a directory, or there is no SLURM here.
@@ -37,21 +39,18 @@ def jobs(config: DictConfig) -> dict[str, Any]:
     root = Path(config.root)
     if not root.is_dir():
         raise UserError(f"root={root}: no such directory; expected the folder that holds the runs")
-    runs = [RunDirectory(path.parent) for path in root.glob("*/jobs.json")]
-    states = job_states([entry["job"] for run in runs for entry in run.jobs])
-    found = [
-        {
-            "job": entry["job"],
-            "slurm": states.get(entry["job"], "ended"),
-            "run": str(run.path),
-            "state": run_state(run),
-            "summary": run.summary,
-            "submitted": entry["submitted"],
-        }
-        for run in runs
-        for entry in run.jobs
-    ]
-    return {"jobs": sorted(found, key=lambda job: job["submitted"], reverse=True)}
+    runs = [RunDirectory(path.parent) for path in sorted(root.glob("*/jobs.json"))]
+    submitted, damages = read_each(runs, _jobs)
+    warn_left_out(damages)
+    found = [job for jobs_of_run in submitted for job in jobs_of_run]
+    states = job_states([job["job"] for job in found])
+    listed = [{**job, "slurm": states.get(job["job"], "ended")} for job in found]
+    return {"jobs": sorted(listed, key=lambda job: job["submitted"], reverse=True), "left_out": damages}
+
+
+def _jobs(run: RunDirectory) -> list[dict[str, Any]]:
+    about = {"run": str(run.path), "state": run_state(run), "summary": run.summary}
+    return [{"job": entry["job"], **about, "submitted": entry["submitted"]} for entry in run.jobs]
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ from convatlas.data.scan import ImageScan, passed_over_text
 from convatlas.data.thumbnails import thumbnail_png
 from convatlas.errors import UserError
 from convatlas.evaluation import found_objects_png
-from convatlas.jsonio import dumps, write_atomic
+from convatlas.jsonio import dumps, write_atomic, write_picture
 from convatlas.models.architecture import Architecture
 from convatlas.models.dense_views import DenseViews
 from convatlas.models.detector import Detection, Detector, in_stored_image
@@ -126,7 +126,7 @@ def _segment(
             (scores,) = DenseViews()(net, [normalised(image)])
         mask = scores.argmax(dim=0).to(torch.uint8).cpu()
         file = folder / f"{number:06d}-{path.stem}.png"
-        file.write_bytes(mask_png(mask))
+        write_picture(file, mask_png(mask))
         shares = torch.bincount(mask.flatten().long(), minlength=len(classes)) / mask.numel()
         row = _row(path, image, shares, classes, config.top_k)
         for item in row["top"]:

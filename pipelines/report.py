@@ -16,10 +16,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from convatlas.cli import execute
-from convatlas.console import print_fields
+from convatlas.console import print_fields, warn_left_out
 from convatlas.errors import UserError
+from convatlas.jsonio import read_each
 from convatlas.report.page import write_report
-from convatlas.report.run_record import RunReader
+from convatlas.report.run_record import RunReader, RunRecord
 from convatlas.report.selection import by_start, named_runs, runs_in, selected
 from convatlas.run.directory import RunDirectory
 from convatlas.run.lock import run_state
@@ -35,10 +36,11 @@ def report(config: DictConfig) -> dict[str, Any]:
         config: Composed from ``conf/report.yaml``.
 
     Returns:
-        ``report`` and ``markdown``: the files written; ``runs``: the run directories; ``bytes``: the size of the page.
+        ``report`` and ``markdown``: the files written; ``runs``: the run directories; ``left_out``: for each run that
+        cannot be read the reason; ``bytes``: the size of the page.
 
     Raises:
-        UserError: There is no such run, its files are damaged, or ``output`` cannot be written.
+        UserError: There is no such run, no run can be read, or ``output`` cannot be written.
     """
     if (config.run is None) == (config.root is None):
         raise UserError("run or root: give one of them, run=DIR for a run or root=DIR for all runs in a folder")
@@ -46,9 +48,10 @@ def report(config: DictConfig) -> dict[str, Any]:
         paths = runs_in(Path(config.root))
     else:
         paths = named_runs([config.run] if isinstance(config.run, str) else list(config.run))
-    found = [RunReader(path, lambda path: run_state(RunDirectory(path))).read() for path in paths]
+    found, damages = read_each(paths, _read)
     if not found:
-        raise UserError(f"root={config.root}: no run directory there")
+        raise UserError(damages[0] if damages else f"root={config.root}: no run directory there")
+    warn_left_out(damages)
     if config.root is not None:
         found = by_start(found)
     runs = selected(found, config.filter)
@@ -58,15 +61,20 @@ def report(config: DictConfig) -> dict[str, Any]:
     if output.suffix != ".html":
         raise UserError(f"output={output}: expected a name that ends in .html")
     try:
-        page, tables = write_report(runs, output, instantiate(config.dashboard))
+        page, tables = write_report(runs, output, instantiate(config.dashboard), damages)
     except OSError as error:
         raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
     return {
         "report": str(page),
         "markdown": str(tables),
         "runs": [str(run.path) for run in runs],
+        "left_out": damages,
         "bytes": page.stat().st_size,
     }
+
+
+def _read(path: Path) -> RunRecord:
+    return RunReader(path, lambda path: run_state(RunDirectory(path))).read()
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from convatlas.console import print_fields, print_table
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import TrainingFailedError, UserError
 from convatlas.planning import TYPES, plan_run
+from convatlas.record.lines import read_metrics
 from convatlas.report.expectations import Expectation, judge
 from convatlas.report.groups import group_runs
 from convatlas.report.quantities import metric_text, spread_text
@@ -33,7 +34,6 @@ from convatlas.run.environment import quiet_libraries, world_size
 from convatlas.run.lock import run_state
 from convatlas.run.recorded import prepared_rerun
 from convatlas.studies.processes import run_training
-from convatlas.tracking.local_record import read_metrics
 
 OWN_KEYS = ("run", "code", "tolerance", "format")
 WEIGHTS = {True: "equal weights, bit for bit", False: "other weights", None: "not compared: one is not kept"}

@@ -16,8 +16,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from convatlas.cli import execute
-from convatlas.console import metric_text, print_table
+from convatlas.console import metric_text, print_table, warn_left_out
 from convatlas.errors import UserError
+from convatlas.jsonio import read_each
 from convatlas.run.directory import RunDirectory
 from convatlas.run.lock import run_state
 
@@ -29,7 +30,8 @@ def runs(config: DictConfig) -> dict[str, Any]:
         config: Composed from ``conf/runs.yaml``.
 
     Returns:
-        ``runs``: a list of summaries with ``run`` (the directory) and ``state``.
+        ``runs``: a list of summaries with ``run`` (the directory) and ``state``; ``left_out``: for each run that
+        cannot be read the reason.
 
     Raises:
         UserError: ``root`` is not a directory.
@@ -38,14 +40,22 @@ def runs(config: DictConfig) -> dict[str, Any]:
     if not root.is_dir():
         raise UserError(f"root={root}: no such directory; expected the folder that holds the runs")
     found = [RunDirectory(path.parent) for path in sorted(root.glob("*/summary.json"))]
-    summaries = [{"run": str(run.path), **run.summary, "state": run_state(run)} for run in found]
-    return {"runs": sorted(summaries, key=lambda summary: summary["started"], reverse=True)}
+    summaries, damages = read_each(found, _summary)
+    warn_left_out(damages)
+    return {
+        "runs": sorted(summaries, key=lambda summary: summary.get("started", ""), reverse=True),
+        "left_out": damages,
+    }
+
+
+def _summary(run: RunDirectory) -> dict[str, Any]:
+    return {"run": str(run.path), **run.summary, "state": run_state(run)}
 
 
 def _reported(summary: Mapping[str, Any]) -> list[str]:
     """The metric of the reported split that the best checkpoint was chosen by on the tuning split."""
-    wanted = str(summary.get("best", {}).get("metric")).rpartition("/")[2]
-    return [_text(name, value) for name, value in summary.get("test", {}).items() if name.endswith(f"/{wanted}")]
+    wanted = str((summary.get("best") or {}).get("metric")).rpartition("/")[2]
+    return [_text(name, value) for name, value in (summary.get("test") or {}).items() if name.endswith(f"/{wanted}")]
 
 
 def _text(name: str, value: float | str | None) -> str:
@@ -59,9 +69,9 @@ def show(result: Mapping[str, Any]) -> None:
             summary["run"],
             summary["state"],
             summary.get("epochs"),
-            _text(summary["best"]["metric"], summary["best"]["value"]) if "best" in summary else None,
+            _text(summary["best"]["metric"], summary["best"]["value"]) if summary.get("best") else None,
             "  ".join(_reported(summary)),
-            summary["started"],
+            summary.get("started"),
         )
         for summary in result["runs"]
     ]

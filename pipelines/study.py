@@ -21,9 +21,10 @@ from pydantic import PositiveInt
 
 from convatlas.cli import execute
 from convatlas.config import compose_around_train, plain
-from convatlas.console import print_fields, print_table
+from convatlas.console import print_fields, print_table, warn_left_out
 from convatlas.errors import UserError
-from convatlas.report.run_record import RunReader
+from convatlas.jsonio import read_each
+from convatlas.report.run_record import RunReader, RunRecord
 from convatlas.report.selection import is_run
 from convatlas.run.directory import RunDirectory
 from convatlas.run.environment import quiet_libraries
@@ -88,24 +89,29 @@ def study(config: DictConfig) -> dict[str, Any]:
             failed += workers.train(plan)
         failed += workers.evaluate(plan_evaluations(design, plan, output).values())
     states = [
-        {"run": str(run.path), "state": run_state(run.directory), "overrides": list(run.overrides)} for run in plan.runs
+        {
+            "run": str(run.path),
+            "state": "damaged" if run.damage else run_state(run.directory),
+            "overrides": list(run.overrides),
+        }
+        for run in plan.runs
     ]
     result = {"study": design.name, "runs": states, "failed": failed, "submitted": submitted}
     return result if config.dry_run else result | _outcome(design, plan, config.train, output)
 
 
 def _outcome(design: Study, plan: Plan, command_line: Sequence[str], output: Path) -> dict[str, Any]:
-    records = {
-        run.path: RunReader(run.path, lambda path: run_state(RunDirectory(path))).read()
-        for run in plan.runs
-        if is_run(run.path)
-    }
+    found, damages = read_each([run.path for run in plan.runs if is_run(run.path)], _read)
+    warn_left_out(damages)
+    records = {record.path: record for record in found}
     outcome = judge(design, gather(design, plan, plan_evaluations(design, plan, output), records))
     of_cells = {
         cell: [records[run.path] for run in runs.values() if run.path in records] for cell, runs in plan.cells.items()
     }
     return {
-        "files": {name: str(path) for name, path in write_study(outcome, of_cells, command_line, output).items()},
+        "files": {
+            name: str(path) for name, path in write_study(outcome, of_cells, command_line, output, damages).items()
+        },
         "tables": [
             {
                 "columns": table.columns,
@@ -116,6 +122,10 @@ def _outcome(design: Study, plan: Plan, command_line: Sequence[str], output: Pat
         ],
         "outcome": as_data(outcome),
     }
+
+
+def _read(path: Path) -> RunRecord:
+    return RunReader(path, lambda path: run_state(RunDirectory(path))).read()
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from omegaconf import DictConfig
 from pydantic import PositiveFloat
 
 from convatlas.cli import execute
 from convatlas.console import print_table
-from convatlas.errors import UserError
-from convatlas.run.lock import Owner, Watch
+from convatlas.errors import UnreadableError, UserError
+from convatlas.record.files import read_config
+from convatlas.run.lock import Watch
 from convatlas.tracking.publisher_process import PublisherProcess, make_job
 from convatlas.tracking.wandb_server import WandbError, WandbServer
 
@@ -75,7 +75,7 @@ def sync(config: DictConfig) -> dict[str, Any]:
                 if seen.get(run) == _changed(run):
                     continue
                 changed = _changed(run)
-                result = _publish(run, config, watch.owner(run / "lock.json"))
+                result = _publish(run, config, watch)
                 results[str(run)] = result
                 if result["state"] not in ("trains", "failed"):
                     seen[run] = changed
@@ -118,10 +118,13 @@ def _changed(run: Path) -> tuple[float, ...]:
     return tuple((run / name).stat().st_mtime for name in ("summary.json", "metrics.jsonl") if (run / name).is_file())
 
 
-def _publish(run: Path, config: DictConfig, owner: Owner | None) -> dict[str, Any]:
+def _publish(run: Path, config: DictConfig, watch: Watch) -> dict[str, Any]:
+    try:
+        owner, settings = watch.owner(run / "lock.json"), read_config(run)
+    except UnreadableError as error:
+        return {"run": str(run), "state": "failed", "reason": str(error)}
     if owner is not None:
         return {"run": str(run), "state": "trains", "reason": f"owned by {owner}"}
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     own = (settings.get("tracking") or {}).get("wandb")
     if own is None and config.runs is None:
         return {"run": str(run), "state": "untracked", "reason": "tracking has no wandb; runs= names it all the same"}

@@ -28,18 +28,20 @@ from convatlas.data.image_data import ImageDataModule
 from convatlas.data.scan import passed_over_text
 from convatlas.errors import UserError
 from convatlas.evaluation import evaluate_split
+from convatlas.jsonio import writing
 from convatlas.planning import TYPES, plan_run, run_on_other_data, state_at_start
 from convatlas.rank import is_rank_zero
 from convatlas.run.agreement import agree, compare
 from convatlas.run.averaging import ExponentialAverage
 from convatlas.run.buckets import SettledBuckets
 from convatlas.run.callbacks import Throughput, progress
-from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, newest_checkpoint, read_run_checkpoint
+from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
 from convatlas.run.environment import build_trainer, lost_rank_told, quiet_libraries, world_size
 from convatlas.run.lock import RunLock
 from convatlas.run.process_state import ProcessStates
 from convatlas.run.provenance import collect_provenance
+from convatlas.run.resume import resume_point
 from convatlas.run.saving import RunCheckpoints
 from convatlas.run.stopping import Preempted, StopSignals
 from convatlas.tasks.base import Task
@@ -100,10 +102,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 
 def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task) -> None:
-    resume_from, resume_step = None, 0
-    if (newest := newest_checkpoint(run.last, run.previous)) is not None:
-        resume_from, resume_step = newest[0], newest[1]["global_step"]
-        del newest  # memory
+    begin = resume_point(run)
     record = LocalRecord(run.metrics, run.run_id)
     mirrors: list[Logger] = []
     settings: dict[str, Any] = expanded(plain(config))
@@ -111,30 +110,35 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
     with lost_rank_told():
         compare(start)
     if is_rank_zero():
-        record.resume(resume_step)
+        record.resume(begin.step)
         provenance = collect_provenance(data.fingerprint, data.digests, data.class_list.hash, start)
         run.begin(settings, list(data.class_list.names), provenance)
     data.skipped.log = run.skipped
     earlier_seconds = run.summary.get("train_seconds", 0.0)
     started = time.monotonic()
     stop = StopSignals()
+    failed = False
     try:
         if is_rank_zero():
             mirrors += [
                 instantiate(tracker)(directory=str(run.path), settings=settings)
                 for tracker in (config.tracking or {}).values()
             ]
-            _announce(config, run, data, task, mirrors, resume_step)
+            _announce(config, run, data, task, mirrors, begin.step)
         trainer = _trainer(config, run, data, task, [record, *mirrors], stop)
         STARTUP.mark("trainer")
-        trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
+        trainer.fit(task, datamodule=data, ckpt_path=begin.checkpoint, weights_only=True)
         best = read_run_checkpoint(run.best)
         task.load_state_dict(best["state_dict"])
         test = evaluate_split(trainer, task, data, str(run.best), run.path / "evaluation")
-        run.previous.unlink(missing_ok=True)
+        with writing(run.previous):
+            run.previous.unlink(missing_ok=True)
         summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
         summary["skipped_images"] = run.num_skipped()
+        if is_rank_zero():
+            run.sync_record()
     except BaseException as error:
+        failed = True
         outcome = stop.outcome(error)
         interrupted = isinstance(outcome, KeyboardInterrupt | SystemExit)  # Lightning turns Ctrl-C into SystemExit
         state = "preempted" if isinstance(outcome, Preempted) else "interrupted" if interrupted else "failed"
@@ -143,12 +147,24 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
             raise outcome from error
         raise
     finally:
-        if is_rank_zero():
-            seconds = round(earlier_seconds + time.monotonic() - started, 1)
-            run.update(**summary, train_seconds=seconds, ended=now())
-        close_mirrors(mirrors)
-        stop.leave_together()
-        stop.restore()
+        try:
+            if is_rank_zero():
+                seconds = round(earlier_seconds + time.monotonic() - started, 1)
+                _end(run, failed, **summary, train_seconds=seconds, ended=now())
+        finally:
+            close_mirrors(mirrors)
+            stop.leave_together()
+            stop.restore()
+
+
+def _end(run: RunDirectory, failed: bool, **entries: Any) -> None:
+    """Write down how the run ended; after a failure, which is what the user must see, trouble with it is a warning."""
+    try:
+        run.update(**entries)
+    except UserError as error:
+        if not failed:
+            raise
+        sys.stderr.write(f"convatlas: warning: {error}\n")
 
 
 def _trainer(

@@ -1,6 +1,8 @@
 """The command line: one JSON document, one-line errors, exit statuses."""
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 
 from convatlas import cli
+from convatlas.errors import UserError
 from tests.conftest import Command
 
 
@@ -87,3 +90,13 @@ def test_train_json_is_one_document_and_lines_of_progress(convatlas: Command) ->
 def test_runs_json(convatlas: Command, trained: dict[str, Any]) -> None:
     done = convatlas("runs", f"root={Path(trained['run']).parent}", "format=json")
     assert trained["run"] in [run["run"] for run in json.loads(done.stdout)["runs"]]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_or_read_only_disk_is_a_mistake_to_mend_whoever_meets_it(number: int) -> None:
+    wrapped = RuntimeError("a library's")
+    wrapped.__cause__ = OSError(number, os.strerror(number), "/data/x.tar")
+    reported = cli._reported(wrapped)
+    assert isinstance(reported, UserError)
+    assert str(reported) == f"/data/x.tar cannot be written ({os.strerror(number)})"
+    assert cli._reported(OSError(errno.EIO, "")) is None

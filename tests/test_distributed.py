@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kill_and_resume import OVERRIDES, difference, only_run
+from convatlas.record.lines import read_metrics
 from convatlas.restore import restored_config
-from convatlas.tracking.local_record import read_metrics
 from pipelines.evaluate import evaluate
 from tests.conftest import SMALL, read_json
 from tests.fixtures import run_two_ranks

@@ -1,7 +1,12 @@
+import errno
 import json
+import os
 from pathlib import Path
 
-from convatlas.jsonio import dumps, write_atomic
+import pytest
+
+from convatlas.errors import UserError
+from convatlas.jsonio import dumps, make_directory, write_atomic
 
 
 def test_non_finite_numbers_become_text() -> None:
@@ -14,3 +19,37 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_atomic(tmp_path / "f", "new")
     assert (tmp_path / "f").read_text(encoding="utf-8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_file_and_its_name_are_synced_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def log_sync(number: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{number}').readlink().name}")
+        fsync(number)
+
+    def log_rename(source: Path, target: Path) -> None:
+        done.append(f"rename {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", log_sync)
+    monkeypatch.setattr(os, "replace", log_rename)
+    write_atomic(tmp_path / "f", "new")
+    assert done == ["sync .f.tmp", "rename f", f"sync {tmp_path.name}"]
+    done.clear()
+    make_directory(tmp_path / "a" / "b")
+    assert done == ["sync a", f"sync {tmp_path.name}"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomic(tmp_path / "f", "old")
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"/f cannot be written \(No space left on device\); make room there"):
+        write_atomic(tmp_path / "f", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_text(encoding="utf-8") == "old"

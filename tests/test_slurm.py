@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from benchmarks.kill_and_resume import difference
-from convatlas.tracking.local_record import read_metrics
+from convatlas.record.lines import read_metrics
 from tests.conftest import SMALL, read_json
 from tests.gates import PATIENCE, Gate
 from tests.slurm_cluster import SlurmCluster, missing

@@ -4,6 +4,7 @@ Results go to standard output; progress, logs and errors go to standard error.
 """
 
 import ast
+import errno
 import io
 import locale
 import os
@@ -20,7 +21,7 @@ from convatlas.clock import STARTUP
 from convatlas.config import check_config, project_path
 from convatlas.config import compose as compose_config
 from convatlas.errors import ReportedError, UserError
-from convatlas.jsonio import dumps
+from convatlas.jsonio import FULL, dumps
 from convatlas.rank import is_rank_zero, ranks
 from convatlas.signals import end_after_work, ignore_stop_signals
 
@@ -123,8 +124,13 @@ def execute(
 
 
 def _reported(error: BaseException | None) -> ReportedError | None:
-    """What is to be told behind an exception; Hydra wraps what constructors raise."""
+    """What is to be told behind an exception; Hydra wraps what constructors raise.
+
+    A full or read-only disk is the user's to mend, whichever library met it.
+    """
     while error is not None and not isinstance(error, ReportedError):
+        if isinstance(error, OSError) and error.errno in (*FULL, errno.EROFS):
+            return UserError(f"{error.filename or 'a file'} cannot be written ({error.strerror})")
         error = error.__cause__
     return error
 

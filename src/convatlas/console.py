@@ -30,6 +30,12 @@ def warn(message: str) -> None:
     sys.stderr.write(f"convatlas: warning: {message}\n")
 
 
+def warn_left_out(damages: Iterable[str]) -> None:
+    """Name on standard error what a list leaves out because it cannot be read."""
+    for damage in damages:
+        warn(f"{damage}; the run is left out")
+
+
 def print_result(headline: str, metrics: Mapping[str, Any]) -> None:
     """Print a headline and the metrics of an evaluation, accuracies in per cent."""
     sys.stdout.write(f"\n{headline}\n")

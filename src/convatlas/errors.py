@@ -17,6 +17,14 @@ class UserError(ReportedError):
     status = 2
 
 
+class UnreadableError(UserError):
+    """A file of a run is damaged; lists of runs name it and leave the run out."""
+
+
+class NewerFormatError(UnreadableError):
+    """A file was written by a newer ConvAtlas, whose format this one does not know."""
+
+
 class DivergedError(UserError):
     """The loss is no finite number any more: with these settings the training cannot go on."""
 

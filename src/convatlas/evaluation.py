@@ -18,7 +18,7 @@ from convatlas.data.object_data import DetectionDataModule
 from convatlas.data.object_pictures import objects_png
 from convatlas.data.objects import Objects, decode_masks
 from convatlas.data.thumbnails import thumbnail_png
-from convatlas.jsonio import dumps, write_atomic
+from convatlas.jsonio import dumps, make_directory, write_atomic, write_picture, writing
 from convatlas.tasks.average_precision import Found
 from convatlas.tasks.base import Task
 from convatlas.tasks.confusion import class_ious
@@ -61,7 +61,8 @@ def evaluate_split(
     if trainer.is_global_zero:
         about = {"split": data.split, "protocol": protocol, "checkpoint": checkpoint, "metrics": metrics}
         file = evaluation_file(output, data.split, str(protocol["name"]))
-        (file.parent / data.split).mkdir(parents=True, exist_ok=True)
+        with writing(file):
+            make_directory(file.parent / data.split)
         result = {**about, "classes": list(data.class_list.names), **details(task.predictions, data, file.parent)}
         write_atomic(file, dumps(result, indent=1))
     return metrics
@@ -124,7 +125,7 @@ def _(predictions: MaskPredictions, data: SegmentationDataModule, output: Path) 
             ("prediction", mask_png(predictions.masks[index])),
         ):
             pictures[kind] = f"{data.split}/{index:06d}-{kind}.png"
-            (output / pictures[kind]).write_bytes(png)
+            write_picture(output / pictures[kind], png)
         score = scores[index]
         return {"path": data.path(data.split, index), **asdict(score), **pictures}
 
@@ -163,7 +164,7 @@ def _(predictions: ObjectPredictions, data: DetectionDataModule, output: Path) -
             ("prediction_overlay", found_objects_png(image, found, names)),
         ):
             pictures[kind] = f"{data.split}/{score.index:06d}-{kind}.png"
-            (output / pictures[kind]).write_bytes(png)
+            write_picture(output / pictures[kind], png)
         return {"path": data.path(data.split, score.index), **asdict(score), **pictures}
 
     return {
@@ -202,7 +203,7 @@ def _number(value: float) -> float | None:
 def _shown(predictions: Predictions, row: int, data: ImageDataModule, output: Path) -> dict[str, Any]:
     index = int(predictions.indices[row])
     name = f"{data.split}/{index:06d}.png"
-    (output / name).write_bytes(thumbnail_png(data.load(data.split, index)))
+    write_picture(output / name, thumbnail_png(data.load(data.split, index)))
     return {
         "index": index,
         "path": data.path(data.split, index),

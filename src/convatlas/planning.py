@@ -72,7 +72,7 @@ def plan_run(
     run = RunDirectory.choose(config.run.root, identity, config.run.attempt, config.run.fresh)
     if not run.path.exists() and not config.run.fresh:
         run = find_run_of_before(run, settings, data) or run
-    if run.path.exists() and (differences := changed_settings(recorded_settings(run), expanded(settings))):
+    if run.has_begun and (differences := changed_settings(recorded_settings(run), expanded(settings))):
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise UserError(
             f"{run.path}: a default has changed since this run began: {differences[0]}{more}; give the former value, "

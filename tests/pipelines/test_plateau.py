@@ -7,8 +7,8 @@ import pytest
 from torch import Tensor
 
 from convatlas.config import compose
+from convatlas.record.lines import read_metrics
 from convatlas.tasks.classification import ClassificationTask
-from convatlas.tracking.local_record import read_metrics
 from pipelines.train import train
 
 OVERRIDES = [

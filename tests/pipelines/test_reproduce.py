@@ -16,6 +16,7 @@ from convatlas.config import compose as compose_config
 from convatlas.errors import TrainingFailedError, UserError
 from convatlas.jsonio import dumps
 from convatlas.planning import plan_run, state_at_start
+from convatlas.record.lines import read_metrics
 from convatlas.report.reproduction import compare_runs
 from convatlas.report.run_record import read_run
 from convatlas.run import recorded
@@ -24,7 +25,6 @@ from convatlas.run.provenance import SOURCE
 from convatlas.run.snapshot import snapshot
 from convatlas.run.stopping import Preempted
 from convatlas.studies import processes
-from convatlas.tracking.local_record import read_metrics
 from pipelines.reproduce import compose, reproduce, show
 from tests.conftest import SMALL, Command, read_json
 from tests.run.test_source import git

@@ -1,6 +1,7 @@
 """Small studies, really run."""
 
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,26 @@ def test_runs_that_are_there_are_not_run_again(finished: Path, capsys: pytest.Ca
     told = capsys.readouterr().out
     assert told.startswith("4 runs, 0 not finished\n")
     assert "ResNet-20 better than plain-20" in told
+
+
+def test_a_damaged_run_is_left_out_of_the_study_and_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    plain, residual = (next((tmp_path / "runs").glob(f"{name}*-s1")) for name in ("plain20", "resnet20"))
+    (plain / "summary.json").write_bytes(b"\0" * 100)
+    with (residual / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write("oops\n")
+    result = ask(tmp_path)
+    assert sorted(run["state"] for run in result["runs"]) == ["damaged", "finished", "finished", "finished"]
+    assert result["failed"] == []
+    assert [len(entry["values"]) for entry in result["outcome"]["results"]] == [1, 1]
+    said = capsys.readouterr().err
+    for damage in (f"{plain / 'summary.json'}: damaged, expected", f"{residual / 'metrics.jsonl'}:"):
+        assert damage in said
+        for kind in ("page", "data"):
+            assert damage in Path(result["files"][kind]).read_text(encoding="utf-8")
+    assert (plain / "summary.json").read_bytes() == b"\0" * 100
 
 
 def test_data_are_opened_once_for_all_arms_and_seeds(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from convatlas.config import check_config, quoted
 from convatlas.config import compose as compose_config
 from convatlas.errors import UserError
-from convatlas.tracking.local_record import read_metrics
+from convatlas.record.lines import read_metrics
 from pipelines.sweep import TYPES, compose, sweep
 from tests.conftest import SMALL, read_json
 from tests.gates import PATIENCE, Gate

@@ -13,9 +13,9 @@ from convatlas.config import check_config, compose
 from convatlas.data.batch import Batch
 from convatlas.errors import DivergedError, UserError
 from convatlas.planning import TYPES
+from convatlas.record.lines import read_metrics
 from convatlas.run.checkpoints import read_checkpoint
 from convatlas.tasks.classification import ClassificationTask
-from convatlas.tracking.local_record import read_metrics
 from pipelines.train import show, train
 from tests.conftest import SMALL, read_json
 from tests.fixtures import write_image_folder

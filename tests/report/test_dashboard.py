@@ -127,7 +127,7 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(make_run: Any, tmp_path
     (make_run(seed=1, evaluation=False) / "summary.json").write_text("{", encoding="utf-8")
     report = LiveReport(tmp_path / "runs", None, dashboard).snapshot().report
     assert len(report.runs) == 1
-    assert "summary.json: expected JSON" in report.sections["header"]
+    assert "summary.json: damaged, expected a JSON object; the run is left out" in report.sections["header"]
 
 
 def test_mistakes_name_their_key(server: ReportServer, tmp_path: Path) -> None:

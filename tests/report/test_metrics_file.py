@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,8 @@ import numpy as np
 import pytest
 
 from convatlas.errors import UserError
-from convatlas.report import metrics_file
+from convatlas.record import lines as record_lines
+from convatlas.record.lines import Line
 from convatlas.report.metrics_file import MetricsFile
 from convatlas.report.series import MAX_BUCKETS
 
@@ -45,13 +47,13 @@ def test_only_what_was_appended_is_read_again(tmp_path: Path, monkeypatch: pytes
     path.write_text(lines(rows(0, 1000)), encoding="utf-8")
     found = read(path)
     parsed: list[int] = []
-    parse = MetricsFile._parse
+    parse = record_lines._parse
 
-    def count(self: MetricsFile, texts: list[bytes]) -> list[dict[str, Any]]:
+    def count(texts: Sequence[bytes]) -> list[Line] | None:
         parsed.append(len(texts))
-        return parse(self, texts)
+        return parse(texts)
 
-    monkeypatch.setattr(MetricsFile, "_parse", count)
+    monkeypatch.setattr(record_lines, "_parse", count)
     with path.open("a", encoding="utf-8") as file:
         file.write(lines(rows(1000, 1003)) + '{"step": 1003, "tr')
     found.read()
@@ -82,7 +84,7 @@ def test_a_long_record_is_bounded_whatever_the_blocks(tmp_path: Path, monkeypatc
     path = tmp_path / "metrics.jsonl"
     path.write_text(lines(rows(0, 5000)), encoding="utf-8")
     whole = read(path).series["train/loss"]
-    monkeypatch.setattr(metrics_file, "BLOCK", 999)
+    monkeypatch.setattr(record_lines, "BLOCK", 999)
     parts = read(path).series["train/loss"]
     assert len(whole.steps) <= MAX_BUCKETS
     assert parts.steps.tolist() == whole.steps.tolist()
@@ -105,7 +107,7 @@ def test_a_damaged_line_names_file_and_line(tmp_path: Path, damage: str) -> None
     found = read(path)
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{lines(rows(1, 2))}{damage}\n{lines(rows(3, 4))}")
-    with pytest.raises(UserError, match=r"metrics\.jsonl:3: expected a JSON object with a step"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl:3: damaged line, expected a JSON object with a step"):
         found.read()
 
 

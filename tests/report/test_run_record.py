@@ -72,5 +72,5 @@ def test_what_is_no_run_directory_is_named(tmp_path: Path, path: str) -> None:
 def test_a_damaged_summary_is_named(make_run: Any, text: str) -> None:
     run = make_run()
     (run / "summary.json").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"summary\.json: expected"):
+    with pytest.raises(UserError, match=r"summary\.json: damaged, expected"):
         read_run(run)

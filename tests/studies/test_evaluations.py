@@ -13,7 +13,7 @@ def test_an_evaluation_finds_its_runs_and_its_place_whatever_their_names(asked: 
     study = study_of(asked, arms=arms, seeds=[0], metric="test/top1")
     run = RunDirectory(tmp_path / "a=1,b (c) 'd'")
     run.path.mkdir()
-    run.update(state="finished", ended="now")
+    run.update(state="finished", ended="2026-01-01T00:00:00+00:00")
     plan = Plan({cell: {0: PlannedRun(run, ())} for cell in study.cells})
     (evaluation, *_) = plan_evaluations(study, plan, run.path / "study").values()
     config = compose("evaluate", evaluation.overrides)

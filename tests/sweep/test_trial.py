@@ -114,6 +114,22 @@ def test_a_failure_has_its_reason(tmp_path: Path, script: str, reason: str) -> N
     assert str(outcome.reason).startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("script", "damaged"),
+    [
+        ("(run / 'metrics.jsonl').write_text('oops\\n'); state(state='finished')", "metrics.jsonl:1: damaged line"),
+        ("(run / 'metrics.jsonl').write_text('oops\\n'); time.sleep(60)", "metrics.jsonl:1: damaged line"),
+        ("(run / 'summary.json').write_text('[]')", "summary.json: damaged, expected a JSON object"),
+    ],
+)
+def test_a_trial_whose_record_is_damaged_fails_and_stops_no_other(tmp_path: Path, script: str, damaged: str) -> None:
+    pruner = {"_target_": "optuna.pruners.ThresholdPruner", "lower": 0.5}
+    outcome = train(tmp_path, script, pruner=pruner)[2]
+    assert outcome.state == TrialState.FAIL
+    assert str(outcome.reason).startswith("damaged: ")
+    assert damaged in str(outcome.reason)
+
+
 def test_a_worker_that_is_told_to_stop_lets_the_training_save_itself(tmp_path: Path) -> None:
     stop = StopFlag()
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from convatlas.config import compose, plain
-from convatlas.tracking.local_record import read_metrics
+from convatlas.record.lines import read_metrics
 from pipelines.sync import sync
 from tests.conftest import SMALL
 from tests.gates import PATIENCE, Gate

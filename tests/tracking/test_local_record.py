@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from convatlas.errors import UserError
-from convatlas.tracking.lines import LineReader
-from convatlas.tracking.local_record import LocalRecord, read_metrics
+from convatlas.errors import UnreadableError, UserError
+from convatlas.record.lines import read_metrics
+from convatlas.tracking.local_record import LocalRecord
 
 
 def test_lines_carry_step_epoch_and_time(tmp_path: Path) -> None:
@@ -39,21 +39,14 @@ def test_a_resumed_record_keeps_what_it_has_and_has_every_value_once(tmp_path: P
 
 def test_a_record_that_cannot_be_written_is_a_mistake_to_mend(tmp_path: Path) -> None:
     record = LocalRecord(tmp_path / "gone" / "metrics.jsonl", "r")
-    with pytest.raises(UserError, match=r"run\.root: .*metrics\.jsonl cannot be written \(No such file"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(No such file"):
         record.log_metrics({"train/loss": 0.5}, step=7)
 
 
-def test_no_record_reads_as_no_lines(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path / "metrics.jsonl") == []
-
-
-def test_lines_are_read_as_they_come(tmp_path: Path) -> None:
+def test_a_damaged_record_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    reader = LineReader(path)
-    assert reader.new() == []
-    path.write_text('{"step": 1}\n{"st', encoding="utf-8")
-    assert reader.new() == [{"step": 1}]
-    with path.open("a", encoding="utf-8") as file:
-        file.write('ep": 2}\n')
-    assert reader.new() == [{"step": 2}]
-    assert reader.new() == []
+    content = b'{"step": 0, "train/loss": 1.0}\n{"step": 1, "tra\0\0\0\n{"step": 2, "train/loss": 1.0}\n{"step": 3, "tr'
+    path.write_bytes(content)
+    with pytest.raises(UnreadableError, match=r"metrics\.jsonl:2: damaged line"):
+        LocalRecord(path, "r").resume(1)
+    assert path.read_bytes() == content

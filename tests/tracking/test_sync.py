@@ -1,6 +1,7 @@
 """What `convatlas sync` makes of runs in every state; a real wandb-core talks to a server on loopback."""
 
 import json
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -44,6 +45,22 @@ def test_pictures_of_the_test_go_with_its_row(offline_run: Path, server: WandbSe
     table = json.loads(next(content for name, content in run.files.items() if name.endswith("table.json")))
     evaluation = json.loads((offline_run / "evaluation" / "test.json").read_text(encoding="utf-8"))
     assert len(table["data"]) == len(evaluation["samples"]) + len(evaluation["mistakes"])
+
+
+def test_a_damaged_run_is_named_and_the_others_are_published(offline_run: Path, server: WandbServer) -> None:
+    damages = {"summary.json": b"", "config.yaml": b"\xff", "lock.json": b"\0", "metrics.jsonl": b"oops\n"}
+    for name, damage in damages.items():
+        shutil.copytree(offline_run, offline_run.parent / f"damaged-{name}", ignore=shutil.ignore_patterns("*.ckpt"))
+        (offline_run.parent / f"damaged-{name}" / name).write_bytes(damage)
+    result = sync(compose("sync", [f"root={offline_run.parent}", "answer_seconds=5", "finish_seconds=30"]))
+    runs = {Path(run["run"]).name: run for run in result["runs"]}
+    assert runs[offline_run.name]["state"] == "published"
+    for name in damages:
+        run = runs[f"damaged-{name}"]
+        assert run["state"] == "failed"
+        assert f"damaged-{name}/{name}" in run["reason"]
+        assert (offline_run.parent / f"damaged-{name}" / name).read_bytes() == damages[name]
+    assert status(result) == 1
 
 
 def test_the_axes_are_the_optimizer_step_and_the_epoch(offline_run: Path, server: WandbServer) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convatlas.errors import UserError
-from convatlas.jsonio import dumps, write_atomic
+from convatlas.jsonio import FORMAT, check_format, dumps, write_atomic
 
 NAME = "manifest.json"
 
@@ -53,13 +53,15 @@ class Manifest:
         """The manifest of a folder; None if there is none.
 
         Raises:
-            UserError: It is damaged.
+            UserError: It is damaged, or written by a newer ConvAtlas.
         """
         path = root / NAME
         if not path.is_file():
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            check_format(path, content)
+            content.pop("format", None)
             splits = {
                 split: [ShardRecord(**shard) for shard in shards] for split, shards in content.pop("splits").items()
             }
@@ -74,7 +76,7 @@ class Manifest:
 
     def write(self, root: Path) -> None:
         """Replace the manifest of a folder."""
-        write_atomic(root / NAME, dumps(asdict(self), indent=1))
+        write_atomic(root / NAME, dumps({"format": FORMAT} | asdict(self), indent=1))
 
     def check_shards(self, root: Path, present: Iterable[Path]) -> None:
         """Refuse a folder that lacks a part of its shards, or has others.

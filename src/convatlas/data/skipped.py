@@ -5,7 +5,7 @@ from pathlib import Path
 from threading import Lock
 
 from convatlas.data.decode import ImageError
-from convatlas.jsonio import printable
+from convatlas.jsonio import printable, writing
 
 
 class SkippedImages:
@@ -32,5 +32,5 @@ class SkippedImages:
             self._messages.add(message)
             sys.stderr.write(f"skipped   {message}\n")
             if self.log is not None:
-                with self.log.open("a", encoding="utf-8") as file:
+                with writing(self.log), self.log.open("a", encoding="utf-8") as file:
                     file.write(message + "\n")

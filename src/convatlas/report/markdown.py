@@ -9,12 +9,13 @@ ROWS = 200
 """Runs in the table; the rest is counted below it."""
 
 
-def markdown(title: str, groups: Sequence[Group]) -> str:
+def markdown(title: str, groups: Sequence[Group], damages: Sequence[str] = ()) -> str:
     """Write results by configuration, expectations and runs as GitHub's Markdown.
 
     Args:
         title: The heading.
         groups: The groups of the report.
+        damages: What cannot be read.
     """
     parts = [
         f"# {escape(title)}",
@@ -26,6 +27,8 @@ def markdown(title: str, groups: Sequence[Group]) -> str:
     if expected.rows:
         parts += ["## Beside what was expected", table_text(expected)]
     parts += ["## Runs", table_text(runs_table(groups))]
+    if damages:
+        parts += ["## Not readable", "\n".join(f"- {escape(damage)}" for damage in damages)]
     return "\n\n".join(parts) + "\n"
 
 

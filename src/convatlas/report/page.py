@@ -62,7 +62,7 @@ def build_report(records: Sequence[RunRecord], dashboard: Dashboard, damages: Se
     Args:
         records: The runs; there may be none.
         dashboard: The panels of curves.
-        damages: What is wrong with other runs, which cannot be read.
+        damages: What is wrong with other runs, which cannot be read and are left out.
 
     Returns:
         The parts; an evaluation that is damaged is named in the header.
@@ -76,7 +76,7 @@ def build_report(records: Sequence[RunRecord], dashboard: Dashboard, damages: Se
         figures[f"curve-{key}"] = panel_figure(panel, groups, limit)
     if (hyperparameters := parallel_coordinates(groups)) is not None:
         figures["hyperparameters"] = hyperparameters
-    damages = list(damages)
+    damages = [f"{damage}; the run is left out" for damage in damages]
     details = [_details(i, runs[i], _group_of(i, groups), figures, damages) for i in _detailed(runs)]
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs" if runs else dashboard.title
     context = {
@@ -106,7 +106,7 @@ def build_report(records: Sequence[RunRecord], dashboard: Dashboard, damages: Se
         for name in SECTIONS
     }
     texts = [{"group": _group_of(index, groups), "text": filter_text(run)} for index, run in enumerate(runs)]
-    return Report(title, sections, figures, texts, markdown(title, groups))
+    return Report(title, sections, figures, texts, markdown(title, groups, damages))
 
 
 def render_page(report: Report, refresh: float | None = None, state: Mapping[str, Any] | None = None) -> str:
@@ -133,18 +133,21 @@ def render_page(report: Report, refresh: float | None = None, state: Mapping[str
     )
 
 
-def write_report(records: Sequence[RunRecord], output: Path, dashboard: Dashboard) -> list[Path]:
+def write_report(
+    records: Sequence[RunRecord], output: Path, dashboard: Dashboard, damages: Sequence[str] = ()
+) -> list[Path]:
     """Write a page about runs, and beside it the same tables as Markdown.
 
     Args:
         records: The runs, at least one.
         output: The page to write; its folder is made.
         dashboard: The panels of curves.
+        damages: As in ``build_report``.
 
     Returns:
         The page and the Markdown file.
     """
-    report = build_report(records, dashboard)
+    report = build_report(records, dashboard, damages)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, render_page(report))
     tables = output.with_suffix(".md")

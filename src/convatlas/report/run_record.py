@@ -1,15 +1,12 @@
 """Read what a run left in its directory, at any moment of its life."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from convatlas.errors import UserError
+from convatlas.record.files import read_config, read_evaluation, read_provenance, read_summary
 from convatlas.report.metrics_file import MetricsFile
 from convatlas.report.series import Series
 
@@ -60,9 +57,9 @@ class RunRecord:
         """Read the evaluations, by name of the file, which is that of the split and of the test protocol.
 
         Raises:
-            UserError: One is damaged.
+            UnreadableError: One is damaged.
         """
-        return {file.stem: _read_json(file) for file in self.evaluation_files}
+        return {file.stem: read_evaluation(file) for file in self.evaluation_files}
 
 
 class RunReader:
@@ -85,10 +82,8 @@ class RunReader:
         """Read the record; the same object as before if nothing changed.
 
         Raises:
-            UserError: The path is not a run directory, or one of its files is damaged.
+            UnreadableError: The path is not a run directory, or one of its files is damaged.
         """
-        if not (self.path / "config.yaml").is_file():
-            raise UserError(f"{self.path}: expected a run directory, but it has no config.yaml")
         files = [self.path / name for name in ("config.yaml", "provenance.json", "summary.json", "metrics.jsonl")]
         evaluations = sorted((self.path / "evaluation").glob("*.json"))
         stamps = {file: _stamp(file) for file in [*files, *evaluations]}
@@ -96,9 +91,9 @@ class RunReader:
             self._metrics.read()
             self._record = RunRecord(
                 path=self.path,
-                config=_read_yaml(files[0]),
-                provenance=_read_json(files[1]),
-                summary=_read_json(files[2]),
+                config=read_config(self.path),
+                provenance=read_provenance(self.path),
+                summary=read_summary(self.path),
                 state="started",
                 series=dict(self._metrics.series),
                 torn=self._metrics.torn,
@@ -116,7 +111,7 @@ def read_run(path: Path) -> RunRecord:
     """Read a run directory once, with the state that it wrote down.
 
     Raises:
-        UserError: The path is not a run directory, or one of its files is damaged.
+        UnreadableError: The path is not a run directory, or one of its files is damaged.
     """
     return RunReader(path).read()
 
@@ -128,28 +123,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return 0, 0
     return found.st_mtime_ns, found.st_size
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected YAML") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: expected a mapping of configuration keys")
-    return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: expected JSON") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
 
 
 def number(value: object) -> float | None:

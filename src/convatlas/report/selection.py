@@ -30,7 +30,7 @@ def named_runs(patterns: Sequence[str]) -> list[Path]:
 
 
 def runs_in(root: Path) -> list[Path]:
-    """The run directories in a folder; those that are being made have no configuration yet and are left out.
+    """The run directories in a folder; those that are being made have neither configuration nor summary yet.
 
     Raises:
         UserError: There is no such folder.
@@ -41,8 +41,8 @@ def runs_in(root: Path) -> list[Path]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a path is the directory of a run that has begun."""
-    return (path / "config.yaml").is_file()
+    """Whether a path is the directory of a run that has begun; a run that has lost one of the files is one, too."""
+    return any((path / name).is_file() for name in ("config.yaml", "summary.json"))
 
 
 def selected(records: Sequence[RunRecord], words: str | None) -> list[RunRecord]:

@@ -14,6 +14,7 @@ from typing import Any
 from convatlas.arguments import defaults, expanded
 from convatlas.data.image_data import ImageDataModule
 from convatlas.data.legacy_fingerprint import legacy_fingerprint
+from convatlas.errors import UnreadableError
 from convatlas.public_names import public_name
 from convatlas.rank import is_rank_zero
 from convatlas.run.directory import RunDirectory
@@ -63,6 +64,8 @@ def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: Ima
     attempt = "" if run.attempt == 1 else f"-a{run.attempt}"
     for path in sorted(run.path.parent.glob(f"{name}-{data_name}-????????-s{seed}{attempt}")):
         candidate = RunDirectory(path, run.attempt, run.identity)
+        if not candidate.has_begun:
+            continue
         if candidate.summary.get("identity") == run.identity:
             return candidate
         recorded = candidate.config
@@ -80,8 +83,17 @@ def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: Ima
 
 
 def recorded_settings(run: RunDirectory) -> dict[str, Any]:
-    """The expanded configuration that a run recorded; what a11ee17 left out is taken from ``DEFAULTS``."""
-    recorded = run.config
+    """The expanded configuration that a run recorded; what a11ee17 left out is taken from ``DEFAULTS``.
+
+    Raises:
+        UnreadableError: It is damaged.
+    """
+    try:
+        recorded = run.config
+    except UnreadableError as error:
+        raise UnreadableError(
+            f"{error}; without that file the run goes on, and its settings are not compared"
+        ) from error
     if not _was_written_before(recorded):
         return recorded
     former: dict[str, dict[str, Any]] = json.loads(DEFAULTS.read_text(encoding="utf-8"))

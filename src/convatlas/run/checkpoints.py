@@ -3,14 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from convatlas.data.class_list import ClassList
-from convatlas.errors import UserError
+from convatlas.errors import NewerFormatError, UserError
+from convatlas.jsonio import FORMAT, check_format, sync_directory, writing
 from convatlas.torchfile import read_torch_file
 
 KEY = "convatlas"
@@ -27,23 +28,16 @@ class AtomicCheckpointIO(CheckpointIO):
             UserError: The disk is full or cannot be written; what was there before is whole.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        try:
+        with writing(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+                _save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            sync_directory(path.parent)
             temporary.replace(path)
-        except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            reason = error if isinstance(error, OSError) else error.__context__  # torch's archive hides a full disk
-            if not isinstance(reason, OSError):
-                raise
-            raise UserError(
-                f"run.root: {path} cannot be written ({reason.strerror}); the checkpoints before it are whole: make "
-                "room there and give the same command again"
-            ) from error
+            sync_directory(path.parent)
 
     def load_checkpoint(
         self,
@@ -59,6 +53,15 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch's archive hides a full disk
+            raise error.__context__ from error
+        raise
+
+
 class CheckpointMetadata(Callback):
     """Puts the configuration and the class list into every checkpoint.
 
@@ -70,6 +73,7 @@ class CheckpointMetadata(Callback):
 
     def __init__(self, run_id: str, config: dict[str, Any], class_list: ClassList) -> None:
         self.metadata = {
+            "format": FORMAT,
             "run_id": run_id,
             "config": config,
             "class_list": list(class_list.names),
@@ -104,6 +108,7 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"checkpoint={path}: not written by convatlas train; load foreign weights with model=… model.weights={path}"
         )
+    check_format(f"checkpoint={path}", checkpoint[KEY])
     state, step, metadata = checkpoint.get("state_dict"), checkpoint.get("global_step"), checkpoint[KEY]
     config = metadata.get("config") if isinstance(metadata, dict) else None
     class_list = metadata.get("class_list") if isinstance(metadata, dict) else None
@@ -141,12 +146,14 @@ def newest_checkpoint(*candidates: Path) -> tuple[Path, dict[str, Any]] | None:
         Where it is and what it holds, or None where there is none.
 
     Raises:
-        UserError: There are checkpoints, but none can be read.
+        UserError: There are checkpoints, but none can be read; or the newest is a newer ConvAtlas's.
     """
     damaged = None
     for path in filter(Path.is_file, candidates):
         try:
             checkpoint = read_run_checkpoint(path)
+        except NewerFormatError:
+            raise  # an older checkpoint would do again what the newer version has done
         except UserError as error:
             damaged = damaged or error
             continue

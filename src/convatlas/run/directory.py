@@ -1,16 +1,30 @@
 """The directory of a run and the state it is in."""
 
-import json
 import os
 import platform
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from convatlas.errors import UserError
-from convatlas.jsonio import dumps, write_atomic
+from convatlas.errors import UnreadableError, UserError
+from convatlas.jsonio import (
+    FORMAT,
+    dumps,
+    make_directory,
+    read_lines,
+    sync_directory,
+    sync_file,
+    write_atomic,
+    writing,
+)
+from convatlas.record.files import read_config, read_jobs, read_provenance, read_summary
+
+RESERVED_BYTES = 16_384
+"""Room on the disk that a run keeps for its last summary."""
 
 
 class RunDirectory:
@@ -33,6 +47,7 @@ class RunDirectory:
         self.last = self.checkpoints / "last.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
         self.skipped = path / "skipped_images.txt"
+        self._reserve = path / ".reserve"
 
     @classmethod
     def choose(cls, root: str, run_id: str, attempt: int, fresh: bool) -> "RunDirectory":
@@ -42,9 +57,12 @@ class RunDirectory:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What is known of the run so far; empty before it starts."""
-        path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        """What is known of the run so far; empty before it starts.
+
+        Raises:
+            UnreadableError: It is damaged, or written by a newer ConvAtlas.
+        """
+        return read_summary(self.path)
 
     @property
     def finished(self) -> bool:
@@ -52,26 +70,27 @@ class RunDirectory:
         return self.summary.get("state") == "finished"
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the run has recorded its configuration."""
+        return (self.path / "config.yaml").is_file()
+
+    @property
     def config(self) -> dict[str, Any]:
-        """The configuration on record; empty before the run begins.
+        """The configuration on record.
 
         Raises:
-            UserError: The file is damaged.
+            UnreadableError: It is absent or damaged.
         """
-        path = self.path / "config.yaml"
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: expected a run's configuration as YAML") from error
-        if not isinstance(found, dict):
-            raise UserError(f"{path}: expected a run's configuration as YAML")
-        return found
+        return read_config(self.path)
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
-        """The SLURM jobs that were submitted for the run, the oldest first."""
-        path = self.path / "jobs.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        """The SLURM jobs that were submitted for the run, the oldest first.
+
+        Raises:
+            UnreadableError: The list is damaged.
+        """
+        return read_jobs(self.path)
 
     def add_job(self, **entries: Any) -> None:
         """Remember a job that was submitted."""
@@ -84,7 +103,7 @@ class RunDirectory:
             UserError: It cannot be written.
         """
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            make_directory(self.checkpoints)
             probe = self.path / f".probe-{os.getpid()}"
             probe.touch()
             probe.unlink()
@@ -98,33 +117,60 @@ class RunDirectory:
             config: The expanded configuration.
             class_list: The classes, in order.
             provenance: What ``collect_provenance`` found.
+
+        Raises:
+            UnreadableError: The summary or provenance of an earlier attempt is damaged; it is left as it is.
+            UserError: The disk is full or cannot be written.
         """
+        earlier, before = read_provenance(self.path), self.summary
+        _warn_of_damage(self.path / "class_list.txt", read_lines)
         write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         write_atomic(self.path / "class_list.txt", "".join(f"{name}\n" for name in class_list))
-        path = self.path / "provenance.json"
-        if path.is_file():  # a resumed run keeps what it was before
-            earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier:  # a resumed run keeps what it was before
             provenance = provenance | {"earlier_attempts": [*earlier.pop("earlier_attempts", []), earlier]}
-        write_atomic(path, dumps(provenance, indent=2))
+        write_atomic(self.path / "provenance.json", dumps(provenance, indent=2))
         name = f"{config['model']['name']} on {config['data']['name']}"
-        earlier = {key: self.summary[key] for key in ("started", "train_seconds") if key in self.summary}
-        entries = {
-            "run_id": self.run_id,
-            "identity": self.identity,
-            "name": name,
-            "state": "running",
-            "started": now(),
-            "host": platform.node(),
-        }
-        write_atomic(self.path / "summary.json", dumps(entries | earlier, indent=2))
+        kept = {key: before[key] for key in ("started", "train_seconds") if key in before}
+        entries = {"format": FORMAT, "run_id": self.run_id, "identity": self.identity, "name": name}
+        entries |= {"state": "running", "started": now(), "host": platform.node()}
+        write_atomic(self.path / "summary.json", dumps(entries | kept, indent=2))
+        write_atomic(self._reserve, os.urandom(RESERVED_BYTES))  # random bytes, so that no file system compresses them
 
     def num_skipped(self) -> int:
         """Images that ``data.on_error=skip`` left out so far, over all ranks and attempts."""
-        return len(set(self.skipped.read_text(encoding="utf-8").splitlines())) if self.skipped.is_file() else 0
+        return len(set(self.skipped.read_bytes().splitlines())) if self.skipped.is_file() else 0
+
+    def sync_record(self) -> None:
+        """Wait until all that was recorded is on the disk.
+
+        Raises:
+            UserError: The disk is full or cannot be written.
+        """
+        for path in (self.metrics, self.skipped):
+            if path.is_file():
+                with writing(path):
+                    sync_file(path)
+        with writing(self.path):
+            sync_directory(self.path)
 
     def update(self, **entries: Any) -> None:
-        """Add entries to the summary."""
+        """Add to the summary how an attempt ended, also on a disk that is full: there is a reserve for that.
+
+        Raises:
+            UserError: The disk cannot be written all the same.
+        """
+        with writing(self.path):
+            self._reserve.unlink(missing_ok=True)
         write_atomic(self.path / "summary.json", dumps(self.summary | entries, indent=2))
+
+
+def _warn_of_damage(path: Path, read: Callable[[Path], Any]) -> None:
+    try:
+        read(path)
+    except FileNotFoundError:
+        pass
+    except UnreadableError as error:
+        sys.stderr.write(f"convatlas: warning: {error}; it is written again\n")
 
 
 def now() -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import platform
 import sys
@@ -15,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 
 from convatlas.errors import UserError
-from convatlas.jsonio import dumps, write_atomic
+from convatlas.jsonio import dumps, write_atomic, writing
+from convatlas.record.files import read_lock
 from convatlas.run.directory import RunDirectory, now
 
 HEARTBEAT_SECONDS = 15.0
@@ -159,7 +159,9 @@ class RunLock:
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "RunLock":
-        with self._guard.open("w", encoding="utf-8") as guard:
+        with writing(self._guard):
+            guard = self._guard.open("w", encoding="utf-8")
+        with guard:
             try:
                 fcntl.flock(guard, fcntl.LOCK_EX)
             except OSError as error:
@@ -181,8 +183,9 @@ class RunLock:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        if self._is_mine():
-            self.path.unlink()
+        with contextlib.suppress(OSError):  # a disk that has become read-only: the first error counts
+            if self._is_mine():
+                self.path.unlink()
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -195,11 +198,15 @@ class RunLock:
                 os.utime(self.path)
 
     def _is_mine(self) -> bool:
-        return self.path.is_file() and self.path.read_text(encoding="utf-8") == self._content
+        return self.path.is_file() and self.path.read_bytes() == self._content.encode()
 
 
 def living_owner(path: Path) -> Owner | None:
-    """Who owns a run by its ``lock.json``, at one look; None where nobody does, or the owner is known to be dead."""
+    """Who owns a run by its ``lock.json``, at one look; None where nobody does, or the owner is known to be dead.
+
+    Raises:
+        UnreadableError: The file is damaged.
+    """
     return Watch().owner(path)
 
 
@@ -225,7 +232,7 @@ def run_state(run: RunDirectory) -> str:
 def _read(path: Path) -> tuple[Owner, int] | None:
     """The owner and the time of change of a ``lock.json``, in nanoseconds of the owner's clock."""
     try:
-        return Owner(**json.loads(path.read_text(encoding="utf-8"))), path.stat().st_mtime_ns
+        return Owner(**read_lock(path)), path.stat().st_mtime_ns
     except FileNotFoundError:
         return None
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from convatlas.config import project_path
+from convatlas.jsonio import read_json
 from convatlas.run.directory import now
 
 PACKAGES = (
@@ -157,8 +157,7 @@ def _cpu() -> str:
 def source_state(source: Path) -> dict[str, Any] | None:
     """Commit and uncommitted changes of a checkout, or what a snapshot was taken of; None for an installed package."""
     if (source / STATE).is_file():
-        state: dict[str, Any] = json.loads((source / STATE).read_text(encoding="utf-8"))
-        return state
+        return read_json(source / STATE, dict)
     if not (source / "pyproject.toml").is_file():
         return None
 

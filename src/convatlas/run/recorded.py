@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from convatlas.config import overridden_keys, parse_overrides, project_path, quoted
 from convatlas.errors import UserError
+from convatlas.record.files import read_provenance
 from convatlas.run.directory import RunDirectory
 from convatlas.run.identity import WITHOUT_EFFECT
 from convatlas.run.provenance import SOURCE, differing_parts, environment, environment_differences, source_state
@@ -218,8 +219,7 @@ def open_attempt(root: Path, run_id: str, source: Mapping[str, Any] | None) -> R
     """Where to run: the attempt that the same source left unfinished, else the first that does not exist."""
     attempt = 1
     while (run := RunDirectory.choose(str(root), run_id, attempt, fresh=False)).path.exists():
-        provenance = run.path / "provenance.json"
-        begun = json.loads(provenance.read_text(encoding="utf-8"))["git"] if provenance.is_file() else source
+        begun = read_provenance(run.path).get("git", source)
         if not run.finished and begun == source:
             break
         attempt += 1

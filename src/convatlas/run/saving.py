@@ -7,9 +7,16 @@ from typing import Any, Literal
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from convatlas.jsonio import sync_directory, writing
 from convatlas.run.agreement import Agreement
 from convatlas.run.directory import RunDirectory
 from convatlas.run.stopping import StopSignals
+
+
+def recorded_bytes(checkpoint: dict[str, Any]) -> int:
+    """The size of the record when a checkpoint was written; 0 where the checkpoint is older than this entry."""
+    size: int = checkpoint.get("callbacks", {}).get(RunCheckpoints.__qualname__, {}).get("record_bytes", 0)
+    return size
 
 
 class RunCheckpoints(Checkpoint):
@@ -17,7 +24,7 @@ class RunCheckpoints(Checkpoint):
 
     A new ``last`` is written as ``pending.ckpt`` and takes its name when the next step begins. Lightning records a
     step's metrics only after the callbacks, so that a kill between the two would leave a checkpoint whose own line
-    the record lacks.
+    the record lacks. The record is on the disk before.
 
     Args:
         run: Where to write.
@@ -51,8 +58,9 @@ class RunCheckpoints(Checkpoint):
         self._agreement = Agreement()
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best_value": self.best_value}
+        """The best value so far, and how far the record has come: it is never to be shorter."""
+        record_bytes = self.run.metrics.stat().st_size if self.run.metrics.is_file() else 0
+        return {"best_value": self.best_value, "record_bytes": record_bytes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
@@ -121,7 +129,10 @@ class RunCheckpoints(Checkpoint):
 
     def _commit(self, trainer: Trainer) -> None:
         if self._is_pending and trainer.is_global_zero:
-            if self.run.last.is_file():
-                self.run.last.replace(self.run.previous)
-            self._pending.replace(self.run.last)
+            self.run.sync_record()  # or a power cut would leave a record that lacks steps of the checkpoint
+            with writing(self.run.last):
+                if self.run.last.is_file():
+                    self.run.last.replace(self.run.previous)
+                self._pending.replace(self.run.last)
+                sync_directory(self.run.checkpoints)
         self._is_pending = False

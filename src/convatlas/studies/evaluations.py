@@ -1,7 +1,6 @@
 """The evaluations that arms of a study ask for: of finished runs, by ``convatlas evaluate``, each done once."""
 
 import hashlib
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from convatlas.config import quoted
 from convatlas.jsonio import dumps
+from convatlas.record.files import read_evaluation
 from convatlas.studies.design import Cell, Study
 from convatlas.studies.outcome import Block
 from convatlas.studies.plan import Plan, PlannedRun
@@ -32,7 +32,7 @@ class Evaluation:
     def result(self) -> dict[str, Any] | None:
         """What it said; None if it was not done yet."""
         files = sorted(self.folder.glob("*.json"))
-        return json.loads(files[0].read_text(encoding="utf-8")) if files else None
+        return read_evaluation(files[0]) if files else None
 
     @property
     def command(self) -> list[str]:
@@ -53,7 +53,7 @@ def plan_evaluations(study: Study, plan: Plan, output: Path) -> dict[tuple[Cell,
         arm = study.arms[cell.arm]
         for block in study.blocks(cell.arm) if arm.evaluated else ():
             members = [runs[seed] for seed in block]
-            if all(run.directory.finished for run in members):
+            if all(run.finished for run in members):
                 folder = output / "evaluations" / _identity(members, arm.evaluate or [])
                 seeds = ", ".join(map(str, block))
                 name = f"{study.label(cell)}, seed{'s' * (len(block) > 1)} {seeds}"

@@ -23,7 +23,7 @@ def gather(
         study: The study.
         plan: Its runs.
         evaluations: Its evaluations, done or not.
-        records: The runs that have begun.
+        records: The runs that have begun and can be read.
 
     Raises:
         UserError: A run or an evaluation has no such metric.
@@ -36,7 +36,7 @@ def gather(
                 evaluation = evaluations.get((cell, block))
                 if evaluation is not None and (said := evaluation.result) is not None:
                     found[block] = value_of_evaluation(said, study)
-            elif runs[block[0]].directory.finished:
+            elif runs[block[0]].finished and runs[block[0]].path in records:
                 found[block] = value_of_run(records[runs[block[0]].path], study)
         values[cell] = {block: value for block, value in found.items() if value is not None}
     return values

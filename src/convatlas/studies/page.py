@@ -30,7 +30,11 @@ SECTIONS = ("question", "verdicts", "results", "training", "runs", "definition")
 
 
 def write_study(
-    outcome: Outcome, runs: Mapping[Cell, Sequence[RunRecord]], command_line: Sequence[str], output: Path
+    outcome: Outcome,
+    runs: Mapping[Cell, Sequence[RunRecord]],
+    command_line: Sequence[str],
+    output: Path,
+    damages: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Write what came out of a study.
 
@@ -39,16 +43,18 @@ def write_study(
         runs: The records of each cell, as far as its runs have begun.
         command_line: The overrides of ``train`` that were given for all arms beside the study's own.
         output: The folder; it exists.
+        damages: What is wrong with runs that cannot be read and are left out.
 
     Returns:
         ``page``, ``markdown``, ``data`` (everything as JSON), ``values`` (a line for each figure, CSV) and
         ``figures`` (as Plotly has them, JSON).
     """
-    report = _report(outcome, runs, command_line)
+    remarks = [*(f"{damage}; the run is left out" for damage in damages), *notes(outcome)]
+    report = _report(outcome, runs, command_line, remarks)
     written = {
         "page": (output / "study.html", render_page(report)),
         "markdown": (output / "study.md", report.markdown),
-        "data": (output / "study.json", dumps(as_data(outcome), indent=2) + "\n"),
+        "data": (output / "study.json", dumps(as_data(outcome) | {"notes": remarks}, indent=2) + "\n"),
         "values": (output / "values.csv", _values(outcome)),
         "figures": (output / "figures.json", dumps(report.figures) + "\n"),
     }
@@ -90,7 +96,12 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _report(outcome: Outcome, runs: Mapping[Cell, Sequence[RunRecord]], command_line: Sequence[str]) -> Report:
+def _report(
+    outcome: Outcome,
+    runs: Mapping[Cell, Sequence[RunRecord]],
+    command_line: Sequence[str],
+    remarks: Sequence[str],
+) -> Report:
     study = outcome.study
     groups, positions = _groups(outcome, runs)
     judged = {positions.get(result.label) for result in outcome.results if result.chosen}
@@ -116,7 +127,7 @@ def _report(outcome: Outcome, runs: Mapping[Cell, Sequence[RunRecord]], command_
         "curves_of": [position for position, group in enumerate(drawn) if group.runs],
         "runs": records,
         "method": method(outcome),
-        "notes": notes(outcome),
+        "notes": remarks,
         "results": results_table(outcome, positions),
         "findings": findings_table(outcome),
         "panels": [{"id": name, "title": title} for name, (title, _) in shown.items()],
@@ -131,7 +142,7 @@ def _report(outcome: Outcome, runs: Mapping[Cell, Sequence[RunRecord]], command_
     texts = [
         {"group": position, "text": filter_text(run)} for position, group in enumerate(groups) for run in group.runs
     ]
-    return Report(study.question, sections, figures, texts, _markdown(outcome, command_line))
+    return Report(study.question, sections, figures, texts, _markdown(outcome, command_line, remarks))
 
 
 def _groups(outcome: Outcome, runs: Mapping[Cell, Sequence[RunRecord]]) -> tuple[list[Group], dict[str, int]]:
@@ -150,7 +161,7 @@ def _groups(outcome: Outcome, runs: Mapping[Cell, Sequence[RunRecord]]) -> tuple
     return groups, positions
 
 
-def _markdown(outcome: Outcome, command_line: Sequence[str]) -> str:
+def _markdown(outcome: Outcome, command_line: Sequence[str], remarks: Sequence[str]) -> str:
     study = outcome.study
     parts = [f"# {escape(study.question)}"]
     if command_line:
@@ -158,8 +169,8 @@ def _markdown(outcome: Outcome, command_line: Sequence[str]) -> str:
     if outcome.findings:
         parts += ["## Expected, and found", table_text(findings_table(outcome))]
     parts += ["## Figures", table_text(results_table(outcome, {})), *map(escape, method(outcome))]
-    if found := notes(outcome):
-        parts += ["## Notes", "\n".join(f"- {escape(note)}" for note in found)]
+    if remarks:
+        parts += ["## Notes", "\n".join(f"- {escape(note)}" for note in remarks)]
     return "\n\n".join(parts) + "\n"
 
 

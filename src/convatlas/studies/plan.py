@@ -8,9 +8,10 @@ from omegaconf import DictConfig
 
 from convatlas.config import check_config, compose, overridden_keys
 from convatlas.data.image_data import ImageDataModule
-from convatlas.errors import DivergedError, UserError
+from convatlas.errors import DivergedError, UnreadableError, UserError
 from convatlas.planning import TYPES, check_metric, plan_run
 from convatlas.run.directory import RunDirectory
+from convatlas.run.lock import run_state
 from convatlas.studies.design import Cell, Study
 
 OWN_KEYS = {"seed": "study.seeds says which", "run.fresh": "a study goes on with its runs; expected run.attempt=2"}
@@ -35,9 +36,24 @@ class PlannedRun:
         return self.directory.path
 
     @property
+    def damage(self) -> str | None:
+        """What keeps the run from being read or trained; None where nothing does."""
+        try:
+            run_state(self.directory)
+        except UnreadableError as error:
+            return str(error)
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its planned end and can be read."""
+        return self.damage is None and self.directory.finished
+
+    @property
     def diverged(self) -> bool:
         """Whether its loss was no finite number at some step: the same command comes to the same end."""
-        return str(self.directory.summary.get("reason", "")).startswith(f"{DivergedError.__name__}: ")
+        reason = "" if self.damage else self.directory.summary.get("reason", "")
+        return str(reason).startswith(f"{DivergedError.__name__}: ")
 
 
 @dataclass(frozen=True)
@@ -61,8 +77,8 @@ class Plan:
 
     @property
     def missing(self) -> list[PlannedRun]:
-        """The runs that are still to come to an end: those that diverged have."""
-        return [run for run in self.runs if not (run.directory.finished or run.diverged)]
+        """The runs that are still to come to an end: those that diverged have, damaged ones cannot."""
+        return [run for run in self.runs if not (run.damage or run.finished or run.diverged)]
 
 
 def plan_study(study: Study, command_line: Sequence[str]) -> Plan:

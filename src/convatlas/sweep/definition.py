@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from optuna.samplers import BaseSampler
 
 from convatlas.arguments import reduced
-from convatlas.errors import UserError
-from convatlas.jsonio import write_atomic
+from convatlas.errors import UnreadableError, UserError
+from convatlas.jsonio import FORMAT, check_format, read_mapping, write_atomic
 from convatlas.public_names import public_name
 from convatlas.run.lock import Watch
 from convatlas.stored import SWEEP, check_stored
@@ -27,6 +27,8 @@ from convatlas.sweep.storage import VARIABLE, Mutex, address, open_storage
 FILE = "sweep.yaml"
 IDENTITY = ("space", "sampler", "pruner", "objective")
 """What makes a sweep, beside what all its trials share."""
+ENTRIES = {*IDENTITY, "train", "storage", "study"}
+"""What the file holds."""
 NUM_TRIALS, MAX_RETRIES = "num_trials", "max_retries"
 """The study's attributes: how many trials there are to be, and how often one is taken up after its worker's death."""
 WORKER, DEATHS, STOPPED = "worker", "deaths", "stopped"
@@ -92,7 +94,7 @@ def write_sweep(directory: Path, settings: Mapping[str, Any], url: str | None) -
         with open_storage(directory, url)[1]():
             known = read_sweep(directory) if (directory / FILE).is_file() else {}
             study = known.get("study", f"{directory.name}-{secrets.token_hex(4)}")
-            settings = {**settings, "storage": address(url), "study": study}
+            settings = {"format": FORMAT, **settings, "storage": address(url), "study": study}
             if known.get("storage", settings["storage"]) != settings["storage"]:
                 raise UserError(f"storage: the trials of {directory} are in {known['storage'] or 'its journal.log'}")
             write_atomic(directory / FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
@@ -104,17 +106,15 @@ def read_sweep(directory: Path) -> dict[str, Any]:
     """Read the file of a sweep, as it is.
 
     Raises:
-        UserError: There is none, or it is not the file of a sweep.
+        UserError: There is none, it is damaged, or written by a newer ConvAtlas.
     """
     path = directory / FILE
     if not path.is_file():
         raise UserError(f"{directory}: no sweep; expected a directory with {FILE}")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: expected the file of a sweep as YAML") from error
-    if not isinstance(settings, dict) or not {*IDENTITY, "train", "storage", "study"} <= settings.keys():
-        raise UserError(f"{path}: expected {', '.join(IDENTITY)}, train, storage and study")
+    settings = read_mapping(path)
+    check_format(path, settings)
+    if missing := ENTRIES - settings.keys():
+        raise UnreadableError(f"{path}: damaged, expected the entries {', '.join(sorted(missing))}")
     return settings
 
 
@@ -148,7 +148,7 @@ def open_sweep(directory: Path) -> Sweep:
         directory: The sweep's.
 
     Raises:
-        UserError: There is none, or its storage cannot be opened.
+        UserError: There is none, it is damaged or written by a newer ConvAtlas, or its storage cannot be opened.
     """
     settings = read_sweep(directory)
     settings |= check_stored({key: settings[key] for key in IDENTITY}, SWEEP, str(directory / FILE))

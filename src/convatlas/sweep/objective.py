@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from convatlas.console import metric_text
 from convatlas.errors import DivergedError, UserError
+from convatlas.record.lines import LineReader
 from convatlas.run.directory import RunDirectory
-from convatlas.tracking.lines import LineReader
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from optuna.trial import Trial
 
+from convatlas.record.lines import LineReader
 from convatlas.run.directory import RunDirectory
 from convatlas.sweep.objective import Objective
-from convatlas.tracking.lines import LineReader
 
 
 class Reports:

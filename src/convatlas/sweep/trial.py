@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
 
 from convatlas.config import check_config, compose, plain
 from convatlas.data.image_data import ImageDataModule
-from convatlas.errors import DivergedError, UserError
+from convatlas.errors import DivergedError, UnreadableError, UserError
 from convatlas.planning import TYPES, plan_run
 from convatlas.run.directory import RunDirectory
 from convatlas.run.launch import end, start
@@ -67,6 +68,12 @@ class Training:
             return Outcome(TrialState.FAIL, reason=f"refused: {error}")
         run, _ = plan_run(config, self._opened)
         trial.set_user_attr(RUN, run.path.name)
+        try:
+            return self._train(trial, run, config, overrides)
+        except UnreadableError as error:
+            return Outcome(TrialState.FAIL, reason=f"damaged: {error}")
+
+    def _train(self, trial: Trial, run: RunDirectory, config: DictConfig, overrides: Sequence[str]) -> Outcome:
         reports = None
         if len(self.sweep.objectives) == 1 and self.sweep.objectives[0].by_epoch:
             reports = Reports(trial, self.sweep.objectives[0], run, config.trainer.max_epochs)
@@ -76,7 +83,12 @@ class Training:
             self._wait_for_owner(run)
             written = log.stat().st_size if log.exists() else 0
             process = start(self.launch(overrides), log, die_with_parent=True)
-            pruned = self._watch(process, reports)
+            try:
+                pruned = self._watch(process, reports)
+            except UnreadableError:  # nobody could say what becomes of it
+                end(process, signal.SIGTERM)
+                process.wait()
+                raise
             said = _read(log, written)
             if pruned or not OWNED.search(said):  # an equal trial may have taken the run while this one was starting
                 break

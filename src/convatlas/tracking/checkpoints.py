@@ -1,15 +1,14 @@
 """Checkpoints as W&B artifacts: sent without a second copy on the disk, and fetched by name."""
 
 import contextlib
-import json
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from convatlas.errors import UserError
+from convatlas.jsonio import read_lines
+from convatlas.record.files import read_config, read_summary
 
 if TYPE_CHECKING:
     import wandb
@@ -123,12 +122,12 @@ def checkpoint_step(path: Path) -> int:
 
 
 def _metadata(directory: Path, name: str, step: int) -> dict[str, Any]:
-    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(directory)
     return {
         "run_id": summary["run_id"],
         "checkpoint": name,
         "step": step,
-        "class_list": (directory / "class_list.txt").read_text(encoding="utf-8").splitlines(),
-        "config": yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8")),
+        "class_list": read_lines(directory / "class_list.txt"),
+        "config": read_config(directory),
         "metrics": {"best": summary.get("best"), **summary.get("test", {})},
     }

@@ -1,5 +1,6 @@
 """The local record of a run: append-only, one JSON object a line, the truth that everything else mirrors."""
 
+import os
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -8,9 +9,8 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from convatlas.errors import UserError
-from convatlas.jsonio import dumps, write_atomic
-from convatlas.tracking.lines import LineReader
+from convatlas.jsonio import dumps, sync_file, writing
+from convatlas.record.lines import LineReader
 
 
 class LocalRecord(Logger):
@@ -42,9 +42,18 @@ class LocalRecord(Logger):
         return self._version
 
     def resume(self, step: int) -> None:
-        """Go on after a checkpoint of ``step``: a line torn by a kill goes, what is recorded from there on counts."""
-        lines = read_metrics(self.path)
-        write_atomic(self.path, "".join(dumps(line) + "\n" for line in lines))
+        """Go on after a checkpoint of ``step``: cut off an incomplete last line, keep all others.
+
+        Raises:
+            UnreadableError: Another line is damaged; the file is left as it is.
+            UserError: The disk cannot be written.
+        """
+        reader = LineReader(self.path)
+        lines = reader.new()
+        if reader.torn:
+            with writing(self.path):
+                os.truncate(self.path, reader.end)
+                sync_file(self.path)
         self._recorded = {(line["step"], name) for line in lines if line["step"] >= step for name in line}
 
     @rank_zero_only
@@ -60,19 +69,8 @@ class LocalRecord(Logger):
         if not values:
             return
         about = {"step": step, "epoch": None if epoch is None else int(epoch), "time": round(time.time(), 3)}
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(dumps(about | values) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"run.root: {self.path} cannot be written ({error.strerror}); make room there and give the same "
-                "command again"
-            ) from error
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(dumps(about | values) + "\n")
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: the configuration is in ``config.yaml`` before the first step."""
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a record; one torn by a kill, the last, is left out."""
-    return LineReader(path).new()

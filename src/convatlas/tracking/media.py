@@ -1,12 +1,13 @@
 """The pictures of an evaluation as W&B shows them: samples, mistakes, overlays, the confusion matrix."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from convatlas.record.files import read_evaluation
 
 MATRIX_PIXELS = 480
 """Longest side of the confusion matrix; one of more classes has a pixel a cell."""
@@ -28,7 +29,7 @@ def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
     Returns:
         Media by key.
     """
-    evaluation = json.loads(file.read_text(encoding="utf-8"))
+    evaluation = read_evaluation(file)
     split, classes = evaluation["split"], evaluation["classes"]
     shown = _classified(wandb, file.parent, evaluation) if "samples" in evaluation else {}
     for kind in OVERLAID:

@@ -24,8 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convatlas.errors import UserError
+from convatlas.record.files import read_provenance, read_summary
+from convatlas.record.lines import LineReader
 from convatlas.tracking.checkpoints import Policy, checkpoint_file, delete_superseded, kept, send_checkpoints
-from convatlas.tracking.lines import LineReader
 from convatlas.tracking.media import evaluation_media
 from convatlas.tracking.wandb_server import HeldRun, WandbError, WandbServer
 
@@ -261,15 +263,11 @@ class Publication:
         return str(self._summary().get("state", "running"))
 
     def _summary(self) -> dict[str, Any]:
-        summary = self._read("summary.json")
-        return {key: value for key, value in summary.items() if key not in ("test", "run_id", "name", "host")}
+        summary = read_summary(self.directory)
+        return {key: value for key, value in summary.items() if key not in ("format", "test", "run_id", "name", "host")}
 
     def _provenance(self) -> dict[str, Any]:
-        return self._read("provenance.json")
-
-    def _read(self, name: str) -> dict[str, Any]:
-        path = self.directory / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_provenance(self.directory)
 
     def _digest(self) -> str:
         """A hash of what is published, files by their size and time of change."""
@@ -344,7 +342,7 @@ def main() -> int:
         while job.live and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
             publication.send()
         say(publication.finish())
-    except WandbError as error:
+    except (WandbError, UserError) as error:
         say({"error": str(error)})
         return 1
     return 0

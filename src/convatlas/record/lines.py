@@ -1,0 +1,134 @@
+"""The one reader of ``metrics.jsonl``, which may be growing while it is read."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from convatlas.errors import UnreadableError
+
+Line = dict[str, Any]
+"""One line: ``step``, ``epoch`` and ``time``, and metrics by name; non-finite numbers are texts such as ``"NaN"``."""
+
+BLOCK = 4 * 2**20
+"""Bytes read at a time."""
+MAX_STEP = 2**53
+"""Larger integers are no steps."""
+NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
+
+
+class LineReader:
+    """Reads the whole lines of a ``metrics.jsonl``, and later those that were appended.
+
+    An incomplete last line is left out: it is being written, or a kill tore it. Anything else that is not as the
+    trainer writes it is an error, and the file is left as it is.
+
+    Args:
+        path: The file; it need not exist yet.
+
+    Attributes:
+        torn: Whether an incomplete last line was left out at the last reading.
+        end: Where the whole lines end, in bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._start()
+
+    def _start(self) -> None:
+        self.torn = False
+        self.end = 0
+        self._count = 0
+        self._last = b""
+
+    def was_replaced(self) -> bool:
+        """Check that what was read is still the start of the file; if not, the next reading begins at its start."""
+        replaced = self.end > 0
+        if self.path.is_file():
+            with self.path.open("rb") as file:
+                file.seek(self.end - len(self._last))
+                replaced = file.read(len(self._last)) != self._last
+        if replaced:
+            self._start()
+        return replaced
+
+    def new(self) -> list[Line]:
+        """Read the lines since the last call; as ``blocks``."""
+        return list(chain.from_iterable(self.blocks()))
+
+    def blocks(self) -> Iterator[list[Line]]:
+        """Read the lines since the last call, some megabytes at a time.
+
+        Yields:
+            Lines in the order of the file.
+
+        Raises:
+            UnreadableError: A line is damaged; the message names the file and the number of the line.
+        """
+        self.torn = False
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.end)
+            rest = b""
+            while block := file.read(BLOCK):
+                block = rest + block
+                size = block.rfind(b"\n") + 1
+                rest = block[size:]
+                if size:
+                    yield self._take(block[:size])
+            self.torn = bool(rest)
+
+    def _take(self, block: bytes) -> list[Line]:
+        texts = block[:-1].split(b"\n")
+        lines = _parse(texts)
+        if lines is None:
+            raise self._damage(texts)
+        self.end += len(block)
+        self._count += len(texts)
+        self._last = texts[-1] + b"\n"
+        return lines
+
+    def _damage(self, texts: Sequence[bytes]) -> UnreadableError:
+        number = next((number for number, text in enumerate(texts) if _parse([text]) is None), 0)
+        return UnreadableError(
+            f"{self.path}:{self._count + number + 1}: damaged line, expected a JSON object with a step and numbers"
+        )
+
+
+def read_metrics(path: Path) -> list[Line]:
+    """Read the lines of a record, without an incomplete last one; as ``LineReader.blocks``."""
+    return LineReader(path).new()
+
+
+def _parse(texts: Sequence[bytes]) -> list[Line] | None:
+    """Parse lines, all at once because that is twice as fast; None where one is damaged."""
+    try:
+        lines = json.loads(f"[{b','.join(texts).decode()}]")
+        if len(lines) == len(texts) and _are_lines(lines):
+            return list(lines)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return None
+
+
+def _are_lines(lines: Sequence[Line]) -> bool:
+    """Whether all are objects with an integer step and numbers; the usual types are checked without a loop."""
+    if set(map(type, lines)) != {dict} or set(map(type, map(itemgetter("step"), lines))) != {int}:
+        return False
+    steps = list(map(itemgetter("step"), lines))
+    if min(steps) < 0 or max(steps) > MAX_STEP:
+        return False
+    kinds = set(map(type, chain.from_iterable(map(dict.values, lines))))
+    return kinds <= {int, float} or all(map(_is_line, lines))
+
+
+def _is_line(line: Line) -> bool:
+    return all(
+        type(value) in (int, float)
+        or (name == "epoch" and value is None)
+        or (name not in ("epoch", "time") and isinstance(value, str) and value in NOT_FINITE)
+        for name, value in line.items()
+    )

@@ -1,0 +1,3 @@
+"""What the tests of records share."""
+
+from tests.report.conftest import dashboard, make_run  # noqa: F401  fixtures

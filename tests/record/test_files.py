@@ -1,0 +1,175 @@
+"""One damaged small file is one line that names it, and hides no other run."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convatlas.config import compose
+from convatlas.errors import NewerFormatError, UnreadableError, UserError
+from convatlas.record.files import read_config, read_evaluation, read_jobs, read_lock, read_provenance, read_summary
+from convatlas.report.live import LiveReport
+from convatlas.report.panels import Dashboard
+from convatlas.run.directory import RunDirectory
+from convatlas.run.lock import RunLock, living_owner, run_state
+from pipelines import jobs as jobs_pipeline
+from pipelines.jobs import jobs
+from pipelines.report import report
+from pipelines.runs import runs
+
+LOCK = {"host": "h", "pid": 1, "process_start": 1, "since": "2026-01-01", "slurm_job": None, "slurm_restart": 0}
+JOB = {"job": "7", "submitted": "2026-01-01T00:00:00+00:00", "command": "sbatch"}
+READERS: dict[str, Callable[[Path], Any]] = {
+    "summary.json": read_summary,
+    "provenance.json": read_provenance,
+    "config.yaml": read_config,
+    "jobs.json": read_jobs,
+    "lock.json": lambda run: read_lock(run / "lock.json"),
+    "evaluation/test.json": lambda run: read_evaluation(run / "evaluation" / "test.json"),
+}
+DAMAGES = {
+    "empty": b"",
+    "NUL bytes": b"\0" * 300,
+    "NUL bytes at the end": b'{"a": 1}\0\0',
+    "text": b'"text"',
+    "a number": b"1",
+    "null": b"null",
+    "a list of lists": b"[[]]",
+    "not UTF-8": b'{"name": "\xff"}',
+}
+WRONG_ENTRIES = [
+    ("summary.json", {"state": 5}),
+    ("summary.json", {"started": "yesterday"}),
+    ("summary.json", {"best": ["val/top1"]}),
+    ("summary.json", {"test": {"test/top1": "high"}}),
+    ("summary.json", {"format": "one"}),
+    ("provenance.json", {"git": "0123"}),
+    ("provenance.json", {"earlier_attempts": [{"git": 1}]}),
+    ("config.yaml", {"data": "cifar10"}),
+    ("jobs.json", [{"job": 7}]),
+    ("lock.json", LOCK | {"pid": "1"}),
+    ("lock.json", {}),
+    ("evaluation/test.json", {"split": "test", "classes": [1], "metrics": {}}),
+]
+
+
+@pytest.fixture
+def run(make_run: Any) -> Path:
+    """A run with every small file."""
+    path: Path = make_run()
+    (path / "jobs.json").write_text(json.dumps([JOB]), encoding="utf-8")
+    (path / "lock.json").write_text(json.dumps(LOCK), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_one_line_that_names_it(run: Path, name: str) -> None:
+    path, read = run / name, READERS[name]
+    assert read(run)
+    whole = path.read_bytes()
+    damages = list(DAMAGES.values()) + ([whole[: len(whole) // 2]] if name.endswith("json") else [])
+    for damage in damages:
+        path.write_bytes(damage)
+        with pytest.raises(UnreadableError, match=rf"{name}: damaged, ") as raised:
+            read(run)
+        assert "\n" not in str(raised.value)
+        assert path.read_bytes() == damage
+
+
+@pytest.mark.parametrize(("name", "content"), WRONG_ENTRIES)
+def test_an_entry_of_another_type_is_damage(run: Path, name: str, content: Any) -> None:
+    (run / name).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UnreadableError, match=rf"{name}: damaged, "):
+        READERS[name](run)
+
+
+def test_a_newer_format_is_refused_in_one_line_and_none_is_the_oldest(run: Path) -> None:
+    assert read_summary(run)["state"] == "finished"
+    for version in (0, 1):
+        (run / "summary.json").write_text(json.dumps({"format": version, "state": "failed"}), encoding="utf-8")
+        assert RunDirectory(run).summary["state"] == "failed"
+    (run / "summary.json").write_text('{"format": 2, "state": {"new": "kind"}}', encoding="utf-8")
+    with pytest.raises(NewerFormatError, match=r"summary\.json: written by a newer ConvAtlas; its format is 2"):
+        run_state(RunDirectory(run))
+
+
+def damaged_runs(make_run: Any) -> tuple[Path, dict[str, Path]]:
+    """A whole run, and for each file a run in which that one is damaged."""
+    whole: Path = make_run(evaluation=False)
+    (whole / "jobs.json").write_text(json.dumps([JOB]), encoding="utf-8")
+    damaged = {}
+    for name in ("summary.json", "provenance.json", "config.yaml", "jobs.json", "lock.json", "metrics.jsonl"):
+        damaged[name] = whole.parent / f"damaged-{name}"
+        shutil.copytree(whole, damaged[name])
+        (damaged[name] / "summary.json").write_text('{"state": "running"}', encoding="utf-8")
+        (damaged[name] / name).write_bytes(b"\0" * 100 + b"\n")
+    return whole, damaged
+
+
+def test_lists_and_pages_leave_a_damaged_run_out_and_say_so(
+    make_run: Any, dashboard: Dashboard, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, damaged = damaged_runs(make_run)
+    root = whole.parent
+
+    def left_out(result: dict[str, Any], *names: str) -> None:
+        said = capsys.readouterr().err.splitlines()
+        assert len(result["left_out"]) == len(said) == len(names)
+        for name in names:
+            (line,) = [line for line in said if f"{damaged[name] / name}" in line]
+            assert line.startswith("convatlas: warning: ")
+            assert line.endswith("; the run is left out")
+
+    listed = runs(compose("runs", [f"root={root}"]))
+    left_out(listed, "summary.json", "lock.json")
+    assert str(whole) in [run["run"] for run in listed["runs"]]
+    assert len(listed["runs"]) == 5
+    monkeypatch.setattr(jobs_pipeline, "job_states", lambda names: dict.fromkeys(names, "RUNNING"))
+    submitted = jobs(compose("jobs", [f"root={root}"]))
+    left_out(submitted, "summary.json", "lock.json", "jobs.json")
+    assert len(submitted["jobs"]) == 4
+    unreadable = ("summary.json", "provenance.json", "config.yaml", "lock.json", "metrics.jsonl")
+    written = report(compose("report", [f"root={root}", f"output={root / 'page.html'}"]))
+    left_out(written, *unreadable)
+    assert written["runs"] == [str(whole), str(damaged["jobs.json"])]
+    live = LiveReport(root, None, dashboard, lambda path: run_state(RunDirectory(path))).snapshot().report
+    for page in ((root / "page.html").read_text(encoding="utf-8"), live.sections["header"]):
+        assert all(f"damaged-{name}/{name}" in page for name in unreadable)
+    assert "metrics.jsonl:1: damaged" in (root / "page.md").read_text(encoding="utf-8").replace("\\", "")
+
+
+def test_a_report_of_damaged_runs_alone_is_an_error(run: Path) -> None:
+    (run / "summary.json").write_bytes(b"")
+    with pytest.raises(UserError, match=r"summary\.json: damaged, expected a JSON object"):
+        report(compose("report", [f"run={run}"]))
+
+
+def test_a_damaged_lock_is_never_taken_over(run: Path) -> None:
+    (run / "lock.json").write_bytes(b"")
+    with (
+        pytest.raises(UnreadableError, match=r"lock\.json: damaged, .*; delete it if no process trains this run"),
+        RunLock(run),
+    ):
+        pass
+    assert (run / "lock.json").read_bytes() == b""
+    (run / "lock.json").unlink()
+    assert living_owner(run / "lock.json") is None
+
+
+def test_a_run_begins_over_damaged_files_only_when_it_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = RunDirectory(run)
+    config = {"model": {"name": "m"}, "data": {"name": "d"}}
+    (run / "provenance.json").write_bytes(b"\0")
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(UnreadableError, match=r"provenance\.json: damaged"):
+        directory.begin(config, ["a"], {})
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    (run / "provenance.json").unlink()
+    (run / "class_list.txt").write_bytes(b"\xff")
+    directory.begin(config, ["a"], {})
+    (classes_line,) = capsys.readouterr().err.splitlines()
+    assert classes_line.endswith("class_list.txt: damaged, expected lines of UTF-8 text; it is written again")
+    assert directory.summary["format"] == 1
