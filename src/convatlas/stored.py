@@ -116,6 +116,10 @@ def check_paths(data: Mapping[str, Any], where: str) -> dict[str, Any]:
         UserError: A name of the data set leads out of ``data.root``.
     """
     dataset = dict(data["dataset"])
+    if "download" in dataset:
+        dataset["download"] = False
+    if dataset.get("scan_cache") is not None:
+        dataset["scan_cache"] = "user"
     for key, value in dataset.items():
         for text in value if isinstance(value, list) else [value]:
             path = PurePath(text) if isinstance(text, str) and key != "root" else PurePath()
@@ -124,10 +128,6 @@ def check_paths(data: Mapping[str, Any], where: str) -> dict[str, Any]:
                     f"{where}: data.dataset.{key}={text} leads out of data.root; give data.dataset.{key}=… on the "
                     "command line if that is meant"
                 )
-    if "download" in dataset:
-        dataset["download"] = False
-    if dataset.get("scan_cache") is not None:
-        dataset["scan_cache"] = "user"
     return {**data, "dataset": dataset}
 
 
