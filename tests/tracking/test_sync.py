@@ -229,9 +229,11 @@ def test_watching_publishes_a_run_when_it_has_ended(
             signal.raise_signal(signal.SIGINT)
 
     owner.enter_context(RunLock(offline_run))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background lacks
     with ThreadPoolExecutor(1) as pool:
         watched = pool.submit(watch)
         result = sync(compose("sync", [f"root={offline_run.parent}", "watch=true", "watch_seconds=0.5"]))
+    signal.signal(signal.SIGINT, before)
     assert watched.result() == {}
     assert [run["state"] for run in result["runs"]] == ["published"]
     assert "published  http" in capsys.readouterr().err
