@@ -141,6 +141,8 @@ def _read(path: Path, expected: str, parse: Callable[[str], Any], kind: type[Val
         value = parse(text)
     except FileNotFoundError:
         raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
