@@ -29,6 +29,8 @@ from convatlas.tasks.optimization import Course
 KEPT_CHECKPOINTS = 4
 """best, last, the previous one, and the one being written."""
 MIB = 2**20
+FOR_PROGRAMS = ("run_id", "data_fingerprint", "torch_threads")
+"""Entries that ``format=json`` has beside the lines for a person."""
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -38,15 +40,20 @@ def check(config: DictConfig) -> dict[str, Any]:
         config: Composed from ``conf/check.yaml``, which is ``conf/train.yaml``.
 
     Returns:
-        What was found, by name; every entry is a line of text.
+        What was found, by name: lines of text, and for programs ``run_id``, ``data_fingerprint`` and
+        ``torch_threads``.
 
     Raises:
         UserError: The first thing that would stop the run.
     """
     quiet_libraries()
     pl.seed_everything(config.seed, verbose=False)
-    found = {}
     run, data = plan_run(config)
+    found: dict[str, Any] = {
+        "run_id": run.run_id,
+        "data_fingerprint": data.fingerprint,
+        "torch_threads": torch.get_num_threads(),
+    }
     ranks = world_size(config.trainer)
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     found["class_list"] = f"{len(data.class_list.names)} classes, hash {data.class_list.hash[:12]}"
@@ -107,7 +114,8 @@ def _disk(root: Path, checkpoint_bytes: int) -> str:
 
 def show(result: Mapping[str, Any]) -> None:
     """Print what was found."""
-    print_fields({**result, "result": "convatlas train would run"})
+    lines = {name: text for name, text in result.items() if name not in FOR_PROGRAMS}
+    print_fields({**lines, "result": "convatlas train would run"})
 
 
 if __name__ == "__main__":
