@@ -8,11 +8,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from convatlas.config import compose, plain
 from convatlas.models.classifier import Classifier
 from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.resnet import CifarResNet
-from convatlas.restore import load_net
-from convatlas.run.checkpoints import KEY, AtomicCheckpointIO, read_run_checkpoint
+from convatlas.restore import load_net, open_checkpoint
+from convatlas.run.checkpoints import KEY, AtomicCheckpointIO
 from tests.compiler import needs_compiler
 from tests.models.zoo import FILES, LARGEST, NAMES, SMALLER, build, heads, load, loss, net_config, slow_except
 
@@ -111,11 +112,16 @@ def test_last_feature_map_is_forward_features(model: Classifier) -> None:
 def test_checkpoints_bring_the_network_back(name: str, model: Classifier, tmp_path: Path) -> None:
     """Built from the configuration that the checkpoint holds, and filled with its tensors, strictly."""
     state = model.state_dict()
-    config = {"model": {"net": OmegaConf.to_container(net_config(name))}, "data": {}}
+    config = plain(compose("train", [f"model={name}", "data.num_classes=10"]))
+    config["model"]["net"] = OmegaConf.to_container(net_config(name))
     path = tmp_path / "best.ckpt"
-    checkpoint = {"state_dict": {f"net.{key}": value for key, value in state.items()}, KEY: {"config": config}}
+    checkpoint = {
+        "state_dict": {f"net.{key}": value for key, value in state.items()},
+        "global_step": 0,
+        KEY: {"config": config, "class_list": ["a", "b"]},
+    }
     AtomicCheckpointIO().save_checkpoint(checkpoint, path)
-    restored = load_net(read_run_checkpoint(path))
+    restored = load_net(open_checkpoint(path))
     path.unlink()  # 140 MB for each VGG
     assert type(restored) is type(model)
     assert list(restored.state_dict()) == list(state)
