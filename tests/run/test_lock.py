@@ -106,7 +106,7 @@ def owned_elsewhere(tmp_path: Path) -> Path:
 
 def while_waiting(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
     """Let something happen whenever a process waits for a sign of life."""
-    clock = SimpleNamespace(time=time.time, sleep=lambda seconds: happens())
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda seconds: happens())
     monkeypatch.setattr(lock, "time", clock)
 
 
