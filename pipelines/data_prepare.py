@@ -63,7 +63,8 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
     shrink = Shrink(**config.resize, background=background) if config.resize.side else None
     settings = {f"resize.{key}": value if shrink else None for key, value in config.resize.items()}
     settings["data.in_channels"] = data.in_channels
-    settings["data.background"] = background if shrink else None
+    if shrink and background is not None:  # without the key, as in the manifests of earlier versions, there is none
+        settings["data.background"] = background
     found = open_dataset(data)
     with claimed(output):
         digests = source_digests(found.splits, FileDigests(data.fingerprint))
