@@ -105,6 +105,10 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: An unknown key or group option (with the nearest name), a malformed override.
     """
+    parsed = parse_overrides(overrides)
+    for key in (override.key_or_group for override in parsed):
+        if key.partition(".")[0] == "hydra":
+            raise UserError(f"{key}: Hydra's own settings are not used; run.root=… says where runs are written")
     try:
         config = _compose(name, overrides)
     except MissingConfigException as error:
@@ -115,12 +119,14 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"{group or name}={option}: there is no such configuration{hint}") from error
     except (HydraException, OmegaConfBaseException) as error:
         message = " ".join(str(error).split())
+        if twice := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
+            raise UserError(f"{twice[1]}: it is there already; give {twice[1]}=… without +") from error
         unknown = re.match(r"Could not override '([^']+)'", message)
         if unknown is None:
             raise UserError(message) from error
         return _compose_with_argument(name, overrides, unknown.group(1), error)
     known = _verb_keys(name)
-    for override in parse_overrides(overrides):
+    for override in parsed:
         _check_added(name, config, override, overrides)
         if override.package is not None:  # the place that a group is put to
             known[override.package.partition(".")[0]] = None
@@ -259,8 +265,6 @@ def _arguments(node: DictConfig) -> list[str]:
 def _check_added(name: str, config: DictConfig, override: Override, overrides: Sequence[str]) -> None:
     """Refuse ``+key=value`` that nothing would read; what stands in a constructor's node is checked with the node."""
     key = override.key_or_group
-    if key.startswith("hydra.") or key == "hydra":
-        raise UserError(f"{key}: Hydra's own settings are not used; run.root=… says where runs are written")
     if override.type not in (OverrideType.ADD, OverrideType.FORCE_ADD) or override.package is not None:
         return
     parent, _, member = key.rpartition(".")
