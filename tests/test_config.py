@@ -94,7 +94,7 @@ def test_a_key_that_nothing_reads_is_refused_wherever_it_stands(verb: str, overr
 
 @pytest.mark.parametrize(
     "override",
-    ["model.net.stochastic_depth=0.1", "optimizer.algorithm.dampening=0.1", "trainer.gradient_clip_algorithm=norm"],
+    ["model.net.shortcut_padding=both", "optimizer.algorithm.dampening=0.1", "trainer.gradient_clip_algorithm=norm"],
 )
 def test_any_argument_of_a_constructor_can_be_given_without_a_plus(override: str) -> None:
     key, _, value = override.partition("=")
