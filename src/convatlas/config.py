@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,7 +103,7 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         if unknown is None:
             raise UserError(message) from error
         return _compose_with_argument(name, overrides, unknown.group(1), error)
-    known = _verb_keys(name)
+    known = dict(verb_keys(name))
     for override in parsed:
         _check_added(name, config, override, overrides)
         if override.package is not None:  # the place that a group is put to
@@ -248,7 +249,7 @@ def _check_added(name: str, config: DictConfig, override: Override, overrides: S
     if not parent:  # a group, or refused as every unknown key is
         return
     node: Any = config
-    known: Any = _verb_keys(name)
+    known: Any = verb_keys(name)
     for part in parent.split("."):
         node = node[part]
         known = (known or {}).get(part)
@@ -260,15 +261,16 @@ def _check_added(name: str, config: DictConfig, override: Override, overrides: S
         raise _unknown_key(key, [f"{parent}.{other}" for other in known])
 
 
-def _verb_keys(name: str) -> dict[str, Any]:
-    """The keys of a verb's file, nested as they are; the value of a group is None."""
+@cache
+def verb_keys(name: str) -> Mapping[str, Any]:
+    """The keys of a verb's file with their values; the value of a group is None."""
     content: dict[str, Any] = yaml.safe_load((project_path("conf") / f"{name}.yaml").read_text(encoding="utf-8"))
     keys: dict[str, Any] = {}
     for entry in content.pop("defaults", []):
         if isinstance(entry, dict):
             keys |= {group.removeprefix("optional ").lstrip("/"): None for group in entry}
         elif entry != "_self_":
-            keys |= _verb_keys(entry)
+            keys |= verb_keys(entry)
     return keys | content
 
 
