@@ -9,6 +9,7 @@ the W&B run is open and one when all is sent, or instead of either ``{"error": r
 do stops this process alone.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import itertools
@@ -319,10 +320,21 @@ class Publication:
 
     def _reason(self) -> str:
         """Why wandb-core stopped sending rows; where it has not, the last error that it noted."""
-        notes = [note for log in self.folder.glob("**/debug-internal.log") for note in LineReader(log).new()]
+        notes = [note for log in self.folder.glob("**/debug-internal.log") for note in _notes(log)]
         errors = [note for note in notes if note["level"].startswith("ERROR")]
         fatal = [note for note in errors if note["level"] == FATAL]  # other requests may fail after it
         return "".join(f" ({note['msg']})" for note in (fatal or errors)[-1:])
+
+
+def _notes(log: Path) -> list[dict[str, str]]:
+    """The entries of wandb-core's own log that have a level and a text; a line that is being written is left out."""
+    notes = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            note = json.loads(line)
+            if isinstance(note, dict) and {"level", "msg"} <= note.keys():
+                notes.append({key: str(note[key]) for key in ("level", "msg")})
+    return notes
 
 
 def main() -> int:
