@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from convatlas.config import check_config, compose, overridden_keys, plain
@@ -59,6 +60,56 @@ def test_unknown_names_come_with_the_nearest(overrides: list[str], parts: list[s
     message = str(caught.value)
     assert "\n" not in message
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("verb", "override", "hint"),
+    [
+        ("train", "lr=0.5", "; did you mean 'optimizer.learning_rate'?"),
+        ("train", "+lr=0.5", "; did you mean 'optimizer.learning_rate'?"),
+        ("train", "++epochs=3", "; did you mean 'trainer.max_epochs'?"),
+        ("check", "batch_size=3", "; did you mean 'data.global_batch_size'?"),
+        ("train", "optimizer.wd=0.1", "; did you mean 'optimizer.algorithm.weight_decay'?"),
+        ("train", "num_workers=3", "; did you mean 'data.threads'?"),
+        ("train", "+run.resume=true", ""),
+        ("train", "+ema.enabled=true", ""),
+        ("evaluate", "+protocol.crops=3", ""),
+        ("evaluate", "++protocol.crops=3", ""),
+        ("predict", "+on_error=skip", ""),
+        ("train", "model.net.groups=3", ""),
+        ("train", "trainer.logger=true", ""),
+        ("train", "+augment.jitter=true", None),
+        ("train", "hydra.run.dir=x", None),
+        ("train", "+hydra.verbose=true", None),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused_wherever_it_stands(verb: str, override: str, hint: str | None) -> None:
+    key = override.lstrip("+").partition("=")[0]
+    with pytest.raises(UserError) as caught:
+        check_config(compose(verb, [override]), {})
+    message = str(caught.value)
+    assert message.startswith(key if hint is None else f"{key}: there is no such key{hint}")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["model.net.shortcut_padding=both", "optimizer.algorithm.dampening=0.1", "trainer.gradient_clip_algorithm=norm"],
+)
+def test_any_argument_of_a_constructor_can_be_given_without_a_plus(override: str) -> None:
+    key, _, value = override.partition("=")
+    for written in (override, f"+{override}", f"++{override}"):
+        config = compose("train", [written, "trainer.max_epochs=2"])
+        check_config(config, TYPES)
+        assert str(OmegaConf.select(config, key)) == value
+
+
+def test_objects_with_names_of_their_own_can_be_added() -> None:
+    step = "+augment.steps.jitter={_target_: convatlas.data.ColorJitter, hue: 0.1}"
+    config = compose("train", [step, "+tracking.board={_target_: convatlas.tracking.tensorboard_mirror}"])
+    check_config(config, {})
+    with pytest.raises(UserError, match=r"augment\.steps\.jitter\.huge: .*takes no such argument; did you mean 'hue'"):
+        check_config(compose("train", [step.replace("hue", "huge")]), {})
 
 
 @pytest.mark.parametrize(

@@ -7,49 +7,27 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Any, cast
 
 import hydra
 import yaml
-from annotated_types import Ge, Gt, Le, Lt
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
-from pydantic import (
-    ConfigDict,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    PydanticUserError,
-    TypeAdapter,
-    ValidationError,
-)
-from pydantic_core import SchemaError
 
 from convatlas.arguments import INSTANTIATE, constructor, parameters
 from convatlas.errors import UserError
 from convatlas.public_names import public_name
 from convatlas.rank import num_nodes, ranks_per_node
+from convatlas.value_types import annotation_of, check_value
 
 SMALL_IMAGE = 64
 """Images with fewer pixels a side take the small-input stem of a network."""
-
-SPOKEN = {
-    PositiveInt: "a positive integer",
-    NonNegativeInt: "an integer from 0",
-    PositiveFloat: "a positive number",
-    NoneType: "null",
-}
-"""How messages call the types that have no short name."""
-
-BOUNDS = {Ge: "from", Le: "to", Gt: "above", Lt: "below"}
-"""How messages call the limits of a number."""
 
 USUAL_NAMES = {
     "batch_size": "data.global_batch_size",
@@ -105,6 +83,10 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: An unknown key or group option (with the nearest name), a malformed override.
     """
+    parsed = parse_overrides(overrides)
+    for key in (override.key_or_group for override in parsed):
+        if key.partition(".")[0] == "hydra":
+            raise UserError(f"{key}: Hydra's own settings are not used; run.root=… says where runs are written")
     try:
         config = _compose(name, overrides)
     except MissingConfigException as error:
@@ -115,12 +97,14 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"{group or name}={option}: there is no such configuration{hint}") from error
     except (HydraException, OmegaConfBaseException) as error:
         message = " ".join(str(error).split())
+        if twice := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
+            raise UserError(f"{twice[1]}: it is there already; give {twice[1]}=… without +") from error
         unknown = re.match(r"Could not override '([^']+)'", message)
         if unknown is None:
             raise UserError(message) from error
         return _compose_with_argument(name, overrides, unknown.group(1), error)
-    known = _verb_keys(name)
-    for override in parse_overrides(overrides):
+    known = dict(verb_keys(name))
+    for override in parsed:
         _check_added(name, config, override, overrides)
         if override.package is not None:  # the place that a group is put to
             known[override.package.partition(".")[0]] = None
@@ -217,7 +201,7 @@ def check_config(config: DictConfig, types: Mapping[str, Any]) -> None:
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
     for key, expected in types.items():
-        _check_value(key, _content(OmegaConf.select(config, key)), expected, "")
+        check_value(key, _content(OmegaConf.select(config, key)), expected, "")
     for path, node in _nodes(config):
         if "_target_" in node:
             _check_call(path, node)
@@ -259,15 +243,13 @@ def _arguments(node: DictConfig) -> list[str]:
 def _check_added(name: str, config: DictConfig, override: Override, overrides: Sequence[str]) -> None:
     """Refuse ``+key=value`` that nothing would read; what stands in a constructor's node is checked with the node."""
     key = override.key_or_group
-    if key.startswith("hydra.") or key == "hydra":
-        raise UserError(f"{key}: Hydra's own settings are not used; run.root=… says where runs are written")
     if override.type not in (OverrideType.ADD, OverrideType.FORCE_ADD) or override.package is not None:
         return
     parent, _, member = key.rpartition(".")
     if not parent:  # a group, or refused as every unknown key is
         return
     node: Any = config
-    known: Any = _verb_keys(name)
+    known: Any = verb_keys(name)
     for part in parent.split("."):
         node = node[part]
         known = (known or {}).get(part)
@@ -279,15 +261,16 @@ def _check_added(name: str, config: DictConfig, override: Override, overrides: S
         raise _unknown_key(key, [f"{parent}.{other}" for other in known])
 
 
-def _verb_keys(name: str) -> dict[str, Any]:
-    """The keys of a verb's file, nested as they are; the value of a group is None."""
+@cache
+def verb_keys(name: str) -> Mapping[str, Any]:
+    """The keys of a verb's file with their values; the value of a group is None."""
     content: dict[str, Any] = yaml.safe_load((project_path("conf") / f"{name}.yaml").read_text(encoding="utf-8"))
     keys: dict[str, Any] = {}
     for entry in content.pop("defaults", []):
         if isinstance(entry, dict):
             keys |= {group.removeprefix("optional ").lstrip("/"): None for group in entry}
         elif entry != "_self_":
-            keys |= _verb_keys(entry)
+            keys |= verb_keys(entry)
     return keys | content
 
 
@@ -333,9 +316,9 @@ def _check_call(path: str, node: DictConfig) -> None:
         value = _content(node[key])
         if value is None and OmegaConf.is_interpolation(node, key):
             continue  # num_classes, which the class list fills in
-        annotation = _annotation(function, key)
+        annotation = annotation_of(function, key)
         if annotation is not inspect.Parameter.empty and not _holds_target(value):
-            _check_value(f"{path}.{key}", value, annotation, f" ({node['_target_']})")
+            check_value(f"{path}.{key}", value, annotation, f" ({node['_target_']})")
 
 
 def _content(value: Any) -> Any:
@@ -347,51 +330,3 @@ def _holds_target(value: object) -> bool:
     if isinstance(value, dict):
         return "_target_" in value or any(_holds_target(item) for item in value.values())
     return isinstance(value, list) and any(_holds_target(item) for item in value)
-
-
-def _annotation(function: Callable[..., Any], name: str) -> Any:
-    function = inspect.unwrap(function)
-    annotation = getattr(function, "__annotations__", {}).get(name, inspect.Parameter.empty)
-    if isinstance(annotation, str):
-        try:
-            return eval(annotation, getattr(function, "__globals__", {}))  # noqa: S307  the constructor's own text
-        except NameError:  # a type imported for type checkers only
-            return inspect.Parameter.empty
-    return annotation
-
-
-def _check_value(key: str, value: object, expected: Any, where: str) -> None:
-    try:
-        adapter = TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True))
-    except (PydanticUserError, SchemaError, NameError):  # a protocol, or a type that only its own library can check
-        return
-    try:
-        checked = adapter.validate_python(value)
-        # Numbers written as text, or 2.0 for a count, convert but would reach the constructor unconverted.
-        ok = not (isinstance(value, str) and isinstance(checked, bool | int | float)) and not (
-            isinstance(value, float) and isinstance(checked, int)
-        )
-    except ValidationError:
-        ok = False
-    if not ok:
-        raise UserError(f"{key}={value}: expected {_spoken(expected)}{where}")
-
-
-def _spoken(expected: Any) -> str:
-    """A type as a person would call it."""
-    if expected in SPOKEN:
-        return SPOKEN[expected]
-    origin, arguments = get_origin(expected), get_args(expected)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin in (Union, UnionType):
-        return " or ".join(map(_spoken, arguments))
-    if origin is list and is_dataclass(arguments[0]):
-        return f"a list of mappings with {', '.join(field.name for field in fields(arguments[0]))}"
-    if origin is list:
-        return f"a list, each entry {_spoken(arguments[0])}"
-    if origin is Annotated:
-        bounds = [bound for item in arguments[1:] for bound in getattr(item, "metadata", [item])]
-        words = [f"{BOUNDS[type(bound)]} {getattr(bound, type(bound).__name__.lower())}" for bound in bounds]
-        return " ".join([_spoken(arguments[0]), *words])
-    return expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")

@@ -222,7 +222,8 @@ def test_a_fault_of_the_disk_is_named(files: list[Path], monkeypatch: pytest.Mon
 def test_what_takes_long_shows_its_progress_on_the_first_rank(
     rank: str, told: bool, files: list[Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("LOCAL_RANK", rank)
+    for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
     contents(files, None)
     assert capfd.readouterr().err == ""
     monkeypatch.setattr(digests, "QUIET_SECONDS", -1)

@@ -59,7 +59,10 @@ def test_what_is_searched_makes_the_sweep_and_how_it_is_done_does_not() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["space.learning_rate.key=optimizer.lr"], r"space.learning_rate: optimizer.lr=0.05: .*did you mean 'optimizer.learning_rate'"),
+        (
+            ["space.learning_rate.key=optimizer.lr"],
+            r"space.learning_rate: optimizer.lr=0.05: .*did you mean 'optimizer.learning_rate'",
+        ),
         (
             ["+space.epochs={_target_:convatlas.sweep.space.Int,key:trainer.max_epochs,low:0,high:4}"],
             "space.epochs: trainer.max_epochs=0: .*expected a positive integer",

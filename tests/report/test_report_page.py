@@ -122,7 +122,7 @@ def test_a_damaged_evaluation_is_named(make_run: Any, tmp_path: Path) -> None:
     run = make_run()
     (run / "evaluation" / "test.json").write_text("{", encoding="utf-8")
     page = page_of([run], tmp_path)
-    assert "evaluation/test.json: expected JSON" in page
+    assert "evaluation/test.json: damaged, expected a JSON object" in page
     assert "Confusion matrix" not in page
 
 

@@ -14,6 +14,7 @@ class Visit:
 
     def __init__(self, browser: Browser, path: Path | str, **options: Any) -> None:
         self.page: Page = browser.new_page(**options)
+        self.page.set_default_timeout(1000 * PATIENCE)
         self.troubles: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.troubles.append(f"{message.type}: {message.text}"))

@@ -18,7 +18,7 @@ from optuna.trial import Trial, TrialState
 
 from convatlas.errors import UserError
 from convatlas.planning import plan_run
-from convatlas.run.lock import Owner, living_owner, process_start
+from convatlas.run.lock import Owner, Watch, process_start
 from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import Sweep
 from convatlas.sweep.pruning import Reports
@@ -153,15 +153,16 @@ def test_what_a_dead_worker_left_is_waited_for(tmp_path: Path, monkeypatch: pyte
     orphan = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     owner = Owner(platform.node(), orphan.pid, process_start(orphan.pid), "now", None)
     monkeypatch.setattr("convatlas.sweep.trial.plan_run", _with_owner(owner))
-    looks = []
+    looks: list[Owner | None] = []
 
-    def look(lock: Path) -> Owner | None:
-        looks.append(living_owner(lock))
-        if len(looks) == 2:
-            orphan.communicate()
-        return looks[-1]
+    class Looks(Watch):
+        def owner(self, path: Path) -> Owner | None:
+            looks.append(super().owner(path))
+            if len(looks) == 2:
+                orphan.communicate()
+            return looks[-1]
 
-    monkeypatch.setattr("convatlas.sweep.trial.living_owner", look)
+    monkeypatch.setattr("convatlas.sweep.trial.Watch", Looks)
     train(tmp_path, f"assert not os.path.exists('/proc/{orphan.pid}'); epoch(0, 0.1); state(state='finished')")
     assert looks == [owner, owner, None]
 

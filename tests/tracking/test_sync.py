@@ -15,7 +15,7 @@ from convatlas.errors import UserError
 from convatlas.run.checkpoints import read_checkpoint
 from convatlas.run.lock import RunLock
 from pipelines.sync import show, status, sync
-from tests.gates import until
+from tests.gates import PATIENCE, until
 from tests.tracking.conftest import bytes_under, record, rows, set_tracking, summary, synced
 from tests.wandb_server import Run, WandbServer
 
@@ -52,7 +52,8 @@ def test_a_damaged_run_is_named_and_the_others_are_published(offline_run: Path, 
     for name, damage in damages.items():
         shutil.copytree(offline_run, offline_run.parent / f"damaged-{name}", ignore=shutil.ignore_patterns("*.ckpt"))
         (offline_run.parent / f"damaged-{name}" / name).write_bytes(damage)
-    result = sync(compose("sync", [f"root={offline_run.parent}", "answer_seconds=5", "finish_seconds=30"]))
+    patient = [f"{key}={PATIENCE}" for key in ("answer_seconds", "finish_seconds")]
+    result = sync(compose("sync", [f"root={offline_run.parent}", *patient]))
     runs = {Path(run["run"]).name: run for run in result["runs"]}
     assert runs[offline_run.name]["state"] == "published"
     for name in damages:

@@ -108,10 +108,10 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"checkpoint={path}: not written by convatlas train; load foreign weights with model=… model.weights={path}"
         )
-    check_format(f"checkpoint={path}", checkpoint[KEY])
-    state, step, metadata = checkpoint.get("state_dict"), checkpoint.get("global_step"), checkpoint[KEY]
-    config = metadata.get("config") if isinstance(metadata, dict) else None
-    class_list = metadata.get("class_list") if isinstance(metadata, dict) else None
+    metadata = checkpoint[KEY] if isinstance(checkpoint[KEY], dict) else {}
+    check_format(f"checkpoint={path}", metadata)
+    state, step = checkpoint.get("state_dict"), checkpoint.get("global_step")
+    config, class_list = metadata.get("config"), metadata.get("class_list")
     if not (
         isinstance(state, dict)
         and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items())

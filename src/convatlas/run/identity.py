@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from convatlas.arguments import reduced
-from convatlas.config import project_path
+from convatlas.config import verb_keys
 from convatlas.jsonio import dumps
 
 MISSING = "no such key"
@@ -64,10 +62,10 @@ def run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
 def decisive_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a configuration changes the result and differs from the defaults, without the seed."""
     settings = without_effect_removed(config)
-    usual = yaml.safe_load((project_path("conf") / "train.yaml").read_text(encoding="utf-8"))
     found: dict[str, Any] = reduced(settings)
-    for key in found.keys() & usual.keys():
-        found[key] = {name: value for name, value in found[key].items() if value != usual[key].get(name)}
+    for key, usual in verb_keys("train").items():
+        if isinstance(usual, dict) and key in found:
+            found[key] = {name: value for name, value in found[key].items() if value != usual.get(name)}
     return {key: value for key, value in found.items() if value not in (None, {})}
 
 

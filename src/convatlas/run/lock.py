@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from convatlas.errors import UserError
+from convatlas.errors import UnreadableError, UserError
 from convatlas.jsonio import dumps, write_atomic, writing
 from convatlas.record.files import read_lock
 from convatlas.run.directory import RunDirectory, now
@@ -107,8 +107,11 @@ class Watch:
         waiting = list(paths)
         told = set[Path]()
         while True:
-            owners = {path: self.owner(path) for path in waiting}
-            waiting = [path for path in waiting if self.is_undecided(path)]
+            owners: dict[Path, Owner | None] = {}
+            for path in waiting:
+                with contextlib.suppress(UnreadableError):  # a damaged lock is told to who asks for its owner
+                    owners[path] = self.owner(path)
+            waiting = [path for path in owners if self.is_undecided(path)]
             for path in waiting:
                 if path not in told:
                     told.add(path)

@@ -1,0 +1,92 @@
+"""The types of configuration values: checked with pydantic, and named as a person would call them."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import (
+    ConfigDict,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import SchemaError
+
+from convatlas.errors import UserError
+
+SPOKEN = {
+    PositiveInt: "a positive integer",
+    NonNegativeInt: "an integer from 0",
+    PositiveFloat: "a positive number",
+    NoneType: "null",
+}
+"""How messages call the types that have no short name."""
+
+BOUNDS = {Ge: "from", Le: "to", Gt: "above", Lt: "below"}
+"""How messages call the limits of a number."""
+
+
+def annotation_of(function: Callable[..., Any], name: str) -> Any:
+    """The type that a function asks for by one of its parameters; ``inspect.Parameter.empty`` where there is none."""
+    function = inspect.unwrap(function)
+    annotation = getattr(function, "__annotations__", {}).get(name, inspect.Parameter.empty)
+    if isinstance(annotation, str):
+        try:
+            return eval(annotation, getattr(function, "__globals__", {}))  # noqa: S307  the constructor's own text
+        except NameError:  # a type imported for type checkers only
+            return inspect.Parameter.empty
+    return annotation
+
+
+def check_value(key: str, value: object, expected: Any, where: str) -> None:
+    """Check the type of one value.
+
+    Args:
+        key: Its key, for the message.
+        value: The value.
+        expected: A type that pydantic understands; others are not checked.
+        where: What the message ends with.
+
+    Raises:
+        UserError: It has another type.
+    """
+    try:
+        adapter = TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticUserError, SchemaError, NameError):  # a protocol, or a type that only its own library can check
+        return
+    try:
+        checked = adapter.validate_python(value)
+        # Numbers written as text, or 2.0 for a count, convert but would reach the constructor unconverted.
+        ok = not (isinstance(value, str) and isinstance(checked, bool | int | float)) and not (
+            isinstance(value, float) and isinstance(checked, int)
+        )
+    except ValidationError:
+        ok = False
+    if not ok:
+        raise UserError(f"{key}={value}: expected {_spoken(expected)}{where}")
+
+
+def _spoken(expected: Any) -> str:
+    """A type as a person would call it."""
+    if expected in SPOKEN:
+        return SPOKEN[expected]
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " or ".join(map(_spoken, arguments))
+    if origin is list and is_dataclass(arguments[0]):
+        return f"a list of mappings with {', '.join(field.name for field in fields(arguments[0]))}"
+    if origin is list:
+        return f"a list, each entry {_spoken(arguments[0])}"
+    if origin is Annotated:
+        bounds = [bound for item in arguments[1:] for bound in getattr(item, "metadata", [item])]
+        words = [f"{BOUNDS[type(bound)]} {getattr(bound, type(bound).__name__.lower())}" for bound in bounds]
+        return " ".join([_spoken(arguments[0]), *words])
+    return expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")
