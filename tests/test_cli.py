@@ -82,7 +82,7 @@ def test_train_json_is_one_document_and_lines_of_progress(convatlas: Command) ->
     assert result["state"] == "finished"
     assert {"imports", "composition"} <= set(result["startup_seconds"])
     assert "global 64 = 1 rank × 64 × 1 accumulation; 2 steps/epoch × 1 epochs = 2 steps" in done.stderr
-    assert "lr        0.2 = 0.8 × 64/256" in done.stderr
+    assert "lr        0.1 = 0.4 × 64/256" in done.stderr
     assert "epoch 1/1" in done.stderr
     assert "Traceback" not in done.stderr
 

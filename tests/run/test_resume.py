@@ -14,7 +14,8 @@ from convatlas.run.resume import ResumePoint, resume_point
 def write_checkpoint(path: Path, step: int, record_bytes: int = 0, **metadata: object) -> None:
     config = {"model": {}, "data": {}, "trainer": {"log_every_n_steps": 2}}
     callbacks = {"RunCheckpoints": {"best_value": None, "record_bytes": record_bytes}}
-    content = {"convatlas": {"config": config, **metadata}, "global_step": step, "callbacks": callbacks}
+    about = {"config": config, "class_list": ["a"], **metadata}
+    content = {"convatlas": about, "state_dict": {}, "global_step": step, "callbacks": callbacks}
     AtomicCheckpointIO().save_checkpoint(content, path)
 
 

@@ -42,7 +42,7 @@ def test_masks_and_objects_are_shown_side_by_side(
     for number, name in enumerate(views):
         Image.new("RGB", (8, 6), (number, 0, 0)).save(tmp_path / "test" / f"{name}.png")
     shown = {"path": "a.jpg", **entry, **{name: f"test/{name}.png" for name in views}}
-    evaluation: dict[str, Any] = {"split": "test", "classes": ["ant", "bee"], kind: [shown]}
+    evaluation: dict[str, Any] = {"split": "test", "classes": ["ant", "bee"], "metrics": {}, kind: [shown]}
     if kind != "detected":
         evaluation["pixel_confusion_matrix"] = [[3, 1], [0, 2]]
     (tmp_path / "test.json").write_text(json.dumps(evaluation), encoding="utf-8")
