@@ -19,7 +19,7 @@ from pydantic import Field
 from convatlas.cli import execute
 from convatlas.config import check_config, compose_around_train, overridden_keys, plain
 from convatlas.config import compose as compose_config
-from convatlas.console import print_fields, print_table
+from convatlas.console import print_fields, print_table, warn
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import TrainingFailedError, UserError
 from convatlas.planning import TYPES, plan_run
@@ -85,7 +85,7 @@ def _experiment(overrides: list[str]) -> dict[str, Any]:
             try:  # the attempt that run.fresh=true chose is named
                 run_training(run, [*line, f"run.attempt={run.attempt}", "run.fresh=false"], world_size(config.trainer))
             except TrainingFailedError as error:
-                sys.stderr.write(f"convatlas: warning: {error}\n")
+                warn(str(error))
     finished = [read_run(run.path) for run in runs if run.finished]
     rows = [row for group in group_runs(finished) for row in judge(group, expected)]
     good = len(finished) == len(runs) and all(row.met for row in rows)

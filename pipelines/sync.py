@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from pydantic import PositiveFloat
 
 from convatlas.cli import execute
-from convatlas.console import print_table
+from convatlas.console import print_table, warn
 from convatlas.errors import UnreadableError, UserError
 from convatlas.record.files import read_config
 from convatlas.run.lock import Watch
@@ -95,7 +95,7 @@ def _check_server(config: DictConfig) -> None:
     except WandbError as error:
         if not config.watch:
             raise UserError(f"sync: {error}") from error
-        sys.stderr.write(f"convatlas: warning: {error}\n")
+        warn(str(error))
 
 
 def _runs(config: DictConfig) -> list[Path]:

@@ -8,7 +8,6 @@ new attempt beside it. Everything it writes is in runs/<run_id>/. On SIGTERM or 
 last.ckpt and exits with status 75.
 """
 
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -94,7 +93,7 @@ def train(config: DictConfig) -> dict[str, Any]:
             warn(message)
         STARTUP.mark("labels")
         if other := run_on_other_data(config, run, data):
-            sys.stderr.write(f"convatlas: warning: this is a new run: its data are not those of {other}\n")
+            warn(f"this is a new run: its data are not those of {other}")
         run.create()
     with RunLock(run.path) if is_rank_zero() else nullcontext():
         _run(config, run, data, task)
@@ -108,7 +107,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
     settings: dict[str, Any] = expanded(plain(config))
     start = state_at_start(task, data)
     with lost_rank_told():
-        compare(start)
+        compare({**start, "step to go on from": str(begin.step)})
     if is_rank_zero():
         record.resume(begin.step)
         provenance = collect_provenance(data.fingerprint, data.digests, data.class_list.hash, start)
@@ -164,7 +163,7 @@ def _end(run: RunDirectory, failed: bool, **entries: Any) -> None:
     except UserError as error:
         if not failed:
             raise
-        sys.stderr.write(f"convatlas: warning: {error}\n")
+        warn(str(error))
 
 
 def _trainer(

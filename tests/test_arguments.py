@@ -55,3 +55,12 @@ def test_a_default_that_was_changed_on_purpose_enters_with_its_version(monkeypat
     monkeypatch.setattr(arguments, "CHANGED_DEFAULTS", {"convatlas.models.ResNet.stride_in": 2})
     assert reduced(NET) == before[0] | {"stride_in at default of version": 2}
     assert reduced({**NET, "stride_in": "3x3"}) == before[1]
+
+
+def with_function(path: str, activation: object = plain, size: object = range(3)) -> None:
+    """A constructor of a user, with defaults that are objects."""
+
+
+def test_defaults_that_are_objects_are_recorded_without_their_addresses() -> None:
+    found = defaults(f"{__name__}.with_function")
+    assert found == {"activation": "<function plain>", "size": "range(0, 3)"}

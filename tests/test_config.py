@@ -126,6 +126,7 @@ def test_objects_with_names_of_their_own_can_be_added() -> None:
         ("seed=zero", "int"),
         ("run.fresh=perhaps", "bool"),
         ("+model.net.depht=20", "did you mean 'depth'?"),
+        ("+model.net._args_=[20]", "model.net._args_: expected every argument by its name"),
         ("tracking.wandb.mode=maybe", "one of auto, online, offline"),
     ],
 )

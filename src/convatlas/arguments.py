@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -98,6 +99,16 @@ def expanded(value: Any, defaults_of: Callable[[str], Mapping[str, Any]] = defau
     return named | {key: item for key, item in defaults_of(target).items() if key not in given}
 
 
+def targets(value: Any) -> set[str]:
+    """The constructors that a configuration names anywhere, by public name where they have one."""
+    if isinstance(value, list):
+        return {name for item in value for name in targets(item)}
+    if not isinstance(value, dict):
+        return set()
+    own = str(value["_target_"]) if "_target_" in value else ""
+    return {public_name(own) or own} - {""} | targets(list(value.values()))
+
+
 def reduced(value: Any) -> Any:
     """What of a configuration differs from the defaults of its constructors; the opposite of ``expanded``.
 
@@ -130,7 +141,9 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # an address is another one in each process
 
 
 def _same(first: Any, second: Any) -> bool:

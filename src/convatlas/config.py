@@ -306,6 +306,8 @@ def _check_call(path: str, node: DictConfig) -> None:
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     for key in node:
         key = str(key)
+        if key == "_args_":
+            raise UserError(f"{path}._args_: expected every argument by its name, as {path}.NAME=…")
         if key in INSTANTIATE:
             continue
         if key not in taken:

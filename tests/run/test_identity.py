@@ -80,6 +80,7 @@ def test_initial_weights_count_by_their_content(tmp_path: Path) -> None:
     assert initial_weights({"weights": None, "backbone": chosen}) != initial_weights(
         {"weights": None, "backbone": node}
     )
+    assert initial_weights({"weights": None, "backbone": None}) == initial_weights({}) == [""]
     assert weights_fingerprint("torchvision") not in (weights_fingerprint(None), weights_fingerprint("torchvision:A"))
 
 

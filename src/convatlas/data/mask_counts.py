@@ -1,9 +1,7 @@
 """Counts the pixels of each class in a set of masks, once for as long as the files stay as they are."""
 
-import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +13,10 @@ from numpy.typing import NDArray
 
 from convatlas.console import progress
 from convatlas.data.decode import ImageError
-from convatlas.data.scan import SETTLED_SECONDS, user_cache
+from convatlas.data.scan import SETTLED_SECONDS, read_entry, user_cache, write_entry
 
 VALUES = 256
-VERSION = "1"
+VERSION = "2"
 """Of what is counted and kept."""
 SHOWN_FROM = 1000
 """Masks from which on the progress is shown."""
@@ -74,7 +72,7 @@ def count_pixels(
         finally:
             pool.shutdown(cancel_futures=True)
     if entry is not None:
-        _remember(entry, total)
+        write_entry(entry, json.dumps(total.tolist()).encode())
     return total
 
 
@@ -96,15 +94,7 @@ def _stamps(paths: Sequence[Path]) -> list[list[int]] | None:
 def _recall(entry: Path) -> Pixels | None:
     """What an entry holds, unless it is missing or damaged."""
     try:
-        pixels = np.array(json.loads(entry.read_text(encoding="utf-8")), np.int64)
-    except (OSError, ValueError, TypeError, OverflowError):
+        pixels = np.array(json.loads(read_entry(entry) or b"null"), np.int64)
+    except (ValueError, TypeError, OverflowError):
         return None
     return pixels if pixels.shape == (VALUES,) else None
-
-
-def _remember(entry: Path, pixels: Pixels) -> None:
-    temporary = entry.with_name(f"{entry.name}.{os.getpid()}")  # several runs may write it
-    with contextlib.suppress(OSError):  # a start without a cache is slower, and no worse
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(pixels.tolist()), encoding="utf-8")
-        temporary.replace(entry)

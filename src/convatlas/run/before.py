@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convatlas.arguments import defaults, expanded
+from convatlas.arguments import expanded, targets
+from convatlas.console import warn
 from convatlas.data.image_data import ImageDataModule
 from convatlas.data.legacy_fingerprint import legacy_fingerprint
 from convatlas.errors import UnreadableError
 from convatlas.public_names import public_name
 from convatlas.rank import is_rank_zero
 from convatlas.run.directory import RunDirectory
-from convatlas.run.identity import decisive_settings, initial_weights
+from convatlas.run.identity import decisive_settings, initial_weights, without_effect_removed
 
 WITHOUT_EFFECT = (
     "run",
@@ -66,10 +67,17 @@ def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: Ima
         candidate = RunDirectory(path, run.attempt, run.identity)
         if not candidate.has_begun:
             continue
-        if candidate.summary.get("identity") == run.identity:
-            return candidate
-        recorded = candidate.config
-        if not _was_written_before(recorded) or decisive_settings(recorded) != decisive_settings(settings):
+        try:
+            recorded = candidate.config
+            if not _was_written_before(recorded):
+                if candidate.summary.get("identity") == run.identity:  # the run of before, which has gone on since
+                    return candidate
+                continue
+        except UnreadableError as error:
+            if is_rank_zero():
+                warn(f"{error}; it is not known whether that is this run, begun by an earlier version")
+            continue
+        if not _are_equal(recorded, settings):
             continue
         weights = initial_weights(settings["model"])
         if path.name.removesuffix(attempt) == former_run_id(recorded, legacy_fingerprint(data), *weights):
@@ -99,7 +107,7 @@ def recorded_settings(run: RunDirectory) -> dict[str, Any]:
     former: dict[str, dict[str, Any]] = json.loads(DEFAULTS.read_text(encoding="utf-8"))
 
     def defaults_of(target: str) -> Mapping[str, Any]:
-        return former.get(public_name(target) or target) or defaults(target)
+        return former.get(public_name(target) or target, {})
 
     settings: dict[str, Any] = expanded(recorded, defaults_of)
     return settings
@@ -119,6 +127,12 @@ def former_run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
     text = json.dumps([decisive, *fingerprints], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{config['model']['name']}-{config['data']['name']}-{digest}-s{seed}"
+
+
+def _are_equal(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a recorded configuration is that of the command; what the command does not name is not imported."""
+    named, wanted = (targets(without_effect_removed(config)) for config in (recorded, settings))
+    return named <= wanted and decisive_settings(recorded) == decisive_settings(settings)
 
 
 def _was_written_before(config: Mapping[str, Any]) -> bool:

@@ -1,7 +1,6 @@
 """Checkpoints: written atomically, read without executing anything, complete enough to stand alone."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -9,6 +8,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import CheckpointIO
 
+from convatlas.console import warn
 from convatlas.data.class_list import ClassList
 from convatlas.errors import NewerFormatError, UserError
 from convatlas.jsonio import FORMAT, check_format, sync_directory, writing
@@ -158,7 +158,7 @@ def newest_checkpoint(*candidates: Path) -> tuple[Path, dict[str, Any]] | None:
             damaged = damaged or error
             continue
         if damaged is not None:
-            sys.stderr.write(f"convatlas: warning: {damaged}; going on from {path.name}\n")
+            warn(f"{damaged}; going on from {path.name}")
         return path, checkpoint
     if damaged is not None:
         raise UserError(f"{damaged}; no other checkpoint is left: run.fresh=true starts a new attempt") from damaged

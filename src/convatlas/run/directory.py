@@ -2,14 +2,13 @@
 
 import os
 import platform
-import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from convatlas.console import warn
 from convatlas.errors import UnreadableError, UserError
 from convatlas.jsonio import (
     FORMAT,
@@ -123,7 +122,7 @@ class RunDirectory:
             UserError: The disk is full or cannot be written.
         """
         earlier, before = read_provenance(self.path), self.summary
-        _warn_of_damage(self.path / "class_list.txt", read_lines)
+        self._warn_of_damaged_classes()
         write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         write_atomic(self.path / "class_list.txt", "".join(f"{name}\n" for name in class_list))
         if earlier:  # a resumed run keeps what it was before
@@ -135,6 +134,14 @@ class RunDirectory:
         entries |= {"state": "running", "started": now(), "host": platform.node()}
         write_atomic(self.path / "summary.json", dumps(entries | kept, indent=2))
         write_atomic(self._reserve, os.urandom(RESERVED_BYTES))  # random bytes, so that no file system compresses them
+
+    def _warn_of_damaged_classes(self) -> None:
+        try:
+            read_lines(self.path / "class_list.txt")
+        except FileNotFoundError:
+            pass
+        except UnreadableError as error:
+            warn(f"{error}; it is written again")
 
     def num_skipped(self) -> int:
         """Images that ``data.on_error=skip`` left out so far, over all ranks and attempts."""
@@ -162,15 +169,6 @@ class RunDirectory:
         with writing(self.path):
             self._reserve.unlink(missing_ok=True)
         write_atomic(self.path / "summary.json", dumps(self.summary | entries, indent=2))
-
-
-def _warn_of_damage(path: Path, read: Callable[[Path], Any]) -> None:
-    try:
-        read(path)
-    except FileNotFoundError:
-        pass
-    except UnreadableError as error:
-        sys.stderr.write(f"convatlas: warning: {error}; it is written again\n")
 
 
 def now() -> str:

@@ -118,8 +118,8 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 
 def initial_weights(model: Mapping[str, Any]) -> list[str]:
     """The fingerprints of what a network starts from: its own weights, and its backbone's where it has one."""
-    nodes = [model] + ([model["backbone"]] if "backbone" in model else [])
-    return [weights_fingerprint(node["weights"], node.get("weights_entry")) for node in nodes]
+    nodes = [model] + ([model["backbone"]] if model.get("backbone") else [])
+    return [weights_fingerprint(node.get("weights"), node.get("weights_entry")) for node in nodes]
 
 
 def weights_fingerprint(weights: str | None, entry: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The processes that a launcher has started, as Lightning asks for them."""
+"""Tells Lightning about the ranks that a launcher has started."""
 
 import os
 
@@ -8,11 +8,11 @@ from convatlas.rank import ranks
 
 
 class LaunchedEnvironment(ClusterEnvironment):
-    """Ranks by their variables; they meet at ``MASTER_ADDR`` and ``MASTER_PORT``."""
+    """The ranks as ``rank.ranks`` reads them from variables; they meet at ``MASTER_ADDR`` and ``MASTER_PORT``."""
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Yes: the launcher does."""
+        """True: the launcher has started all processes."""
         return True
 
     @property
@@ -22,32 +22,32 @@ class LaunchedEnvironment(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        """The port there."""
+        """The port on which rank 0 listens."""
         return int(os.environ["MASTER_PORT"])
 
     @staticmethod
     def detect() -> bool:
-        """Lightning is told, it does not look."""
+        """False: this environment is passed to Lightning explicitly."""
         return False
 
     def world_size(self) -> int:
-        """How many ranks there are."""
+        """The number of ranks."""
         return ranks().size
 
     def set_world_size(self, size: int) -> None:
-        """Nothing: the launcher has set it."""
+        """Do nothing: the launcher has set the number of ranks."""
 
     def global_rank(self) -> int:
-        """Which rank this is."""
+        """The number of this rank among all."""
         return ranks().rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Nothing: the launcher has set it."""
+        """Do nothing: the launcher has set the rank."""
 
     def local_rank(self) -> int:
-        """Which rank this is on its machine."""
+        """The number of this rank on its machine."""
         return ranks().local_rank
 
     def node_rank(self) -> int:
-        """Which machine this is."""
+        """The number of this machine."""
         return ranks().rank // ranks().per_node

@@ -1,10 +1,10 @@
 """Where an unfinished run goes on: its newest checkpoint whose steps are all on record."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convatlas.console import warn
 from convatlas.errors import UserError
 from convatlas.rank import is_rank_zero
 from convatlas.record.lines import LineReader
@@ -78,4 +78,4 @@ def lost_steps(steps: list[int], end: int, checkpoint: dict[str, Any]) -> range:
 
 def _warn(message: str) -> None:
     if is_rank_zero():
-        sys.stderr.write(f"convatlas: warning: {message}\n")
+        warn(message)

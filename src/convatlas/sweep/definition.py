@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.samplers import BaseSampler
 
-from convatlas.arguments import reduced
+from convatlas.arguments import reduced, targets
 from convatlas.errors import UnreadableError, UserError
 from convatlas.jsonio import FORMAT, check_format, read_mapping, write_atomic
 from convatlas.public_names import public_name
@@ -133,10 +133,13 @@ def find_sweep_of_before(directory: Path, settings: Mapping[str, Any], train: Se
         if not (path / FILE).is_file():
             continue
         recorded = read_sweep(path)
-        targets = [str(node["_target_"]) for node in recorded["space"].values()]
-        was_before = any(public_name(target) not in (None, target) for target in targets)
         own = {key: recorded[key] for key in IDENTITY}
-        if was_before and recorded["train"] == list(train) and reduced(own) == reduced(dict(settings)):
+        if recorded["train"] != list(train) or not targets(own) <= targets(dict(settings)):
+            continue  # constructors that the command does not name are not even imported
+        if reduced(own) != reduced(dict(settings)):
+            continue
+        names = [str(node["_target_"]) for node in own["space"].values()]
+        if any(public_name(name) not in (None, name) for name in names):
             return path
     return None
 

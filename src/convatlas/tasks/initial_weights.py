@@ -1,12 +1,12 @@
 """Compare images and classes with those of the weights that a network starts from."""
 
 import math
-import sys
 from collections.abc import Sequence
 
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from convatlas.console import warn
 from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
 from convatlas.models.published_weights import least_input_deviation
@@ -40,7 +40,7 @@ def check_initial_weights(net: Architecture, loaded: Sequence[LoadedWeights], da
         if origin and origin.epsilon is not None and origin.epsilon not in _epsilons(net):
             _warn(
                 f"{weights.source}: {origin.name} was trained with a batch norm whose epsilon is {origin.epsilon:g}; "
-                f"expected model.net.batch_norm=frozen +model.net.batch_norm_epsilon={origin.epsilon:g}"
+                f"expected model.net.batch_norm=frozen model.net.batch_norm_epsilon={origin.epsilon:g}"
             )
     deviation = least_input_deviation(net) if any(weights.origin is None for weights in loaded) else None
     largest = 0.5 / min(data.std)  # pixels from 0 to 1 deviate by 0.5 at most
@@ -85,4 +85,4 @@ def _listed(numbers: Sequence[float]) -> str:
 
 def _warn(message: str) -> None:
     if is_rank_zero():
-        sys.stderr.write(f"convatlas: warning: {message}\n")
+        warn(message)

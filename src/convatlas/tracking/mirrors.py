@@ -1,13 +1,13 @@
 """Other places that a run's record is sent to while it trains."""
 
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any, Literal
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from convatlas.console import warn
 from convatlas.errors import UserError
 from convatlas.tracking.checkpoints import Policy
 from convatlas.tracking.publisher_process import PublisherProcess, make_job
@@ -94,9 +94,7 @@ class WandbMirror(Logger):
         try:
             self._publisher.finish()
         except WandbError as error:
-            sys.stderr.write(
-                f"convatlas: warning: W&B: {error}; `convatlas sync runs={self._directory}` sends the rest\n"
-            )
+            warn(f"W&B: {error}; `convatlas sync runs={self._directory}` sends the rest")
         finally:
             self._publisher.end()
 
