@@ -5,6 +5,7 @@ import pytest
 from convatlas import arguments
 from convatlas.arguments import defaults, expanded, parameters, reduced
 from convatlas.config import compose, plain
+from convatlas.jsonio import dumps
 
 NET = {"_target_": "convatlas.models.resnet.ResNet", "depth": 50, "stem": "imagenet"}
 
@@ -47,7 +48,19 @@ def test_one_batch_is_not_all_batches() -> None:
     assert reduced({**flip, "p": usual}) == flip
     erasing = {"_target_": "pytorch_lightning.Trainer"}
     assert reduced({**erasing, "overfit_batches": 0.0}) == erasing
-    assert reduced({**erasing, "overfit_batches": 0}) != erasing
+    limits = [dumps(reduced({**erasing, "limit_val_batches": limit})) for limit in (1, 1.0)]
+    assert limits[0] != limits[1]
+
+
+def test_a_whole_number_is_a_float_where_floats_are_asked_for() -> None:
+    optimizer = {"_target_": "convatlas.tasks.OptimizerRecipe", "learning_rate": 1, "reference_batch_size": 256}
+    assert reduced(optimizer) == reduced({**optimizer, "learning_rate": 1.0})
+    assert dumps(expanded(optimizer)["learning_rate"]) == "1.0"
+    assert dumps(expanded(optimizer)["reference_batch_size"]) == "256"
+    data = {"_target_": "convatlas.data.ClassificationDataModule", "mean": [0, 0.5]}
+    assert dumps(reduced(data)["mean"]) == "[0.0, 0.5]"
+    sgd = {"_target_": "torch.optim.SGD"}
+    assert reduced({**sgd, "dampening": 0}) == reduced({**sgd, "dampening": 0.0}) == sgd
 
 
 def test_a_default_that_was_changed_on_purpose_enters_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:

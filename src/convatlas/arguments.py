@@ -4,12 +4,14 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from hydra.utils import get_object
 
 from convatlas.jsonio import dumps
 from convatlas.public_names import find_object, kind_of, public_name
+from convatlas.value_types import annotation_of, with_floats
 
 INSTANTIATE = ("_target_", "_convert_", "_partial_", "_recursive_", "_args_")
 """Keys of a node that tell Hydra how to call the constructor."""
@@ -69,7 +71,7 @@ def defaults(target: str) -> dict[str, Any]:
         if field.default_factory is not dataclasses.MISSING
     }
     return {
-        name: _plain(factories[name]() if name in factories else parameter.default)
+        name: _typed(target, name, _plain(factories[name]() if name in factories else parameter.default))
         for name, parameter in parameters(target).items()
         if parameter.default is not inspect.Parameter.empty
     }
@@ -96,7 +98,8 @@ def expanded(value: Any, defaults_of: Callable[[str], Mapping[str, Any]] = defau
     named = {"_target_": public_name(target) or target} | {
         key: item for key, item in given.items() if key != "_target_"
     }
-    return named | {key: item for key, item in defaults_of(target).items() if key not in given}
+    named |= {key: item for key, item in defaults_of(target).items() if key not in given}
+    return {key: _typed(target, key, item) for key, item in named.items()}
 
 
 def targets(value: Any) -> set[str]:
@@ -125,8 +128,9 @@ def reduced(value: Any) -> Any:
     usual = defaults(target)
     found: dict[str, Any] = {"_target_": name}
     for key, item in value.items():
-        if key not in INSTANTIATE and not (key in usual and _same(item, usual[key])):
-            found[key] = reduced(item)
+        typed = _typed(target, key, item)
+        if key not in INSTANTIATE and not (key in usual and _same(typed, usual[key])):
+            found[key] = reduced(typed)
     versions = {
         f"{key} at default of version": version
         for path, version in CHANGED_DEFAULTS.items()
@@ -134,6 +138,18 @@ def reduced(value: Any) -> Any:
         if owner == name and key not in found
     }
     return found | versions
+
+
+def _typed(target: str, name: str, value: Any) -> Any:
+    """An argument with whole numbers as floats where the constructor asks for floats."""
+    return with_floats(value, _annotations(target).get(name)) if isinstance(value, int | list) else value
+
+
+@cache
+def _annotations(target: str) -> Mapping[str, Any]:
+    function = constructor(target)
+    function = function.__init__ if inspect.isclass(function) else function
+    return {name: annotation_of(function, name) for name in parameters(target)}
 
 
 def _plain(value: Any) -> Any:

@@ -76,8 +76,8 @@ def plan_run(
     if run.has_begun and (differences := changed_settings(recorded_settings(run), expanded(settings))):
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise UserError(
-            f"{run.path}: a default has changed since this run began: {differences[0]}{more}; give the former value, "
-            "or run.fresh=true for a new attempt"
+            f"{run.path}: a default has changed since this run began: {differences[0]}{more}; give the former value if "
+            "the key is still there, or run.fresh=true for a new attempt"
         )
     return run, data
 

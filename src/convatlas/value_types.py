@@ -1,7 +1,7 @@
 """The types of configuration values: checked with pydantic, and named as a person would call them."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -42,6 +42,33 @@ def annotation_of(function: Callable[..., Any], name: str) -> Any:
         except NameError:  # a type imported for type checkers only
             return inspect.Parameter.empty
     return annotation
+
+
+def with_floats(value: Any, annotation: Any) -> Any:
+    """Turn whole numbers into floats where a type asks for floats, so that 1 and 1.0 are one value.
+
+    Args:
+        value: A number, a list of numbers, or anything else, which stays as it is.
+        annotation: The type; one that takes integers too, such as ``int | float``, changes nothing.
+    """
+    types = list(_alternatives(annotation))
+    if isinstance(value, list):
+        of_items = [get_args(kind)[0] for kind in types if get_args(kind)]
+        return [with_floats(item, of_items[0]) for item in value] if of_items else value
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_whole and float in types and int not in types else value
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The types that a union consists of, without limits."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        for argument in arguments:
+            yield from _alternatives(argument)
+    elif origin is Annotated:
+        yield from _alternatives(arguments[0])
+    else:
+        yield annotation
 
 
 def check_value(key: str, value: object, expected: Any, where: str) -> None:

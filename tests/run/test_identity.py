@@ -118,7 +118,7 @@ def test_a_default_that_differs_from_the_record_is_found_and_a_new_argument_is_n
     del then["model"]["net"]["stochastic_depth"]
     assert changed_settings(then, now) == ["trainer.gradient_clip_val was 1.0, now None"]
     then = now | {"schedule": now["schedule"] | {"former": 3}}
-    assert changed_settings(then, now) == ["schedule.former was 3, now nothing: there is no such key any more"]
+    assert changed_settings(then, now) == ["schedule.former was 3, now gone: there is no such key any more"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: Ima
     """
     name, data_name, seed = settings["model"]["name"], settings["data"]["name"], settings["seed"]
     attempt = "" if run.attempt == 1 else f"-a{run.attempt}"
-    for path in sorted(run.path.parent.glob(f"{name}-{data_name}-????????-s{seed}{attempt}")):
+    for path in sorted(run.path.parent.glob(f"{escape(name)}-{escape(data_name)}-????????-s{seed}{attempt}")):
         candidate = RunDirectory(path, run.attempt, run.identity)
         if not candidate.has_begun:
             continue

@@ -90,7 +90,7 @@ def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     """
     before, after = (_flat(without_effect_removed(config)) for config in (then, now))
     return [
-        f"{key} was {before[key]}, now {after.get(key, 'nothing: there is no such key any more')}"
+        f"{key} was {before[key]}, now {after.get(key, 'gone: there is no such key any more')}"
         for key in before
         if dumps(before[key]) != dumps(after.get(key, MISSING))
     ]

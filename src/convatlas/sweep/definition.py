@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def find_sweep_of_before(directory: Path, settings: Mapping[str, Any], train: Se
     Raises:
         UserError: The file of a sweep there is damaged.
     """
-    for path in sorted(directory.parent.glob(f"{directory.name.rpartition('-')[0]}-????????")):
+    for path in sorted(directory.parent.glob(f"{escape(directory.name.rpartition('-')[0])}-????????")):
         if not (path / FILE).is_file():
             continue
         recorded = read_sweep(path)
