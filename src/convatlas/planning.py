@@ -16,7 +16,8 @@ from torch import nn
 from convatlas.arguments import expanded
 from convatlas.config import fill_num_classes, plain
 from convatlas.data.image_data import ImageDataModule
-from convatlas.errors import UserError
+from convatlas.errors import UnreadableError, UserError
+from convatlas.record.files import read_provenance
 from convatlas.report.expectations import Expectation
 from convatlas.run.before import find_run_of_before, recorded_settings
 from convatlas.run.directory import RunDirectory
@@ -102,9 +103,9 @@ def run_on_other_data(config: DictConfig, run: RunDirectory, data: ImageDataModu
         if not path.name.startswith(start) or not (path / "provenance.json").is_file():
             continue
         try:
-            recorded = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
+            recorded = read_provenance(path)
             started, fingerprint, digests = (recorded[key] for key in ("started", "data_fingerprint", "data_digests"))
-        except (OSError, ValueError, KeyError):  # a damaged record, or one from before digests were told apart
+        except (UnreadableError, KeyError):  # a damaged record, or one from before digests were told apart
             continue
         if run_id(settings, fingerprint, *weights) == re.sub(r"-a\d+$", "", path.name):
             other = differing_parts(digests, data.digests)
