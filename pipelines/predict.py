@@ -71,6 +71,11 @@ def predict(config: DictConfig) -> dict[str, Any]:
     data = metadata["config"]["data"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = load_net(checkpoint).to(device)
+    if not len(data["mean"]) == len(data["std"]) == data["in_channels"] == net.in_channels:
+        raise UserError(
+            f"checkpoint={path}: damaged: its network takes {net.in_channels} channels; expected as many in "
+            "data.in_channels, data.mean and data.std"
+        )
     check_mean(f"checkpoint={path}: its data.mean", data["mean"])
     check_std(f"checkpoint={path}: its data.std", data["std"])
     mean, std = (torch.tensor(data[key], device=device).view(-1, 1, 1) for key in ("mean", "std"))

@@ -19,7 +19,7 @@ from convatlas.config import compose, plain
 from convatlas.errors import UserError
 from convatlas.networks import described_config
 from convatlas.public_names import TABLE, find_object, kind_of, public_name
-from convatlas.restore import restored_config
+from convatlas.restore import open_checkpoint, restored_config
 from convatlas.run.checkpoints import KEY
 from convatlas.stored import ARGUMENTS, SWEEP, TRAINING, check_paths, check_stored
 from convatlas.sweep.definition import FILE, open_sweep, write_sweep
@@ -133,6 +133,13 @@ def test_each_place_takes_objects_of_its_own_kind(configuration: str, path: tupl
         (("data", "augment", "steps"), [{"_target_": "convatlas.data.HorizontalFlip"}], "would construct"),
         (("data", "augment", "steps", "_target_"), "os.system", "would construct"),
         (("data", "augment", "steps", "${x}"), None, "no key of a configuration"),
+        (("tracking.x._target_",), "os.system", "no key of a configuration"),
+        (("expected",), [{"value:1,_target_": "os.system"}], "no key of a configuration"),
+        (("hydra.searchpath",), ["pkg://os"], "no key of a configuration"),
+        ((5,), 1, "no key of a configuration"),
+        (("model", "net"), {"_target_": "convatlas.models.CifarResNet"}, "depth is missing"),
+        (("model", "name"), "../../x", "expected a name"),
+        (("data", "image_size"), 10**9, "expected an integer from 1 to 16384"),
         (("trainer", "callbacks"), [{"_target_": "os.system"}], "takes no such argument"),
         (("trainer", "default_root_dir"), "/", "takes no such argument"),
         (("optimizer", "algorithm", "params"), [1], "takes no such argument"),
@@ -210,6 +217,42 @@ def test_every_verb_that_builds_from_a_file_refuses_a_hostile_one(
         with pytest.raises(UserError, match=r"would construct convatlas\.run\.recorded\.subprocess\.getoutput"):
             verb()
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("class_list", ["a"], "10 classes, its class_list 1"),
+        ("class_list", ["a"] * 10, "incomplete"),
+        ("depth", 20 + 6 * 10**8, "does not fit into a file"),
+        ("net", {"missing": True}, "missing: conv1.weight"),
+        ("net", torch.ones(1), "misshapen: conv1.weight"),
+        ("net", torch.full((16, 1, 3, 3), torch.nan), "not finite"),
+        ("net", torch.ones(16, 1, 3, 3, dtype=torch.int64), "of another type: conv1.weight"),
+        ("net", torch.ones(16, 1, 3, 3).to_sparse(), "of another type: conv1.weight"),
+        ("net", torch.ones(16, 1, 3, 3, device="meta"), "of another type: conv1.weight"),
+        ("data", "convatlas.data.SegmentationDataModule", "takes no such argument|is missing"),
+    ],
+)
+def test_a_checkpoint_whose_parts_do_not_fit_is_one_line(
+    key: str, value: Any, message: str, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    checkpoint = torch.load(Path(trained["run"]) / "checkpoints" / "best.ckpt", weights_only=True)
+    config = checkpoint[KEY]["config"]
+    if key == "class_list":
+        checkpoint[KEY][key] = value
+    elif key == "depth":
+        config["model"]["net"]["depth"] = value
+    elif key == "data":
+        config["data"]["_target_"] = value
+    elif isinstance(value, torch.Tensor):
+        checkpoint["state_dict"]["net.conv1.weight"] = value
+    else:
+        del checkpoint["state_dict"]["net.conv1.weight"]
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=message) as caught:
+        open_checkpoint(tmp_path / "x.ckpt")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", [("sampler",), ("pruner",), ("space", "learning_rate"), ("sampler", "seed")])

@@ -50,3 +50,11 @@ def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
         archive.writestr("x/data.pkl", bytes(10_000_000))
     with pytest.raises(UserError, match="is damaged, or torch"):
         read_torch_file(path, "checkpoint")
+
+
+def test_containers_that_lie_in_each_other_without_end_are_refused(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"w": torch.ones(1)}
+    content["again"] = [content]
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="nested deeper"):
+        read_torch_file(tmp_path / "x.ckpt", "checkpoint")

@@ -45,10 +45,17 @@ TABLE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "optimizer": {"convatlas.tasks.OptimizerRecipe": ("convatlas.tasks.optimization.OptimizerRecipe",)},
     "algorithm": {
         "timm.optim.Lamb": ("timm.optim.Lamb",),
+        "torch.optim.ASGD": ("torch.optim.ASGD",),
+        "torch.optim.Adadelta": ("torch.optim.Adadelta",),
+        "torch.optim.Adafactor": ("torch.optim.Adafactor",),
         "torch.optim.Adagrad": ("torch.optim.Adagrad",),
         "torch.optim.Adam": ("torch.optim.Adam",),
         "torch.optim.AdamW": ("torch.optim.AdamW",),
+        "torch.optim.Adamax": ("torch.optim.Adamax",),
+        "torch.optim.NAdam": ("torch.optim.NAdam",),
+        "torch.optim.RAdam": ("torch.optim.RAdam",),
         "torch.optim.RMSprop": ("torch.optim.RMSprop",),
+        "torch.optim.Rprop": ("torch.optim.Rprop",),
         "torch.optim.SGD": ("torch.optim.SGD",),
     },
     "schedule": {
@@ -138,7 +145,9 @@ TABLE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "convatlas.sweep.Int": ("convatlas.sweep.space.Int",),
     },
     "sampler": {
+        # Not CmaEsSampler: it unpickles what it finds in the journal.
         "convatlas.sweep.Grid": ("convatlas.sweep.grid.Grid",),
+        "optuna.samplers.BruteForceSampler": ("optuna.samplers.BruteForceSampler",),
         "optuna.samplers.GPSampler": ("optuna.samplers.GPSampler",),
         "optuna.samplers.NSGAIIISampler": ("optuna.samplers.NSGAIIISampler",),
         "optuna.samplers.NSGAIISampler": ("optuna.samplers.NSGAIISampler",),

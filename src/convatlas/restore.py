@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -12,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from convatlas.config import compose, overridden_keys, parse_overrides
 from convatlas.errors import UserError
 from convatlas.models.architecture import Architecture
-from convatlas.models.weights import TRAINED
+from convatlas.models.weights import TRAINED, check_fit
+from convatlas.public_names import kind_of
 from convatlas.run.checkpoints import KEY, read_run_checkpoint
 from convatlas.stored import TRAINING, check_paths, check_stored
 from convatlas.tasks.base import Task
@@ -58,16 +60,50 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of ours whose network is to be built.
 
     Returns:
-        The checkpoint; its configuration is that of ``model`` and ``data``, checked by ``check_stored``.
+        The checkpoint; its configuration is that of ``model`` and ``data``, checked by ``check_stored``, and its
+        weights and classes are the network's.
 
     Raises:
-        UserError: As ``read_run_checkpoint`` and ``check_stored``.
+        UserError: As ``read_run_checkpoint`` and ``check_stored``; the parts of the checkpoint do not fit together.
     """
     checkpoint = read_run_checkpoint(path)
-    metadata = checkpoint[KEY]
+    metadata, where = checkpoint[KEY], f"checkpoint={path}"
     parts = {key: metadata["config"][key] for key in ("model", "data")}
-    checkpoint[KEY] = {**metadata, "config": check_stored(parts, TRAINING, f"checkpoint={path}")}
-    return checkpoint
+    config = check_stored(parts, TRAINING, where, {"model._target_": str, "data._target_": str})
+    task, data = (kind_of(config[key]["_target_"]).partition("_")[0] for key in ("model", "data"))
+    if task != data:
+        raise UserError(f"{where}: its model is for {task} and its data are for {data}; expected the same")
+    _check_sizes(config["model"]["net"], path.stat().st_size, f"{where}: model.net")
+    with torch.device("meta"):
+        net = _build(config["model"]["net"], where)
+    check_fit(net, where, _net_weights(checkpoint))
+    if net.num_classes != len(metadata["class_list"]):
+        raise UserError(
+            f"{where}: damaged: its network has {net.num_classes} classes, its class_list {len(metadata['class_list'])}"
+        )
+    return {**checkpoint, KEY: {**metadata, "config": config}}
+
+
+def _check_sizes(node: Any, limit: int, where: str) -> None:
+    """Refuse numbers in the description of a network that would make it larger than the file that holds its weights."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if isinstance(value, dict | list):
+            _check_sizes(value, limit, f"{where}.{key}")
+        elif isinstance(value, int) and value > limit:
+            raise UserError(f"{where}.{key}={value}: a network of that size does not fit into a file of {limit} bytes")
+
+
+def _build(node: dict[str, Any], where: str) -> Architecture:
+    try:
+        net: Architecture = instantiate(node)
+    except (InstantiationException, RuntimeError) as error:
+        raise UserError(f"{where}: its network cannot be built ({' '.join(str(error).split())[:300]})") from error
+    return net
+
+
+def _net_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    state = checkpoint["state_dict"]
+    return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
 
 
 def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -162,13 +198,8 @@ def load_net(checkpoint: dict[str, Any]) -> Architecture:
     """The network of a checkpoint from ``open_checkpoint``, its weights loaded, in evaluation mode.
 
     Raises:
-        UserError: The constructor refuses the stored arguments, or the weights do not fit the network.
+        UserError: The constructor refuses the stored arguments.
     """
-    state = checkpoint["state_dict"]
-    weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
-    try:
-        net: Architecture = instantiate(checkpoint[KEY]["config"]["model"]["net"])
-        net.load_state_dict(weights)
-    except (InstantiationException, RuntimeError) as error:
-        raise UserError(f"checkpoint: its network cannot be built ({' '.join(str(error).split())[:300]})") from error
+    net = _build(checkpoint[KEY]["config"]["model"]["net"], "checkpoint")
+    net.load_state_dict(_net_weights(checkpoint))
     return net.eval()

@@ -4,6 +4,8 @@ A checkpoint, the ``config.yaml`` of a run and a ``sweep.yaml`` may come from an
 written down here: the public names of ``public_names.TABLE``, each at the places that are meant for its kind.
 """
 
+import inspect
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import PurePath
@@ -17,6 +19,9 @@ from convatlas.errors import UserError
 from convatlas.public_names import TABLE, kind_of, public_name
 
 Places = Mapping[str, tuple[str, ...]]
+
+KEY = re.compile(r"[A-Za-z0-9][\w-]*")
+"""What a key may be: anything else means something to Hydra where a configuration becomes a command line."""
 
 TASKS = ("classification_task", "segmentation_task", "detection_task")
 DATA = ("classification_data", "segmentation_data", "detection_data")
@@ -79,24 +84,27 @@ CALLED_LATER = (
 """Kinds of functions that the program calls itself: their nodes are ``_partial_``."""
 
 
-def check_stored(config: Mapping[str, Any], places: Places, where: str) -> dict[str, Any]:
+def check_stored(
+    config: Mapping[str, Any], places: Places, where: str, types: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Check a configuration from a file.
 
     Args:
         config: Built-in containers.
         places: What it may construct at which keys: ``TRAINING`` or ``SWEEP``.
         where: The file as messages name it, such as ``checkpoint=best.ckpt``.
+        types: Types of keys that must be there, by dotted name.
 
     Returns:
         The same configuration with public names in every ``_target_``; safe to instantiate.
 
     Raises:
         UserError: It constructs something at a place that is not meant for it, holds an argument that the constructor
-            does not take or a value of another type, or asks for an interpolation.
+            does not take or a value of another type, lacks one that it needs, or asks for an interpolation.
     """
     checked = _members(config, "", places, where)
     try:
-        check_config(OmegaConf.create(checked), {})
+        check_config(OmegaConf.create(checked), types or {})
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return checked
@@ -156,9 +164,14 @@ def _check(value: Any, key: str, kinds: tuple[str, ...], where: str) -> Any:
     own |= {"_convert_": "all"} if "_convert_" in value else {}
     own |= {"_partial_": True} if kind in CALLED_LATER else {}
     given = {name: item for name, item in value.items() if name not in own}
+    taken = parameters(public)
     for name in given:
-        if name not in parameters(public):
+        if name not in taken:
             raise UserError(f"{where}: {key}.{name}: {public} takes no such argument")
+    for name, parameter in taken.items():
+        needed = parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        if needed and name not in given and kind not in CALLED_LATER:
+            raise UserError(f"{where}: {key}.{name} is missing: {public} needs it")
     return {**own, **_members(given, key, ARGUMENTS.get(kind, {}), where)}
 
 
@@ -166,8 +179,8 @@ def _members(node: Mapping[str, Any], key: str, places: Places, where: str) -> d
     """The checked members of a mapping, which may itself be at a place such as ``steps.*``."""
     checked = {}
     for name, value in node.items():
-        if not isinstance(name, str | int) or "${" in str(name) or str(name).startswith("_"):
-            raise UserError(f"{where}: {key}: {name!r} is no key of a configuration")
+        if not isinstance(name, str) or not KEY.fullmatch(name):
+            raise UserError(f"{where}: {key and f'{key}: '}{name!r} is no key of a configuration")
         path = f"{key}.{name}" if key else str(name)
         nested = {place.partition(".")[2]: kinds for place, kinds in places.items() if place.startswith(f"{name}.")}
         if nested and isinstance(value, dict) and "_target_" not in value:

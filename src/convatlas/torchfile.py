@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from convatlas.errors import UserError
+from convatlas.nesting import is_nested_too_deeply
 
 FOLDER = 0x10
 """The attribute of a folder in an archive's list of records."""
@@ -33,11 +34,14 @@ def read_torch_file(path: Path, key: str) -> Any:
             return safetensors.torch.load_file(path)
         if zipfile.is_zipfile(path):
             _check_archive(path, key)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # whatever the bytes of a broken file lead the unpickler to
         raise UserError(f"{key}={path}: truncated or not a file of tensors ({type(error).__name__})") from error
+    if is_nested_too_deeply(content):
+        raise UserError(f"{key}={path}: its containers are nested deeper than those of any checkpoint")
+    return content
 
 
 def _check_archive(path: Path, key: str) -> None:

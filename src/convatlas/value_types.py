@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     NonNegativeInt,
     PositiveFloat,
@@ -20,7 +21,23 @@ from pydantic_core import SchemaError
 
 from convatlas.errors import UserError
 
+
+def _check_name(text: str) -> str:
+    if not text or not text.isprintable() or "/" in text or text.startswith("."):
+        raise ValueError("no name")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+"""What becomes a part of a file's name."""
+
+Side = Annotated[int, Ge(1), Le(2**14)]
+"""Height or width of an image, in pixels; a batch of larger ones fits into no memory."""
+
 SPOKEN = {
+    Name: "a name: printable, without /, not beginning with a full stop",
+    dict: "a mapping",
+    Side: "an integer from 1 to 16384",
     PositiveInt: "a positive integer",
     NonNegativeInt: "an integer from 0",
     PositiveFloat: "a positive number",

@@ -6,7 +6,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import PositiveInt
 
 from convatlas.data.augment import Augmentation, CenterCrop
 from convatlas.data.batch import Batch, ViewBatch
@@ -19,6 +18,7 @@ from convatlas.data.order import Indices
 from convatlas.data.sources import Source
 from convatlas.data.views import Views
 from convatlas.errors import UserError
+from convatlas.value_types import Name, Side
 
 BatchT = TypeVar("BatchT", Batch, ViewBatch)
 
@@ -62,12 +62,12 @@ class ClassificationDataModule(ImageDataModule):
     def __init__(
         self,
         *,
-        name: str,
+        name: Name,
         dataset: Callable[..., Dataset],
         num_classes: int | None,
         in_channels: int,
-        image_size: PositiveInt,
-        resize: PositiveInt | None,
+        image_size: Side,
+        resize: Side | None,
         mean: list[float],
         std: list[float],
         val_fraction: float,

@@ -21,6 +21,7 @@ from convatlas.data.order import Indices, evaluation_batches, train_batches
 from convatlas.data.skipped import SkippedImages
 from convatlas.data.sources import Labels
 from convatlas.errors import UserError
+from convatlas.value_types import Name
 
 
 class ImageSource(Protocol):
@@ -81,7 +82,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        name: str,
+        name: Name,
         in_channels: int,
         mean: list[float],
         std: list[float],

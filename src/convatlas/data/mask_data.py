@@ -5,7 +5,6 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
 from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
@@ -18,6 +17,7 @@ from convatlas.data.mask_loader import MaskLoader
 from convatlas.data.masks import MaskSource, SegmentationDataset
 from convatlas.data.normalisation import set_background
 from convatlas.errors import UserError
+from convatlas.value_types import Name, Side
 
 VALUES_HINT = "; data.dataset.values (of data=mask_folders) says which value stands for each class"
 LOOKED_AT = 20
@@ -60,11 +60,11 @@ class SegmentationDataModule(ImageDataModule):
     def __init__(
         self,
         *,
-        name: str,
+        name: Name,
         dataset: Callable[..., SegmentationDataset],
         num_classes: int | None,
         in_channels: int,
-        image_size: PositiveInt,
+        image_size: Side,
         mean: list[float],
         std: list[float],
         val_fraction: float,

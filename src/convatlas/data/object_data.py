@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import PositiveInt
 
 from convatlas.data.batch import ObjectBatch
 from convatlas.data.dataset import SPLITS, Split
@@ -19,6 +18,7 @@ from convatlas.data.object_loader import ObjectLoader
 from convatlas.data.objects import Objects, ObjectSource
 from convatlas.data.order import Indices
 from convatlas.errors import UserError
+from convatlas.value_types import Name, Side
 
 
 class DetectionDataModule(ImageDataModule):
@@ -56,12 +56,12 @@ class DetectionDataModule(ImageDataModule):
     def __init__(
         self,
         *,
-        name: str,
+        name: Name,
         dataset: Callable[..., ObjectDataset],
         num_classes: int | None,
         in_channels: int,
-        image_size: PositiveInt,
-        long_side: PositiveInt,
+        image_size: Side,
+        long_side: Side,
         mean: list[float],
         std: list[float],
         val_fraction: float,

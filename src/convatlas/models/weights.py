@@ -185,8 +185,22 @@ def _used_outputs(
     return found | chosen, tuple(classes[index] for index in used)
 
 
-def _load(net: Architecture, where: str, found: Mapping[str, Tensor], new: Collection[str]) -> None:
-    """Load all of a network but the ``new`` names, and nothing else."""
+def check_fit(
+    net: Architecture, where: str, found: Mapping[str, Tensor], new: Collection[str] = (), advice: str = ""
+) -> None:
+    """Check that weights are all of a network but the ``new`` names, and nothing else.
+
+    Args:
+        net: The network; it may be on the meta device.
+        where: Where the weights come from, for messages.
+        found: The weights by name.
+        new: Names in the network that the weights are not to have.
+        advice: What the message ends with if the classifier does not fit.
+
+    Raises:
+        UserError: Listing the missing, unexpected, misshapen and other names, at most ten each; values that are not
+            finite.
+    """
     expected = {name: value for name, value in net.state_dict().items() if name not in new}
     problems = {
         # Files from before torch 0.4.1 lack the count of batches that BatchNorm has seen; torch takes them too.
@@ -198,15 +212,27 @@ def _load(net: Architecture, where: str, found: Mapping[str, Tensor], new: Colle
             for name in expected
             if name in found and found[name].shape != expected[name].shape
         ],
+        "of another type": [name for name in expected if name in found and not _is_like(found[name], expected[name])],
     }
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
         if f"{net.classifier_name}.bias" in listed:
-            listed += "; model.reset_classifier=true takes weights of another number of classes"
+            listed += advice
         raise UserError(f"{where} does not fit {type(net).__name__}: {listed}")
     damaged = [name for name, value in found.items() if value.is_floating_point() and not value.isfinite().all()]
     if damaged:
         raise UserError(f"{where}: values that are not finite in {_listed(damaged)}; expected trained weights in all")
+
+
+def _is_like(value: Tensor, expected: Tensor) -> bool:
+    """Whether a tensor has its values in memory, and they are floating-point numbers exactly if they should be."""
+    in_memory = value.layout is torch.strided and not value.is_meta
+    return in_memory and value.is_floating_point() == expected.is_floating_point()
+
+
+def _load(net: Architecture, where: str, found: Mapping[str, Tensor], new: Collection[str]) -> None:
+    advice = "; model.reset_classifier=true takes weights of another number of classes"
+    check_fit(net, where, found, new, advice)
     net.load_state_dict(found, strict=not new)
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from convatlas.errors import UnreadableError
 from convatlas.jsonio import check_format, read_json, read_mapping
@@ -58,14 +58,14 @@ class _Config(_Entries):
 
 
 class _Git(_Entries):
-    commit: str
+    commit: Annotated[str, Field(pattern="^[0-9a-f]{7,64}$")]
     dirty: bool = False
     diff: str = ""
 
 
 class _Host(_Entries):
     name: str = ""
-    torch_threads: int = 1
+    torch_threads: PositiveInt = 1
 
 
 class _Provenance(_Entries):
@@ -73,6 +73,9 @@ class _Provenance(_Entries):
     host: _Host = _Host()
     packages: dict[str, str] = {}
     data_fingerprint: str = ""
+    data_digests: dict[str, str] = {}
+    started: str = ""
+    python: str = ""
     class_list_hash: str = ""
     start: dict[str, str] = {}
     earlier_attempts: list["_Provenance"] = []

@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, read without executing anything, complete enough to stand alone."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -117,8 +118,7 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
         and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items())
         and isinstance(step, int)
         and isinstance(config, dict)
-        and isinstance(class_list, list)
-        and all(isinstance(name, str) for name in class_list)
+        and _is_class_list(class_list)
         and all(isinstance(config.get(part), dict) for part in ("model", "data"))
     ):
         raise UserError(
@@ -126,6 +126,13 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
             "model and data and the class_list"
         )
     return checkpoint
+
+
+def _is_class_list(value: Any) -> bool:
+    """Whether a value is a list of names, each once, that UTF-8 can write."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        return False
+    return len(set(value)) == len(value) and not any(re.search("[\ud800-\udfff]", name) for name in value)
 
 
 def equal_weights(first: Path, second: Path) -> bool | None:

@@ -15,6 +15,7 @@ import yaml
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import PositiveInt
 
 from convatlas.config import overridden_keys, parse_overrides, project_path, quoted
 from convatlas.errors import UserError
@@ -44,6 +45,19 @@ if hasattr(data, "digests"):
 print("\\n" + json.dumps(found))
 """
 """Asks a source, which may be an old one, what a command would be; these functions are as old as ``submit``."""
+
+NEEDED: Mapping[str, Any] = {
+    "data": dict,
+    "model": dict,
+    "run": dict,
+    "trainer": dict,
+    "trainer.devices": PositiveInt | Literal["auto"],
+    "trainer.num_nodes": PositiveInt,
+}
+"""What a recorded configuration must have to be run once more."""
+
+PROVENANCE = ("git", "python", "packages", "host", "data_fingerprint")
+"""And what its provenance must have."""
 
 USER_ERROR = "convatlas.errors.UserError: "
 """How Python begins the line of a traceback that says what is to be mended."""
@@ -96,11 +110,12 @@ def prepared_rerun(
     """
     given = overridden_keys(overrides)
     where = f"run {run_id}"
-    check_stored(config, TRAINING, where)  # the names stay as they are: the recorded code may know no others
+    check_stored(config, TRAINING, where, NEEDED)  # the names stay as they are: the recorded code may know no others
     settings = changed_settings({**config, "data": check_paths(config["data"], where)}, overrides)
     root = settings["run"]["root"] if "run.root" in given else ROOT
     ranks = _one_machine(settings["trainer"])
     settings |= {"tracking": {}, "run": settings["run"] | {"root": root, "attempt": 1, "fresh": False}}
+    _check_complete(provenance, where)
     state = provenance["git"]
     recorded = code == "recorded"
     with recorded_source(state, SOURCE) if recorded else nullcontext(SOURCE) as source:
@@ -224,6 +239,20 @@ def open_attempt(root: Path, run_id: str, source: Mapping[str, Any] | None) -> R
             break
         attempt += 1
     return run
+
+
+def _check_complete(provenance: Mapping[str, Any], where: str) -> None:
+    """Refuse a provenance without the entries that a run once more needs."""
+    for record in (provenance, *provenance.get("earlier_attempts", [])):
+        lacking = [name for name in PROVENANCE if name not in record]
+        if (
+            lacking
+            or "torch_threads" not in record["host"]
+            or (record["git"] and not {"dirty", "diff"} <= {*record["git"]})
+        ):
+            raise UserError(
+                f"{where}: provenance.json is incomplete; expected {', '.join(PROVENANCE)}, as training writes them"
+            )
 
 
 def _check_data(plan: Plan, provenance: Mapping[str, Any]) -> None:

@@ -7,11 +7,12 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from convatlas.config import check_config, compose, overridden_keys
+from convatlas.config import check_config, compose, overridden_keys, plain
 from convatlas.data.image_data import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.planning import TYPES, check_metric, plan_run
 from convatlas.run.environment import world_size
+from convatlas.stored import TRAINING, check_stored
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.space import Space, Values
 from convatlas.tasks.base import Task
@@ -59,6 +60,7 @@ def check_space(space: Space, train: Sequence[str], own: Sequence[str], objectiv
 def _plan(overrides: Sequence[str], metrics: Sequence[str], opened: dict[str, ImageDataModule]) -> str:
     config = compose("train", overrides)
     check_config(config, TYPES)
+    check_stored(plain(config), TRAINING, "sweep")  # as each trial will
     for metric in metrics:
         check_metric("objective.metric", metric, config)
     run, data = plan_run(config, opened)

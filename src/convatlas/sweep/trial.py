@@ -62,8 +62,8 @@ class Training:
         overrides = [*self.sweep.train, *self.sweep.space.overrides(self.sweep.space.suggest(trial)), *self.overrides]
         try:
             config = compose("train", overrides)
-            check_config(config, TYPES)
             check_stored(plain(config), TRAINING, str(self.sweep.directory / FILE))  # the overrides come from a file
+            check_config(config, TYPES)
         except UserError as error:
             return Outcome(TrialState.FAIL, reason=f"refused: {error}")
         run, _ = plan_run(config, self._opened)

@@ -18,6 +18,7 @@ from convatlas.tasks.compilation import compiled
 from convatlas.tasks.initial_weights import check_initial_weights
 from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
 from convatlas.tasks.protocols import Images, Predicted
+from convatlas.value_types import Name
 
 
 class Task(LightningModule):
@@ -45,7 +46,7 @@ class Task(LightningModule):
     def __init__(
         self,
         *,
-        name: str,
+        name: Name,
         net: Architecture,
         weights: str | None,
         weights_entry: str | None,

@@ -15,6 +15,7 @@ from convatlas.models.outputs import ClassifierOutput
 from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import OptimizerRecipe, Schedule
 from convatlas.tasks.predictions import Predictions
+from convatlas.value_types import Name
 
 PRESENT = 0.2
 """Share of a mixed image above which binary cross-entropy takes a class to be in it; the value of timm's recipes."""
@@ -51,7 +52,7 @@ class ClassificationTask(Task):
     def __init__(
         self,
         *,
-        name: str,
+        name: Name,
         net: Classifier,
         loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy",
         label_smoothing: float = 0.0,

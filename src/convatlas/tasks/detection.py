@@ -16,6 +16,7 @@ from convatlas.tasks.base import Task
 from convatlas.tasks.object_predictions import ObjectPredictions
 from convatlas.tasks.optimization import OptimizerRecipe, Schedule
 from convatlas.tasks.protocols import Images
+from convatlas.value_types import Name
 
 
 class ObjectImages(Images, Protocol):
@@ -67,7 +68,7 @@ class DetectionTask(Task):
     def __init__(
         self,
         *,
-        name: str,
+        name: Name,
         net: Detector,
         backbone: Mapping[str, str | None] | None = None,
         weights: str | None = None,

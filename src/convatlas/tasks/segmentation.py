@@ -18,6 +18,7 @@ from convatlas.tasks.confusion import PixelConfusion
 from convatlas.tasks.mask_predictions import MaskPredictions
 from convatlas.tasks.optimization import OptimizerRecipe, Schedule
 from convatlas.tasks.protocols import Images
+from convatlas.value_types import Name
 
 
 class SegmentationTask(Task):
@@ -56,7 +57,7 @@ class SegmentationTask(Task):
     def __init__(
         self,
         *,
-        name: str,
+        name: Name,
         net: Segmenter,
         backbone: Mapping[str, str | None] | None = None,
         auxiliary_weight: float = 0.5,
