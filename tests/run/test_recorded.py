@@ -50,7 +50,7 @@ def test_what_is_no_single_value_of_the_record_is_refused(override: str) -> None
 
 
 def test_an_unfinished_attempt_of_the_same_source_goes_on_and_others_are_left_alone(tmp_path: Path) -> None:
-    source, other = {"commit": "a"}, {"commit": "b"}
+    source, other = {"commit": "a" * 40}, {"commit": "b" * 40}
     for name, state, git in (("r", "finished", source), ("r-a2", "preempted", other), ("r-a3", "preempted", source)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(json.dumps({"state": state}), encoding="utf-8")
