@@ -150,7 +150,7 @@ def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: P
 
 
 def _images(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a configuration of data says which images are shown, and how."""
+    """The settings of data that decide which images an evaluation shows, and how."""
     without_effect = ("threads", "prefetch", "split", "seed", "augment")
     dataset = {key: value for key, value in data["dataset"].items() if key not in ("download", "scan_cache")}
     images = {key: value for key, value in data.items() if key not in without_effect}

@@ -63,7 +63,7 @@ def parameters(target: str) -> Mapping[str, inspect.Parameter]:
 
 
 def defaults(target: str) -> dict[str, Any]:
-    """The arguments that a constructor takes where none is given, as plain values."""
+    """The default values of a constructor's arguments, as built-in types."""
     function = constructor(target)
     factories = {
         field.name: field.default_factory
@@ -78,7 +78,7 @@ def defaults(target: str) -> dict[str, Any]:
 
 
 def expanded(value: Any, defaults_of: Callable[[str], Mapping[str, Any]] = defaults) -> Any:
-    """A resolved configuration with every argument of every constructor, those at their defaults included.
+    """Add every argument that a configuration leaves at its default.
 
     Args:
         value: The configuration, or a part of it, as built-in containers.
@@ -113,7 +113,7 @@ def targets(value: Any) -> set[str]:
 
 
 def reduced(value: Any) -> Any:
-    """What of a configuration differs from the defaults of its constructors; the opposite of ``expanded``.
+    """Remove every argument that stands at its default; the opposite of ``expanded``.
 
     A default of ``CHANGED_DEFAULTS`` is replaced by its version.
     """

@@ -60,7 +60,7 @@ def run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
 
 
 def decisive_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a configuration changes the result and differs from the defaults, without the seed."""
+    """The settings that change the result and differ from their defaults, without the seed."""
     settings = without_effect_removed(config)
     found: dict[str, Any] = reduced(settings)
     for key, usual in verb_keys("train").items():
@@ -78,7 +78,7 @@ def without_effect_removed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where two expanded configurations with the same identity differ: defaults that have changed in between.
+    """Compare two expanded configurations with the same identity: differences are defaults that have changed.
 
     Args:
         then: As a run recorded it.
