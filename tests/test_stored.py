@@ -255,6 +255,23 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model._target_=os.system",
+        "+augment.steps.x={_target_: 'os.system', command: 'true'}",
+        "++data.mean=[{_target_: os.system}]",
+        "+tracking.x._target_=${oc.env:HOME}",
+    ],
+)
+def test_overrides_of_a_hostile_sweep_are_refused_before_they_are_composed(line: str, tmp_path: Path) -> None:
+    config = plain(compose("sweep", ["sweep=learning_rate"]))
+    settings = {key: config[key] for key in ("space", "sampler", "pruner", "objective")}
+    write_sweep(tmp_path, settings | {"train": ["seed=1", "~tracking", line]}, None)
+    with pytest.raises(UserError, match=r"sweep\.yaml: train: .* would construct"):
+        open_sweep(tmp_path)
+
+
 @pytest.mark.parametrize("path", [("sampler",), ("pruner",), ("space", "learning_rate"), ("sampler", "seed")])
 def test_a_hostile_sweep_is_refused(path: tuple[str, ...], tmp_path: Path) -> None:
     config = plain(compose("sweep", ["sweep=learning_rate"]))

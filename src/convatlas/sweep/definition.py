@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from optuna.samplers import BaseSampler
 
 from convatlas.arguments import reduced, targets
+from convatlas.config import parse_overrides
 from convatlas.errors import UnreadableError, UserError
 from convatlas.jsonio import FORMAT, check_format, read_mapping, write_atomic
 from convatlas.public_names import public_name
@@ -145,6 +146,21 @@ def find_sweep_of_before(directory: Path, settings: Mapping[str, Any], train: Se
     return None
 
 
+def _check_overrides(lines: object, path: Path) -> None:
+    """Refuse overrides from a file that name something else than a public name: composing them would import it.
+
+    Raises:
+        UserError: They are no list of overrides, or name such a thing.
+    """
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise UnreadableError(f"{path}: damaged, expected train to be a list of overrides")
+    for override in parse_overrides(lines):
+        value = None if override.is_delete() else override.value()
+        named = {str(value)} if override.key_or_group.endswith("_target_") else targets(value)
+        if foreign := sorted(name for name in named if public_name(name) is None):
+            raise UserError(f"{path}: train: {override.input_line} would construct {foreign[0]}")
+
+
 def open_sweep(directory: Path) -> Sweep:
     """Open a sweep that was written down; the address of its database is in the environment.
 
@@ -156,6 +172,7 @@ def open_sweep(directory: Path) -> Sweep:
     """
     settings = read_sweep(directory)
     settings |= check_stored({key: settings[key] for key in IDENTITY}, SWEEP, str(directory / FILE))
+    _check_overrides(settings["train"], directory / FILE)
     objectives = [Objective(**entry) for entry in settings["objective"]]
     storage, mutex = open_storage(directory, os.environ.get(VARIABLE) if settings["storage"] else None)
     study = optuna.create_study(
