@@ -97,7 +97,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training leaves that a change of code must not alter.
+    """The figures and tensors of a training that a change of code must not alter.
 
     Attributes:
         figures: Losses, metrics and learning rates by step and name, as text with all digits.

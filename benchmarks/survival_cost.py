@@ -39,7 +39,7 @@ TIMED: dict[str, tuple[Any, str]] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What one training has cost.
+    """The measured cost of surviving in one training.
 
     Attributes:
         record: Share of the record in the time of the training.

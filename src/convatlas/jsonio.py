@@ -18,7 +18,7 @@ from convatlas.nesting import is_nested_too_deeply
 FORMAT = 1
 """Version of the format of records, checkpoints and sweeps; files without one are older and can be read."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the operating system says of a full disk or quota."""
+"""Error numbers of a full disk and of a full quota."""
 Source = TypeVar("Source")
 Value = TypeVar("Value")
 

@@ -28,7 +28,7 @@ SUFFIX_FORMATS = {
 """The format that a file's suffix stands for, in lower case: all that Pillow knows of ``FORMATS``, besides .pfm, whose
 pixels have 32 bits."""
 IMAGE_SUFFIXES = tuple(SUFFIX_FORMATS)
-"""What the name of an image file ends in, in lower case."""
+"""Suffixes of image files, in lower case."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """What Pillow may try, the frequent first: some of the formats that it knows start other programs."""
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -197,7 +197,7 @@ def alpha(image: Image.Image, encoded: bytes) -> Image.Image | None:
 
 
 def is_transparent(encoded: bytes) -> bool:
-    """Whether a pixel of an image that can be decoded is not fully opaque."""
+    """Check whether any pixel of an image is not fully opaque; the image can be decoded."""
     if encoded.startswith(START):  # a JPEG
         return False
     image = open_with_pillow(encoded)

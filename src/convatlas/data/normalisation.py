@@ -85,7 +85,7 @@ def set_background(sources: Iterable[Composited], background: Background, in_cha
 
 
 def _hint(values: Sequence[float]) -> str:
-    """What the values would be if they were meant for pixels from 0 to 255."""
+    """Suggest the values divided by 255, if they look as if they were meant for pixels from 0 to 255."""
     if all(math.isfinite(value) and 0 <= value <= 255 for value in values) and max(values) > 1:
         return f"; divide by 255: {_listed([round(value / 255, 4) for value in values])}"
     return ""

@@ -40,7 +40,7 @@ SUFFIXES_TOLD = 8
 
 @dataclass
 class Listing:
-    """What a folder and its subfolders hold.
+    """The images in a folder and its subfolders, with counts of the other files.
 
     Attributes:
         names: The paths of the images in the folder, sorted.
@@ -96,7 +96,7 @@ class ImageScan:
 
 
 def is_hidden(name: bytes) -> bool:
-    """Whether a file or folder is left out for its name: it begins with a full stop, or is ``__MACOSX``."""
+    """Check whether a file or folder is left out: its name begins with a full stop, or is ``__MACOSX``."""
     return name.startswith(b".") or name == ARCHIVE_FOLDER
 
 

@@ -1,4 +1,4 @@
-"""What residual networks are made of: two kinds of blocks, and the shortcut without parameters."""
+"""Building blocks of residual networks: basic and bottleneck blocks, and the shortcut without parameters."""
 
 from typing import ClassVar, Literal
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 Padding = Literal["end", "both"]
-"""Where option A puts its channels of zeros."""
+"""Position of the zero channels of an option A shortcut."""
 
 
 class ZeroPadShortcut(nn.Module):
