@@ -80,7 +80,7 @@ def test_the_stride_of_a_bottleneck_is_that_of_the_training(stride_in: Literal["
     with torch.device("meta"):
         net = ResNet(depth=50, stride_in=stride_in, num_classes=2)
         on_net = FCN(backbone=ResNet(depth=50, stride_in=stride_in, output_stride=8))
-    state = {name: torch.zeros(()).expand(value.shape) for name, value in net.state_dict().items()}
+    state = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in net.state_dict().items()}
     files: dict[str, tuple[Mapping[str, Any], str]] = {
         file_name("resnet50"): (state, "torchvision's resnet50 IMAGENET1K_V2 was trained with stride_in=3x3"),
         "best.ckpt": (

@@ -118,7 +118,7 @@ def test_checkpoints_bring_the_network_back(name: str, model: Classifier, tmp_pa
     checkpoint = {
         "state_dict": {f"net.{key}": value for key, value in state.items()},
         "global_step": 0,
-        KEY: {"config": config, "class_list": ["a", "b"]},
+        KEY: {"config": config, "class_list": [str(number) for number in range(10)]},
     }
     AtomicCheckpointIO().save_checkpoint(checkpoint, path)
     restored = load_net(open_checkpoint(path))
