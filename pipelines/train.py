@@ -88,26 +88,29 @@ def train(config: DictConfig) -> dict[str, Any]:
     task.check_data(data)
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     STARTUP.mark("model")
+    warnings = data.check_labels()  # on every rank: none waits for another that reads many masks
+    STARTUP.mark("labels")
     if is_rank_zero():
-        for message in data.check_labels():
+        for message in warnings:
             warn(message)
-        STARTUP.mark("labels")
         if other := run_on_other_data(config, run, data):
             warn(f"this is a new run: its data are not those of {other}")
         run.create()
     with RunLock(run.path) if is_rank_zero() else nullcontext():
-        _run(config, run, data, task)
-    return _result(run, already_finished=False)
+        return _run(config, run, data, task)
 
 
-def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task) -> None:
-    begin = resume_point(run)
+def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task) -> dict[str, Any]:
+    start = state_at_start(task, data)
+    with lost_rank_told():
+        compare(start)  # rank 0 owns the run: from here on no other process changes it
+        if run.finished:  # by a process that rank 0 has waited for
+            return _result(run, already_finished=True)
+        begin = resume_point(run)
+        compare({"step to go on from": str(begin.step)})
     record = LocalRecord(run.metrics, run.run_id)
     mirrors: list[Logger] = []
     settings: dict[str, Any] = expanded(plain(config))
-    start = state_at_start(task, data)
-    with lost_rank_told():
-        compare({**start, "step to go on from": str(begin.step)})
     if is_rank_zero():
         record.resume(begin.step)
         provenance = collect_provenance(data.fingerprint, data.digests, data.class_list.hash, start)
@@ -154,6 +157,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
             close_mirrors(mirrors)
             stop.leave_together()
             stop.restore()
+    return _result(run, already_finished=False)
 
 
 def _end(run: RunDirectory, failed: bool, **entries: Any) -> None:

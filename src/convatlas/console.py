@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from convatlas.rank import is_rank_zero
+
 UNBOUNDED = 1000
 """Columns of what is no terminal."""
+QUIET_SECONDS = 5
+"""How long ``slow_progress`` waits before it shows anything."""
 PROGRESS_SECONDS = 10
 """Between two lines of progress in what is no terminal."""
 
@@ -98,3 +102,23 @@ def progress(label: str, total: int, unit: str = "images") -> Iterator[Callable[
             sys.stderr.flush()
 
     yield advance
+
+
+@contextmanager
+def slow_progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show progress as ``progress`` does, but only on rank 0, and only of work that takes over ``QUIET_SECONDS``."""
+    started = time.monotonic()
+    done = 0
+    shown: Callable[[int], None] | None = None
+    with ExitStack() as stack:
+
+        def advance(count: int) -> None:
+            nonlocal done, shown
+            done += count
+            if shown is not None:
+                shown(count)
+            elif is_rank_zero() and time.monotonic() - started > QUIET_SECONDS:
+                shown = stack.enter_context(progress(label, total, unit))
+                shown(done)
+
+        yield advance

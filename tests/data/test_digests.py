@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convatlas import console
 from convatlas.data import digests, scan
 from convatlas.data.digests import ABSENT, FileDigests
 from convatlas.errors import UserError
@@ -226,7 +227,7 @@ def test_what_takes_long_shows_its_progress_on_the_first_rank(
         monkeypatch.setenv(name, value)
     contents(files, None)
     assert capfd.readouterr().err == ""
-    monkeypatch.setattr(digests, "QUIET_SECONDS", -1)
+    monkeypatch.setattr(console, "QUIET_SECONDS", -1)
     contents(files, None)
     assert ("digests of masks  40/40  " in capfd.readouterr().err) == told
 

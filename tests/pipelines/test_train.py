@@ -12,9 +12,11 @@ import torch
 from convatlas.config import check_config, compose
 from convatlas.data.batch import Batch
 from convatlas.errors import DivergedError, UserError
+from convatlas.jsonio import write_atomic
 from convatlas.planning import TYPES
 from convatlas.record.lines import read_metrics
 from convatlas.run.checkpoints import read_checkpoint
+from convatlas.run.lock import RunLock
 from convatlas.tasks.classification import ClassificationTask
 from pipelines.train import show, train
 from tests.conftest import SMALL, read_json
@@ -85,6 +87,26 @@ def test_the_same_command_is_the_same_run(trained: dict[str, Any]) -> None:
     assert again["already_finished"]
     assert again["run"] == trained["run"]
     assert again["test"] == trained["test"]
+
+
+def test_a_run_that_another_process_finishes_while_this_one_waits_for_it_is_shown(
+    trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / Path(trained["run"]).name
+    shutil.copytree(trained["run"], run)
+    finished = (run / "summary.json").read_text(encoding="utf-8")
+    write_atomic(run / "summary.json", finished.replace('"finished"', '"running"'))
+
+    class LockOfAFinishedRun(RunLock):
+        def __enter__(self) -> RunLock:
+            write_atomic(run / "summary.json", finished)
+            return super().__enter__()
+
+    monkeypatch.setattr("pipelines.train.RunLock", LockOfAFinishedRun)
+    again = small(tmp_path)
+    assert (again["already_finished"], again["test"]) == (True, trained["test"])
+    assert (run / "summary.json").read_text(encoding="utf-8") == finished
+    assert (run / "metrics.jsonl").read_bytes() == (Path(trained["run"]) / "metrics.jsonl").read_bytes()
 
 
 def test_fresh_gives_the_same_result_beside_it_for_any_number_of_threads(

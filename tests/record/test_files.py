@@ -14,7 +14,7 @@ from convatlas.record.files import read_config, read_evaluation, read_jobs, read
 from convatlas.report.live import LiveReport
 from convatlas.report.panels import Dashboard
 from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import RunLock, living_owner, run_state
+from convatlas.run.lock import RunLock, Watch, run_state
 from pipelines import jobs as jobs_pipeline
 from pipelines.jobs import jobs
 from pipelines.report import report
@@ -156,7 +156,7 @@ def test_a_damaged_lock_is_never_taken_over(run: Path) -> None:
         pass
     assert (run / "lock.json").read_bytes() == b""
     (run / "lock.json").unlink()
-    assert living_owner(run / "lock.json") is None
+    assert Watch().owner(run / "lock.json") is None
 
 
 def test_a_run_begins_over_damaged_files_only_when_it_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,3 +74,14 @@ def test_a_sweeps_constructor_that_the_command_does_not_name_is_not_imported(tmp
     rewrite(copy / "sweep.yaml", sampler={"_target_": f"{module}.Thing"})
     assert find_sweep_of_before(directory, own, recorded["train"]) is None
     assert module not in sys.modules
+
+
+@pytest.mark.parametrize("damage", ["a: [", "- 1", "format: new"])
+def test_a_damaged_sweep_beside_a_new_one_is_named_and_does_not_stop_it(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "small-12345678" / "sweep.yaml"
+    damaged.parent.mkdir()
+    damaged.write_text(damage, encoding="utf-8")
+    assert find_sweep_of_before(tmp_path / "small-00000000", {}, []) is None
+    assert f"warning: {damaged}: damaged" in capsys.readouterr().err

@@ -36,6 +36,7 @@ def test_the_name_reads_as_model_data_hash_seed() -> None:
         "format=json",
         "seeds=[1,2,3]",
         "trainer.devices=2",
+        "trainer.profiler=simple",
         "expected=[{metric: test/top1, value: 0.9, source: a guess}]",
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from convatlas.errors import UserError
 from convatlas.run import lock
 from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import Owner, RunLock, Watch, living_owner, run_state
+from convatlas.run.lock import Owner, RunLock, Watch, run_state
 from tests.gates import until
 
 
@@ -28,7 +28,7 @@ def test_a_second_process_is_refused_with_the_owner_named(tmp_path: Path, monkey
         message = done.stderr.splitlines()[-1]
         assert f"is owned by process {os.getpid()} on {os.uname().nodename}, SLURM job 4711, since " in message
         assert "run.fresh=true" in message
-        assert living_owner(tmp_path / "lock.json") is not None
+        assert Watch().owner(tmp_path / "lock.json") is not None
     assert not (tmp_path / "lock.json").exists()
 
 
@@ -46,7 +46,7 @@ def test_a_killed_owner_is_dead_at_once(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code])
     assert (tmp_path / "lock.json").exists()
-    assert living_owner(tmp_path / "lock.json") is None
+    assert Watch().owner(tmp_path / "lock.json") is None
     with RunLock(tmp_path):
         pass
 
@@ -81,7 +81,7 @@ def test_who_is_alive_does_not_depend_on_clocks(
     path.write_text(json.dumps(content), encoding="utf-8")
     os.utime(path, (file_time, file_time))
     assert Owner(**content).is_alive() is alive
-    owner = living_owner(path)
+    owner = Watch().owner(path)
     assert (owner is None) == (alive is False)
 
 
@@ -218,7 +218,7 @@ def test_an_earlier_attempt_of_the_same_job_is_dead_at_once(
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with RunLock(owned_elsewhere.parent):
-        assert living_owner(owned_elsewhere) is not None
+        assert Watch().owner(owned_elsewhere) is not None
 
 
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

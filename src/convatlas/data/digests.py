@@ -15,16 +15,14 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 
-from convatlas.console import progress
+from convatlas.console import slow_progress
 from convatlas.data import scan
 from convatlas.errors import UserError
-from convatlas.rank import is_rank_zero
 
 ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")
@@ -44,8 +42,6 @@ GROUP_SIZE = 4096
 """Mean number of files whose digests are remembered together."""
 SAVE_SECONDS = 30
 """Between two times that an unfinished group is remembered; a shard may take minutes to read."""
-QUIET_SECONDS = 5
-"""What takes longer shows its progress."""
 ABSENT = bytes(hashlib.sha256().digest_size)
 """In place of the digest of a file that is missing or cannot be read: training names such a file, or leaves it out."""
 FAULTS_OF_THE_FILE = frozenset(
@@ -99,7 +95,7 @@ class FileDigests:
             return np.array([-1 if stamp is None else stamp[0] for stamp in stamps], "<i8").tobytes()
 
         digest = hashlib.sha256()
-        with _progress(f"sizes of {label}", count) as advance:
+        with slow_progress(f"sizes of {label}", count, "files") as advance:
             for part in _in_order(sizes, _parts(count)):
                 digest.update(part)
                 advance(len(part) // 8)
@@ -119,7 +115,7 @@ class FileDigests:
         digest = hashlib.sha256()
         here = str(Path.cwd())
         absolute = (os.path.join(here, path(index)) for index in range(count))  # noqa: PTH118  as in _stamp
-        with _progress(f"digests of {label}", count) as advance:
+        with slow_progress(f"digests of {label}", count, "files") as advance:
             for paths in _groups(absolute):
                 for file_digest in self._group(paths, advance):
                     digest.update(file_digest)
@@ -242,23 +238,3 @@ def _in_order(function: Callable[[ArgumentT], ResultT], arguments: Iterable[Argu
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show the progress of what takes long, once, however many ranks there are."""
-    started = time.monotonic()
-    done = 0
-    shown: Callable[[int], None] | None = None
-    with ExitStack() as stack:
-
-        def advance(count: int) -> None:
-            nonlocal done, shown
-            done += count
-            if shown is not None:
-                shown(count)
-            elif is_rank_zero() and time.monotonic() - started > QUIET_SECONDS:
-                shown = stack.enter_context(progress(label, total, "files"))
-                shown(done)
-
-        yield advance

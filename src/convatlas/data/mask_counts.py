@@ -5,21 +5,18 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convatlas.console import progress
+from convatlas.console import slow_progress
 from convatlas.data.decode import ImageError
 from convatlas.data.scan import SETTLED_SECONDS, read_entry, user_cache, write_entry
 
 VALUES = 256
 VERSION = "2"
 """Of what is counted and kept."""
-SHOWN_FROM = 1000
-"""Masks from which on the progress is shown."""
 
 Pixels = NDArray[np.int64]
 """Number of pixels of each value from 0 to 255, (256,)."""
@@ -60,8 +57,7 @@ def count_pixels(
             return None
 
     total = np.zeros(VALUES, np.int64)
-    shown = progress("masks", len(paths)) if len(paths) >= SHOWN_FROM else nullcontext(lambda count: None)
-    with shown as advance, ThreadPoolExecutor(threads) as pool:
+    with slow_progress("pixels of masks", len(paths), "files") as advance, ThreadPoolExecutor(threads) as pool:
         try:
             for pixels in pool.map(count, range(len(paths))):
                 if pixels is None:

@@ -34,8 +34,13 @@ WITHOUT_EFFECT = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
-    "trainer.log_every_n_steps",
+    "trainer.detect_anomaly",
+    "trainer.enable_autolog_hparams",
+    "trainer.enable_model_summary",
     "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "trainer.model_registry",
+    "trainer.profiler",
 )
 """Keys that say where and how to run; images and initial weights count through their fingerprints."""
 

@@ -204,15 +204,6 @@ class RunLock:
         return self.path.is_file() and self.path.read_bytes() == self._content.encode()
 
 
-def living_owner(path: Path) -> Owner | None:
-    """Who owns a run by its ``lock.json``, at one look; None where nobody does, or the owner is known to be dead.
-
-    Raises:
-        UnreadableError: The file is damaged.
-    """
-    return Watch().owner(path)
-
-
 def run_state(run: RunDirectory) -> str:
     """The state of a run, as a list shows it: ``running``, ``finished``, ``preempted`` and so on.
 

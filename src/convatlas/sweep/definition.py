@@ -17,6 +17,7 @@ from optuna.samplers import BaseSampler
 
 from convatlas.arguments import reduced, targets
 from convatlas.config import parse_overrides
+from convatlas.console import warn
 from convatlas.errors import UnreadableError, UserError
 from convatlas.jsonio import FORMAT, check_format, read_mapping, write_atomic
 from convatlas.public_names import public_name
@@ -127,14 +128,15 @@ def find_sweep_of_before(directory: Path, settings: Mapping[str, Any], train: Se
         directory: Where the sweep would be: ``<root>/<name>-<hash>``.
         settings: The values of ``IDENTITY``.
         train: Overrides that all trials share.
-
-    Raises:
-        UserError: The file of a sweep there is damaged.
     """
     for path in sorted(directory.parent.glob(f"{escape(directory.name.rpartition('-')[0])}-????????")):
         if not (path / FILE).is_file():
             continue
-        recorded = read_sweep(path)
+        try:
+            recorded = read_sweep(path)
+        except UnreadableError as error:
+            warn(f"{error}; it is not known whether that is this sweep, begun by an earlier version")
+            continue
         own = {key: recorded[key] for key in IDENTITY}
         if recorded["train"] != list(train) or not targets(own) <= targets(dict(settings)):
             continue  # constructors that the command does not name are not even imported
