@@ -104,6 +104,16 @@ def test_any_argument_of_a_constructor_can_be_given_without_a_plus(override: str
         assert str(OmegaConf.select(config, key)) == value
 
 
+def test_several_arguments_of_constructors_can_be_given_without_a_plus() -> None:
+    overrides = ["model=unet_same", "data=shapes_masks", "model.net.width=8", "model.net.width=4", "model.net.levels=3"]
+    net = compose("train", [*overrides, "trainer.gradient_clip_algorithm=norm"]).model.net
+    assert (net.width, net.levels) == (4, 3)
+    with pytest.raises(UserError, match=r"^model\.net\.widht: there is no such key; did you mean 'model\.net\.width'"):
+        compose("train", [*overrides, "model.net.widht=4"])
+    with pytest.raises(UserError, match=r"^model=unit_same: there is no such .*; did you mean 'unet_same'"):
+        compose("train", ["model=unit_same", *overrides[1:]])
+
+
 def test_objects_with_names_of_their_own_can_be_added() -> None:
     step = "+augment.steps.jitter={_target_: convatlas.data.ColorJitter, hue: 0.1}"
     config = compose("train", [step, "+tracking.board={_target_: convatlas.tracking.tensorboard_mirror}"])

@@ -87,22 +87,31 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     for key in (override.key_or_group for override in parsed):
         if key.partition(".")[0] == "hydra":
             raise UserError(f"{key}: Hydra's own settings are not used; run.root=… says where runs are written")
-    try:
-        config = _compose(name, overrides)
-    except MissingConfigException as error:
-        wanted = str(error.missing_cfg_file)
-        group, _, option = wanted.rpartition("/")
-        options = [str(option) for option in error.options or ()]
-        hint = _did_you_mean(option, options) or f"; the options are {', '.join(options)}"
-        raise UserError(f"{group or name}={option}: there is no such configuration{hint}") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        message = " ".join(str(error).split())
-        if twice := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
-            raise UserError(f"{twice[1]}: it is there already; give {twice[1]}=… without +") from error
-        unknown = re.match(r"Could not override '([^']+)'", message)
-        if unknown is None:
-            raise UserError(message) from error
-        return _compose_with_argument(name, overrides, unknown.group(1), error)
+    added: list[str] = []  # keys that no file has: they may be arguments that the files leave at their defaults
+    while True:
+        present = [override for override in parsed if override.key_or_group not in added]
+        try:
+            config = _compose(name, [str(override.input_line) for override in present])
+            break
+        except MissingConfigException as error:
+            wanted = str(error.missing_cfg_file)
+            group, _, option = wanted.rpartition("/")
+            options = [str(option) for option in error.options or ()]
+            hint = _did_you_mean(option, options) or f"; the options are {', '.join(options)}"
+            raise UserError(f"{group or name}={option}: there is no such configuration{hint}") from error
+        except (HydraException, OmegaConfBaseException) as error:
+            message = " ".join(str(error).split())
+            if twice := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
+                raise UserError(f"{twice[1]}: it is there already; give {twice[1]}=… without +") from error
+            unknown = re.match(r"Could not override '([^']+)'", message)
+            if unknown is None:
+                raise UserError(message) from error
+            if all(override.key_or_group != unknown[1] for override in present):  # a group with a package
+                raise _unknown_key(unknown[1], list(verb_keys(name))) from error
+            added.append(unknown[1])
+    if added:
+        _check_arguments(config, added)
+        return compose(name, [f"++{line}" if line.partition("=")[0] in added else line for line in overrides])
     known = dict(verb_keys(name))
     for override in parsed:
         _check_added(name, config, override, overrides)
@@ -212,26 +221,20 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
         return hydra.compose(name, overrides=list(overrides))
 
 
-def _compose_with_argument(name: str, overrides: Sequence[str], key: str, error: Exception) -> DictConfig:
-    """Compose where ``key`` is in no file: it may be an argument of a constructor that the files leave at its default.
+def _check_arguments(config: DictConfig, keys: Sequence[str]) -> None:
+    """Refuse keys that are not in a configuration and not arguments of its constructors either.
 
     Raises:
-        UserError: It is not; with the nearest name.
+        UserError: There is no such argument; with the nearest name.
     """
-    others = [override for override in parse_overrides(overrides) if override.key_or_group != key]
-    try:
-        config = _compose(name, [str(override.input_line) for override in others])
-    except (HydraException, OmegaConfBaseException):
-        config = _compose(name, [])
-    parent, _, argument = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else None
-    if isinstance(node, DictConfig) and "_target_" in node and argument in parameters(node["_target_"]):
-        added = [line if line.split("=")[0] != key else f"+{line}" for line in overrides]
-        if added != list(overrides):
-            return compose(name, added)
-    groups = [path.name for path in project_path("conf").iterdir() if path.is_dir()]
-    keys = [f"{path}.{member}" if path else member for path, node in _nodes(config) for member in _arguments(node)]
-    raise _unknown_key(key, groups + keys) from error
+    for key in keys:
+        parent, _, argument = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else None
+        if isinstance(node, DictConfig) and "_target_" in node and argument in parameters(node["_target_"]):
+            continue
+        groups = [path.name for path in project_path("conf").iterdir() if path.is_dir()]
+        known = [f"{path}.{member}" if path else member for path, node in _nodes(config) for member in _arguments(node)]
+        raise _unknown_key(key, groups + known)
 
 
 def _arguments(node: DictConfig) -> list[str]:
