@@ -22,6 +22,11 @@ from pipelines.runs import runs
 
 LOCK = {"host": "h", "pid": 1, "process_start": 1, "since": "2026-01-01", "slurm_job": None, "slurm_restart": 0}
 JOB = {"job": "7", "submitted": "2026-01-01T00:00:00+00:00", "command": "sbatch"}
+CLASSIFIED = {"path": "a.jpg", "image": "a.png", "label": 0, "prediction": 0}
+CLASSIFIED |= {"confidence": 0.5, "label_confidence": "NaN"}
+EVALUATION: dict[str, Any] = {"split": "test", "classes": ["a"], "metrics": {}}
+ROW = {"class": "a", "colour": "#000000", "pixels": 1, "iou": 0.5, "accuracy": None}
+MASKS = EVALUATION | {"per_class_iou": [ROW], "pixel_confusion_matrix": [[1]]}
 READERS: dict[str, Callable[[Path], Any]] = {
     "summary.json": read_summary,
     "provenance.json": read_provenance,
@@ -49,10 +54,27 @@ WRONG_ENTRIES = [
     ("provenance.json", {"git": "0123"}),
     ("provenance.json", {"earlier_attempts": [{"git": 1}]}),
     ("config.yaml", {"data": "cifar10"}),
+    ("config.yaml", {"expected": [{"metric": "test/top1", "value": "high", "source": "x"}]}),
+    ("config.yaml", {"expected": [{"metric": "test/top1", "value": 0.9, "source": "x", "a": 1}]}),
     ("jobs.json", [{"job": 7}]),
     ("lock.json", LOCK | {"pid": "1"}),
     ("lock.json", {}),
+    ("summary.json", {"epochs": 10**400}),
+    ("summary.json", {"best": {"metric": "val/top1", "value": 10**400}}),
+    ("lock.json", LOCK | {"pid": 10**20}),
     ("evaluation/test.json", {"split": "test", "classes": [1], "metrics": {}}),
+    ("evaluation/test.json", EVALUATION | {"metrics": {"test/loss": 10**400}}),
+    ("evaluation/test.json", EVALUATION | {"protocol": "x"}),
+    ("evaluation/test.json", EVALUATION | {"confusion_matrix": [[1, 2]]}),
+    ("evaluation/test.json", EVALUATION | {"confusion_matrix": [[10**400]]}),
+    ("evaluation/test.json", EVALUATION | {"samples": None}),
+    ("evaluation/test.json", EVALUATION | {"samples": [CLASSIFIED | {"prediction": 1}]}),
+    ("evaluation/test.json", EVALUATION | {"mistakes": [CLASSIFIED | {"label": -1}]}),
+    ("evaluation/test.json", EVALUATION | {"mistakes": [CLASSIFIED | {"image": None}]}),
+    ("evaluation/test.json", EVALUATION | {"per_class": [{"class": "a", "count": 1}]}),
+    ("evaluation/test.json", EVALUATION | {"per_class_iou": []}),
+    ("evaluation/test.json", EVALUATION | {"worst": [CLASSIFIED]}),
+    ("evaluation/test.json", MASKS | {"per_class_iou": [ROW | {"colour": "red; background: url(x)"}]}),
 ]
 
 
@@ -84,6 +106,12 @@ def test_an_entry_of_another_type_is_damage(run: Path, name: str, content: Any) 
     (run / name).write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UnreadableError, match=rf"{name}: damaged, "):
         READERS[name](run)
+
+
+@pytest.mark.parametrize("content", [EVALUATION | {"samples": [CLASSIFIED]}, MASKS])
+def test_evaluations_are_read_as_they_are(run: Path, content: Any) -> None:
+    (run / "evaluation" / "test.json").write_text(json.dumps(content), encoding="utf-8")
+    assert read_evaluation(run / "evaluation" / "test.json") == content
 
 
 def test_a_newer_format_is_refused_in_one_line_and_none_is_the_oldest(run: Path) -> None:

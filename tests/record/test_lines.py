@@ -59,6 +59,8 @@ DAMAGED = {
     "a step that is a truth value": b'{"step": true}',
     "a negative step": b'{"step": -1}',
     "a huge step": b'{"step": 99999999999999999999}',
+    "a huge epoch": b'{"step": 2, "epoch": 99999999999999999999}',
+    "a huge number": b'{"step": 2, "a/b": 1' + b"0" * 400 + b"}",
     "text for a number": b'{"step": 2, "a/b": "x"}',
     "digits as text": b'{"step": 2, "a/b": "1.5"}',
     "null for a number": b'{"step": 2, "a/b": null}',

@@ -16,6 +16,8 @@ BLOCK = 4 * 2**20
 """Bytes read at a time."""
 MAX_STEP = 2**53
 """Larger integers are no steps."""
+MAX_DIGITS = 16
+"""Of an integer: what has more is no step, no epoch and no count, and may be larger than any float."""
 NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 
 
@@ -106,12 +108,18 @@ def read_metrics(path: Path) -> list[Line]:
 def _parse(texts: Sequence[bytes]) -> list[Line] | None:
     """Parse lines, all at once because that is twice as fast; None where one is damaged."""
     try:
-        lines = json.loads(f"[{b','.join(texts).decode()}]")
+        lines = json.loads(f"[{b','.join(texts).decode()}]", parse_int=_integer)
         if len(lines) == len(texts) and _are_lines(lines):
             return list(lines)
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     return None
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError("too large")
+    return int(text)
 
 
 def _are_lines(lines: Sequence[Line]) -> bool:

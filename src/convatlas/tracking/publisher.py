@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convatlas.errors import UserError
-from convatlas.record.files import read_provenance, read_summary
+from convatlas.errors import UnreadableError, UserError
+from convatlas.record.files import file_inside, read_provenance, read_summary
 from convatlas.record.lines import LineReader
 from convatlas.tracking.checkpoints import Policy, checkpoint_file, delete_superseded, kept, send_checkpoints
 from convatlas.tracking.media import evaluation_media
@@ -291,7 +291,11 @@ class Publication:
     def _save_files(self) -> None:
         """Save copies: to files that lie elsewhere W&B would link, and write through its links."""
         folder = Path(self._run.dir)
-        saved = [Path(shutil.copy(self.directory / name, folder)) for name in FILES]
+        saved = []
+        for name in FILES:
+            if (file := file_inside(self.directory, name)) is None:
+                raise UnreadableError(f"{self.directory / name}: missing, or a link out of the run's directory")
+            saved.append(Path(shutil.copy(file, folder / name)))
         if diff := (self._provenance().get("git") or {}).get("diff"):
             saved.append(folder / "diff.patch")
             saved[-1].write_text(diff, encoding="utf-8")
