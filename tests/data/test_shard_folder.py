@@ -188,11 +188,10 @@ def test_hidden_members_are_left_out_of_an_index_and_every_known_suffix_counts(t
         (("0.txt",), "0 images and 0 classes"),
         ((), "0 images and 0 classes"),
         (("a/0.jpg", "a/0.mask.png", "a/0.cls"), r"train-0\.tar: a/0\.mask\.png is a second image of its sample"),
+        (("0.jpg", "0.cls", "0.cls"), r"train-0\.tar: 0\.cls is a second class of its sample"),
     ],
 )
-def test_samples_without_class_or_with_two_images_are_refused(
-    names: tuple[str, ...], message: str, tmp_path: Path
-) -> None:
+def test_samples_without_class_or_with_two_are_refused(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
     write_members(tmp_path / "train-0.tar", *names)
     with pytest.raises(UserError, match=message):
         data_index(compose("data_index", [f"root={tmp_path}"]))

@@ -56,6 +56,7 @@ WRONG_ENTRIES = [
     ("config.yaml", {"data": "cifar10"}),
     ("config.yaml", {"expected": [{"metric": "test/top1", "value": "high", "source": "x"}]}),
     ("config.yaml", {"expected": [{"metric": "test/top1", "value": 0.9, "source": "x", "a": 1}]}),
+    ("config.yaml", {"tracking": {"wandb": {"checkpoints": "all"}}}),
     ("jobs.json", [{"job": 7}]),
     ("lock.json", LOCK | {"pid": "1"}),
     ("lock.json", {}),

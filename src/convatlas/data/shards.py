@@ -94,6 +94,8 @@ def index_shard(path: Path) -> int:
                         raise UserError(f"{path}: {member.name} is a second image of its sample; expected one")
                     images[sample] = (member.offset_data, member.size)
                 elif suffix == "cls" and (content := tar.extractfile(member)):
+                    if sample in labels:
+                        raise UserError(f"{path}: {member.name} is a second class of its sample; expected one")
                     if not (label := content.read().strip()).isdigit():
                         raise UserError(f"{path}: {member.name} is {label!r}; expected the class as digits, from 0")
                     labels[sample] = int(label)
@@ -195,6 +197,8 @@ def _read_index(shard: Path) -> NDArray[np.void]:
         raise UserError(f"{path}: not an offset index ({error})") from error
     if index.dtype != ENTRY or index.ndim != 1:
         raise UserError(f"{path}: not an offset index; expected an array of (offset, size, label)")
+    if any(index[name].min(initial=0) < 0 for name in ENTRY.names or ()):
+        raise UserError(f"{path}: damaged: it holds negative numbers; `convatlas data index` writes it anew")
     return index
 
 

@@ -63,12 +63,26 @@ class _Expectation(_Entries):
     tolerance: Annotated[float, Field(ge=0, le=LIMIT)] | None = None
 
 
+class _Wandb(_Entries):
+    project: str = ""
+    entity: str | None = None
+    group: str | None = None
+    job_type: str = ""
+    tags: list[str] | None = None
+    notes: str | None = None
+    checkpoints: Literal["none", "best", "best+last"] = "none"
+
+
+class _Tracking(_Entries):
+    wandb: _Wandb | None = None
+
+
 class _Config(_Entries):
     data: dict[str, Any] | None = None
     model: dict[str, Any] | None = None
     seed: Count | None = None
     expected: list[_Expectation] | None = None
-    tracking: dict[str, Any] | None = None
+    tracking: _Tracking | None = None
 
 
 class _Git(_Entries):

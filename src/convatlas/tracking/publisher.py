@@ -189,7 +189,7 @@ class Publication:
             return False
         line, last = self._rows[held.num_rows - 1], held.last
         same_step: bool = last.get("trainer/global_step") == line["step"]
-        return same_step and bool(abs(last.get("_timestamp", 0) - line["time"]) < SAME_SECONDS)
+        return same_step and bool(abs(last.get("_timestamp", 0) - line.get("time", 0)) < SAME_SECONDS)
 
     def _is_shown(self, held: HeldRun) -> bool:
         return held.num_rows == self._num_ready() and held.summary.get(DIGEST) == self._digest()
@@ -252,6 +252,9 @@ class Publication:
 
     def _row(self, index: int) -> dict[str, Any]:
         line = dict(self._rows[index])
+        if missing := {"epoch", "time"} - line.keys():
+            path = self.directory / "metrics.jsonl"
+            raise UnreadableError(f"{path}:{index + 1}: damaged line, expected {' and '.join(sorted(missing))}")
         step, epoch, when = (line.pop(key) for key in ("step", "epoch", "time"))
         row = {"trainer/global_step": step, "epoch": epoch, "_timestamp": when}
         row |= {name: float(value) for name, value in line.items()}  # "NaN" too
