@@ -1,17 +1,32 @@
 import errno
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from convatlas.errors import UserError
-from convatlas.jsonio import dumps, make_directory, write_atomic
+from convatlas.errors import UnreadableError, UserError
+from convatlas.jsonio import dumps, make_directory, read_json, read_mapping, write_atomic
+from convatlas.nesting import MAX_DEPTH
 
 
 def test_non_finite_numbers_become_text() -> None:
     text = dumps({"a": float("nan"), "b": [float("inf"), -float("inf")], "c": 1.5, "d": Path("x")})
     assert json.loads(text) == {"a": "NaN", "b": ["Infinity", "-Infinity"], "c": 1.5, "d": "x"}
+
+
+@pytest.mark.parametrize(("depth", "is_read"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False), (100_000, False)])
+def test_json_and_yaml_nested_too_deeply_are_one_line(depth: int, is_read: bool, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    for opening, inside, closing, kind in (('{"a":', "1", "}", dict), ("[", "", "]", list)):
+        path.write_text(opening * depth + inside + closing * depth, encoding="utf-8")
+        for read in (partial(read_json, kind=kind), *([read_mapping] if kind is dict and depth < 1000 else [])):
+            if is_read:
+                assert read(path)
+                continue
+            with pytest.raises(UnreadableError, match=rf"^{path}: damaged, expected a (JSON|YAML) \w+$"):
+                read(path)
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -139,6 +139,10 @@ def test_each_place_takes_objects_of_its_own_kind(configuration: str, path: tupl
         ((5,), 1, "no key of a configuration"),
         (("model", "net"), {"_target_": "convatlas.models.CifarResNet"}, "depth is missing"),
         (("model", "name"), "../../x", "expected a name"),
+        (("data", "name"), "../../x", "expected a name"),
+        (("data", "name"), "/tmp/x", "expected a name"),  # noqa: S108
+        (("data", "name"), ".x", "expected a name"),
+        (("data", "name"), "x\x1b[31m", "expected a name"),
         (("data", "image_size"), 10**9, "expected an integer from 1 to 16384"),
         (("trainer", "callbacks"), [{"_target_": "os.system"}], "takes no such argument"),
         (("trainer", "default_root_dir"), "/", "takes no such argument"),
@@ -253,6 +257,15 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_one_line(
     with pytest.raises(UserError, match=message) as caught:
         open_checkpoint(tmp_path / "x.ckpt")
     assert "\n" not in str(caught.value)
+
+
+def test_model_and_data_of_different_problems_are_refused(trained: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = torch.load(Path(trained["run"]) / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint[KEY]["config"]["data"] = CONFIGURATIONS["segmentation"]["data"]
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    message = r"x\.ckpt: its model is for classification and its data are for segmentation; expected the same$"
+    with pytest.raises(UserError, match=message):
+        open_checkpoint(tmp_path / "x.ckpt")
 
 
 @pytest.mark.parametrize(
