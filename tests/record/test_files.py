@@ -48,6 +48,8 @@ DAMAGES = {
 WRONG_ENTRIES = [
     ("summary.json", {"state": 5}),
     ("summary.json", {"started": "yesterday"}),
+    ("summary.json", {"started": "2026-01-01"}),
+    ("summary.json", {"state": "finished"}),
     ("summary.json", {"best": ["val/top1"]}),
     ("summary.json", {"test": {"test/top1": "high"}}),
     ("summary.json", {"format": "one"}),
@@ -116,6 +118,14 @@ def test_an_entry_of_another_type_is_damage(run: Path, name: str, content: Any) 
 def test_evaluations_are_read_as_they_are(run: Path, content: Any) -> None:
     (run / "evaluation" / "test.json").write_text(json.dumps(content), encoding="utf-8")
     assert read_evaluation(run / "evaluation" / "test.json") == content
+
+
+def test_a_finished_run_without_its_result_is_damaged(run: Path) -> None:
+    summary = read_summary(run)
+    del summary["best"], summary["steps"]
+    (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    with pytest.raises(UnreadableError, match=r"summary\.json: damaged, expected steps, best of a finished run$"):
+        read_summary(run)
 
 
 def test_a_newer_format_is_refused_in_one_line_and_none_is_the_oldest(run: Path) -> None:

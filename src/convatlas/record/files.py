@@ -11,7 +11,8 @@ from convatlas.jsonio import check_format, read_json, read_mapping
 
 
 def _check_moment(text: str) -> str:
-    datetime.fromisoformat(text)
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("expected a time with its offset from UTC")
     return text
 
 
@@ -21,6 +22,8 @@ Integer = Annotated[int, Field(ge=-LIMIT, le=LIMIT)]
 Count = Annotated[int, Field(ge=0, le=LIMIT)]
 Value = Integer | float | Literal["NaN", "Infinity", "-Infinity"]
 Number = Value | None
+OF_FINISHED = ("ended", "epochs", "steps", "best", "test")
+"""Entries that every finished run has in its summary."""
 Moment = Annotated[str, AfterValidator(_check_moment)]
 
 
@@ -52,6 +55,13 @@ class _Summary(_Entries):
     train_seconds: Annotated[float, Field(ge=0, le=LIMIT)] = 0
     startup_seconds: dict[str, Number] = {}
     skipped_images: Count = 0
+
+    @model_validator(mode="after")
+    def _check_finished(self) -> Self:
+        missing = [name for name in OF_FINISHED if getattr(self, name) in ("", None)]
+        if self.state == "finished" and missing:
+            raise ValueError(f"expected {', '.join(missing)} of a finished run")
+        return self
 
 
 class _Expectation(_Entries):
@@ -298,7 +308,9 @@ def _checked(path: Path, content: Any, entries: type[_Entries]) -> dict[str, Any
         entries.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "each entry"
-        raise UnreadableError(f"{path}: damaged, {place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        place = ".".join(map(str, first["loc"])) or ("" if isinstance(content, dict) else "each entry")
+        text = f"{place}: {message[:1].lower()}{message[1:]}" if place else message
+        raise UnreadableError(f"{path}: damaged, {text}") from error
     checked: dict[str, Any] = content
     return checked
