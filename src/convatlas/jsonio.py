@@ -137,6 +137,8 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _read(path: Path, expected: str, parse: Callable[[str], Any], kind: type[Value]) -> Value:
+    if path.exists() and not path.is_file():  # a pipe is waited for without end, and a device has no end
+        raise UnreadableError(f"{path}: cannot be read (not a regular file)")
     try:
         text = path.read_bytes().decode()
         value = parse(text)

@@ -1,6 +1,7 @@
 """One damaged small file is one line that names it, and hides no other run."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,18 @@ def test_a_damaged_file_is_one_line_that_names_it(run: Path, name: str) -> None:
         assert path.read_bytes() == damage
 
 
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_no_regular_file_is_not_waited_for(run: Path, name: str) -> None:
+    path = run / name
+    path.unlink()
+    make: list[Callable[[], None]] = [path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")]
+    for number, one in enumerate(make):
+        one()
+        with pytest.raises(UnreadableError, match=rf"{name}: cannot be read \(not a regular file\)"):
+            READERS[name](run)
+        path.rmdir() if number == 0 else path.unlink()
+
+
 @pytest.mark.parametrize(("name", "content"), WRONG_ENTRIES)
 def test_an_entry_of_another_type_is_damage(run: Path, name: str, content: Any) -> None:
     (run / name).write_text(json.dumps(content), encoding="utf-8")
@@ -156,6 +169,8 @@ def test_lists_and_pages_leave_a_damaged_run_out_and_say_so(
 ) -> None:
     whole, damaged = damaged_runs(make_run)
     root = whole.parent
+    (damaged["provenance.json"] / "provenance.json").unlink()
+    (damaged["provenance.json"] / "provenance.json").symlink_to("provenance.json")  # a link to itself
 
     def left_out(result: dict[str, Any], *names: str) -> None:
         said = capsys.readouterr().err.splitlines()

@@ -64,6 +64,30 @@ def test_a_damaged_run_is_named_and_the_others_are_published(offline_run: Path, 
     assert status(result) == 1
 
 
+def test_what_lies_outside_a_run_is_neither_sent_nor_deleted(
+    offline_run: Path, server: WandbServer, tmp_path: Path
+) -> None:
+    secret, elsewhere = tmp_path / "secret", tmp_path / "elsewhere"
+    secret.write_text("secret", encoding="utf-8")
+    elsewhere.mkdir()
+    links = {"class_list.txt": secret, "evaluation/test": elsewhere, "wandb": elsewhere}
+    for name, target in links.items():
+        run = offline_run.parent / f"link-{Path(name).name}"
+        shutil.copytree(offline_run, run, ignore=shutil.ignore_patterns("*.ckpt", Path(name).name))
+        (run / name).symlink_to(target)
+    for file in (offline_run / "evaluation" / "test").iterdir():
+        shutil.copy(file, elsewhere)
+    there = sorted(elsewhere.iterdir())
+    patient = [f"{key}={PATIENCE}" for key in ("answer_seconds", "finish_seconds")]
+    result = sync(compose("sync", [f"runs={offline_run.parent}/link-*", "checkpoints=none", *patient]))
+    reasons = {Path(run["run"]).name: run["reason"] for run in result["runs"] if run["state"] == "failed"}
+    assert "class_list.txt: missing, or a link out of the run's directory" in reasons["link-class_list.txt"]
+    assert ".png: missing, or not in the folder of its evaluation" in reasons["link-test"]
+    assert "File exists: " in reasons["link-wandb"]
+    assert not any(b"secret" in content for run in server.runs.values() for content in run.files.values())
+    assert sorted(elsewhere.iterdir()) == there
+
+
 def test_the_axes_are_the_optimizer_step_and_the_epoch(offline_run: Path, server: WandbServer) -> None:
     synced(offline_run)
     (run,) = server.runs.values()

@@ -117,10 +117,10 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file does: time in nanoseconds and size; zeros where there is none."""
+    """What changes when a file does: time in nanoseconds and size; zeros where there is none, or a link to itself."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return 0, 0
     return found.st_mtime_ns, found.st_size
 

@@ -361,8 +361,8 @@ def main() -> int:
         while job.live and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
             publication.send()
         say(publication.finish())
-    except (WandbError, UserError) as error:
-        say({"error": str(error)})
+    except (WandbError, UserError, OSError) as error:
+        say({"error": " ".join(str(error).split())})
         return 1
     return 0
 
