@@ -1,8 +1,10 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,15 +18,19 @@ def test_non_finite_numbers_become_text() -> None:
     assert json.loads(text) == {"a": "NaN", "b": ["Infinity", "-Infinity"], "c": 1.5, "d": "x"}
 
 
-@pytest.mark.parametrize(("depth", "is_read"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False), (100_000, False)])
+@pytest.mark.parametrize(("depth", "is_read"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False), (20_000, False)])
 def test_json_and_yaml_nested_too_deeply_are_one_line(depth: int, is_read: bool, tmp_path: Path) -> None:
     path = tmp_path / "f"
-    for opening, inside, closing, kind in (('{"a":', "1", "}", dict), ("[", "", "]", list)):
-        path.write_text(opening * depth + inside + closing * depth, encoding="utf-8")
-        for read in (partial(read_json, kind=kind), *([read_mapping] if kind is dict and depth < 1000 else [])):
-            if is_read:
-                assert read(path)
-                continue
+    readers: list[tuple[str, str, Callable[[Path], Any]]] = [
+        ('{"a":', "}", partial(read_json, kind=dict)),
+        ("[", "]", partial(read_json, kind=list)),
+        ("{a: ", "}", read_mapping),
+    ]
+    for opening, closing, read in readers:
+        path.write_text(f"{opening * depth}{closing * depth}".replace(":}", ":1}"), encoding="utf-8")
+        if is_read:
+            assert read(path)
+        else:
             with pytest.raises(UnreadableError, match=rf"^{path}: damaged, expected a (JSON|YAML) \w+$"):
                 read(path)
 

@@ -11,7 +11,15 @@ import pytest
 
 from convatlas.config import compose
 from convatlas.errors import NewerFormatError, UnreadableError, UserError
-from convatlas.record.files import read_config, read_evaluation, read_jobs, read_lock, read_provenance, read_summary
+from convatlas.record.files import (
+    read_config,
+    read_evaluation,
+    read_jobs,
+    read_lock,
+    read_provenance,
+    read_source,
+    read_summary,
+)
 from convatlas.report.live import LiveReport
 from convatlas.report.panels import Dashboard
 from convatlas.run.directory import RunDirectory
@@ -33,6 +41,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "provenance.json": read_provenance,
     "config.yaml": read_config,
     "jobs.json": read_jobs,
+    "git.json": lambda run: read_source(run / "git.json"),
     "lock.json": lambda run: read_lock(run / "lock.json"),
     "evaluation/test.json": lambda run: read_evaluation(run / "evaluation" / "test.json"),
 }
@@ -64,6 +73,8 @@ WRONG_ENTRIES = [
     ("config.yaml", {"expected": [{"metric": "test/top1", "value": 0.9, "source": "x", "a": 1}]}),
     ("config.yaml", {"tracking": {"wandb": {"checkpoints": "all"}}}),
     ("jobs.json", [{"job": 7}]),
+    ("jobs.json", [JOB | {"job": "x"}]),
+    ("git.json", {"commit": "x", "dirty": False, "diff": ""}),
     ("lock.json", LOCK | {"pid": "1"}),
     ("lock.json", {}),
     ("summary.json", {"epochs": 10**400}),
@@ -91,6 +102,7 @@ def run(make_run: Any) -> Path:
     path: Path = make_run()
     (path / "jobs.json").write_text(json.dumps([JOB]), encoding="utf-8")
     (path / "lock.json").write_text(json.dumps(LOCK), encoding="utf-8")
+    (path / "git.json").write_text('{"commit": "0123456", "dirty": true, "diff": ""}', encoding="utf-8")
     return path
 
 

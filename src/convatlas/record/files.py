@@ -212,7 +212,7 @@ class _Evaluation(_Entries):
 
 
 class _Job(_Entries):
-    job: str
+    job: Annotated[str, Field(pattern="^[0-9]{1,9}(_[0-9]{1,9})?$")]
     submitted: str
 
 
@@ -260,6 +260,11 @@ def read_provenance(run: Path) -> dict[str, Any]:
         return _checked(path, read_json(path, dict), _Provenance)
     except FileNotFoundError:
         return {}
+
+
+def read_source(path: Path) -> dict[str, Any]:
+    """Read what a snapshot of the source was taken of, its ``git.json``; as ``read_evaluation``."""
+    return _checked(path, read_json(path, dict), _Git)
 
 
 def read_jobs(run: Path) -> list[dict[str, Any]]:
