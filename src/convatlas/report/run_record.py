@@ -1,6 +1,6 @@
 """Read what a run left in its directory, at any moment of its life."""
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from convatlas.report.metrics_file import MetricsFile
 from convatlas.report.series import Series
 
 StateOf = Callable[[Path], str]
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,5 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def number(value: object) -> float | None:
-    """A finite number from JSON; ``None`` for what is absent, no number, or one of our ``"NaN"`` texts."""
-    if isinstance(value, int | float) and math.isfinite(value):
-        return float(value)
-    return None
+    """A number from a file as a float; ``None`` for what is absent, none, not finite, or too large for a float."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= LARGEST else None
