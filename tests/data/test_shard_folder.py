@@ -13,7 +13,7 @@ import pytest
 
 from convatlas.config import compose
 from convatlas.data.dataset import image_folder
-from convatlas.data.shards import ENTRY, Sample, ShardSource, index_path, write_shard
+from convatlas.data.shards import Sample, ShardSource, index_path, write_shard
 from convatlas.errors import NewerFormatError, UserError
 from pipelines.data_index import data_index
 from pipelines.data_prepare import data_prepare
@@ -210,14 +210,6 @@ def test_a_manifest_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     message = r"manifest\.json: written by a newer ConvAtlas; its format is 7, this version reads up to 1$"
     with pytest.raises(NewerFormatError, match=message):
         image_folder(3, root=str(tmp_path))
-
-
-@pytest.mark.parametrize("entry", [(-512, 9, 0), (512, -9, 0), (512, 9, -1)])
-def test_negative_numbers_in_an_index_are_damage(entry: tuple[int, int, int], tmp_path: Path) -> None:
-    write_members(tmp_path / "train-0.tar", "0.jpg", "0.cls")
-    np.save(index_path(tmp_path / "train-0.tar"), np.array([entry], dtype=ENTRY))
-    with pytest.raises(UserError, match=r"train-0\.index\.npy: damaged: it holds negative numbers"):
-        ShardSource([tmp_path / "train-0.tar"], 3)
 
 
 def test_what_is_no_tar_cannot_be_indexed(tmp_path: Path) -> None:

@@ -197,8 +197,6 @@ def _read_index(shard: Path) -> NDArray[np.void]:
         raise UserError(f"{path}: not an offset index ({error})") from error
     if index.dtype != ENTRY or index.ndim != 1:
         raise UserError(f"{path}: not an offset index; expected an array of (offset, size, label)")
-    if any(index[name].min(initial=0) < 0 for name in ENTRY.names or ()):
-        raise UserError(f"{path}: damaged: it holds negative numbers; `convatlas data index` writes it anew")
     return index
 
 
