@@ -30,6 +30,7 @@ from convatlas.evaluation import evaluate_split
 from convatlas.jsonio import writing
 from convatlas.planning import TYPES, plan_run, run_on_other_data, state_at_start
 from convatlas.rank import is_rank_zero
+from convatlas.rehearsal import Rehearsal
 from convatlas.run.agreement import agree, compare
 from convatlas.run.averaging import ExponentialAverage
 from convatlas.run.buckets import SettledBuckets
@@ -101,7 +102,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 
 def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task) -> None:
-    begin = resume_point(run)
+    begin = resume_point(run, Rehearsal(config.trainer, task, data).read)
     record = LocalRecord(run.metrics, run.run_id)
     mirrors: list[Logger] = []
     settings: dict[str, Any] = expanded(plain(config))
