@@ -130,7 +130,9 @@ def optimizer_and_schedule(algorithm: str, schedule: str) -> tuple[torch.optim.O
         parameter.grad = torch.ones_like(parameter)
     recipe = OptimizerRecipe(algorithm=get_class(algorithm), learning_rate=0.1, decay_norms_and_biases=False)
     optimizer = recipe.build(net.parameters(), 16)
-    extra = {"step": {"milestones": [0.5]}, "exponential": {"gamma": 0.9}}.get(schedule.rpartition(".")[2], {})
+    extra: dict[str, Any] = {"step": {"milestones": [0.5]}, "exponential": {"gamma": 0.9}}.get(
+        schedule.rpartition(".")[2], {}
+    )
     return optimizer, get_method(TABLE["schedule"][schedule][0])(optimizer, COURSE, **extra)
 
 
@@ -181,10 +183,17 @@ def test_previous_takes_over_from_a_misshapen_last(
     assert (result["state"], result["test"]) == ("finished", trained["test"])
 
 
-def test_a_run_without_a_sound_checkpoint_is_left_as_it_is(unfinished: Path) -> None:
-    for name in ("last", "previous"):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["last", "previous"], r"last\.ckpt: .*; no other checkpoint is left: run\.fresh=true [^\n]*$"),
+        (["best"], r"best\.ckpt: damaged: training cannot go on from it \(ValueError: optimizer_states: [^\n]*$"),
+    ],
+)
+def test_a_run_without_a_sound_checkpoint_is_left_as_it_is(unfinished: Path, names: list[str], message: str) -> None:
+    for name in names:
         damage_momentum(unfinished / "checkpoints" / f"{name}.ckpt")
     before = {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"last\.ckpt: .*; no other checkpoint is left: run\.fresh=true [^\n]*$"):
+    with pytest.raises(UserError, match=message):
         train(compose("train", [*SMALL, f"run.root={unfinished.parent}"]))
     assert {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()} == before

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.utilities.migration import migrate_checkpoint
+from pytorch_lightning.utilities.migration.utils import migrate_checkpoint
 from torch import Tensor
 
 from convatlas.data.image_data import ImageDataModule
@@ -92,7 +92,7 @@ class Rehearsal:
         check_moments(optimizer)
         load_on_trial(schedule, schedule.state_dict(), schedule_state, "lr_schedulers")
         load_on_trial(self._trainer.fit_loop, self._loops, checkpoint["loops"]["fit_loop"], "loops")
-        step, epochs = self._trainer.global_step, self._trainer.fit_loop.epoch_progress.current.processed
+        step, epochs = self._trainer.global_step, vars(self._trainer.fit_loop.epoch_progress.current)["processed"]
         if step != checkpoint["global_step"]:
             raise ValueError(f"loops are at step {step}, global_step is {checkpoint['global_step']}")
         if max(epochs, self._trainer.current_epoch) > cast(int, self._trainer.max_epochs):

@@ -1,7 +1,6 @@
 """Checkpoints: written atomically, read without executing anything, complete enough to stand alone."""
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,9 +10,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from convatlas.console import warn
-from convatlas.data.class_list import ClassList
+from convatlas.data.class_list import ClassList, has_control_characters
 from convatlas.errors import NewerFormatError, UserError
 from convatlas.jsonio import FORMAT, check_format, sync_directory, writing
+from convatlas.nesting import is_writable
 from convatlas.rank import is_rank_zero
 from convatlas.torchfile import read_torch_file
 
@@ -131,10 +131,10 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _is_class_list(value: Any) -> bool:
-    """Whether a value is a list of names, each once, that UTF-8 can write."""
+    """Whether a value is a list of names, each once, without control characters, that UTF-8 can write."""
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         return False
-    return len(set(value)) == len(value) and not any(re.search("[\ud800-\udfff]", name) for name in value)
+    return len(set(value)) == len(value) and not any(map(has_control_characters, value)) and is_writable(value)
 
 
 def equal_weights(first: Path, second: Path) -> bool | None:
