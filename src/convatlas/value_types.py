@@ -109,9 +109,11 @@ def check_value(key: str, value: object, expected: Any, where: str) -> None:
         return
     try:
         checked = adapter.validate_python(value)
-        # Numbers written as text, or 2.0 for a count, convert but would reach the constructor unconverted.
-        ok = not (isinstance(value, str) and isinstance(checked, bool | int | float)) and not (
-            isinstance(value, float) and isinstance(checked, int)
+        # Numbers written as text, 2.0 or true for a count convert, but would reach the constructor unconverted.
+        ok = (
+            not (isinstance(value, str) and isinstance(checked, bool | int | float))
+            and not (isinstance(value, float) and isinstance(checked, int))
+            and not (isinstance(value, bool) and isinstance(checked, int | float) and not isinstance(checked, bool))
         )
     except ValidationError:
         ok = False

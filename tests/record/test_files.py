@@ -53,6 +53,9 @@ DAMAGES = {
     "a number": b"1",
     "null": b"null",
     "a list of lists": b"[[]]",
+    "half a surrogate pair": b'{"name": "\\ud800"}',
+    "half a surrogate pair in a key": b'{"a": {"\\udfff": 1}}',
+    "nested too deeply": b'{"a": ' * 2000 + b"1" + b"}" * 2000,
     "not UTF-8": b'{"name": "\xff"}',
 }
 WRONG_ENTRIES = [

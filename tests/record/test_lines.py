@@ -69,6 +69,7 @@ DAMAGED = {
     "text for an epoch": b'{"step": 2, "epoch": "NaN"}',
     "NUL bytes": b'{"step": 2, "a/b\0\0": 1}',
     "all NUL bytes": b"\0" * 30,
+    "half a surrogate pair": b'{"step": 2, "a\\ud800/b": 1}',
     "no UTF-8": b'{"step": 2, "a\xff/b": 1}',
 }
 

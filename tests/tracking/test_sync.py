@@ -6,6 +6,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from convatlas.config import compose
 from convatlas.errors import UserError
 from convatlas.run.checkpoints import read_checkpoint
 from convatlas.run.lock import RunLock
+from convatlas.tracking.checkpoints import checkpoint_step
 from pipelines.sync import show, status, sync
 from tests.gates import PATIENCE, until
 from tests.tracking.conftest import bytes_under, record, rows, set_tracking, summary, synced
@@ -86,6 +88,26 @@ def test_what_lies_outside_a_run_is_neither_sent_nor_deleted(
     assert "File exists: " in reasons["link-wandb"]
     assert not any(b"secret" in content for run in server.runs.values() for content in run.files.values())
     assert sorted(elsewhere.iterdir()) == there
+
+
+def test_a_damaged_checkpoint_is_not_sent(offline_run: Path, server: WandbServer) -> None:
+    path = offline_run / "checkpoints" / "best.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    result = synced(offline_run)
+    assert result["state"] == "failed"
+    assert "best.ckpt: damaged: the checksum of" in result["reason"]
+    assert [artifact for artifact in server.artifacts if artifact.type == "model"] == []
+
+
+@pytest.mark.parametrize("content", [[1], {"epoch": 1}, {"global_step": "x"}])
+def test_a_checkpoint_without_a_step_is_named(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"x\.ckpt: damaged: expected global_step, an integer"):
+        checkpoint_step(tmp_path / "x.ckpt")
+    torch.save({"global_step": 7}, tmp_path / "x.ckpt")
+    assert checkpoint_step(tmp_path / "x.ckpt") == 7
 
 
 def test_the_axes_are_the_optimizer_step_and_the_epoch(offline_run: Path, server: WandbServer) -> None:

@@ -21,6 +21,7 @@ from convatlas.data.image_files import file_name, leads_out
 from convatlas.data.label_counts import Counts
 from convatlas.data.objects import Objects, RunLengths, count_objects
 from convatlas.errors import UserError
+from convatlas.nesting import is_writable
 
 Id = int | str
 
@@ -42,7 +43,7 @@ class CocoFile:
             content = json.loads(encoded)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); expected COCO's annotations") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: expected COCO's annotations as JSON ({error})") from error
         self.digest = hashlib.sha256(encoded).digest()
         try:
@@ -57,6 +58,8 @@ class CocoFile:
                 f"{path}: expected images (id, file_name, height, width), annotations and categories (id, name) as in "
                 f"COCO's instances files; {error} is wrong or missing"
             ) from error
+        if not is_writable([self.file_names, self.categories]):
+            raise UserError(f"{path}: expected names that UTF-8 can write, found half a surrogate pair (\\ud800 …)")
         if not self.images:
             raise UserError(f"{path}: lists no image")
         if len(set(self.categories.values())) < len(self.categories) or not self.categories:
