@@ -9,6 +9,7 @@ them all is left alone. A run that trains is skipped. The exit status is 1 if a 
 checkpoint that it should have.
 """
 
+import glob
 import sys
 import time
 from collections.abc import Mapping
@@ -105,7 +106,11 @@ def _runs(config: DictConfig) -> list[Path]:
             raise UserError(f"root={root}: no such directory; expected the folder that holds the runs")
         return [path.parent for path in sorted(root.glob("*/summary.json"))]
     named = [config.runs] if isinstance(config.runs, str) else config.runs
-    found = [path for name in named for path in (sorted(Path().glob(name)) if "*" in name else [Path(name)])]
+    found = [
+        Path(path)
+        for name in named
+        for path in (sorted(glob.glob(name)) if "*" in name else [name])  # noqa: PTH207  of absolute patterns, too
+    ]
     for path in found:
         if not (path / "summary.json").is_file():
             raise UserError(f"runs={path}: not a run directory, expected summary.json there")

@@ -30,6 +30,8 @@ from convatlas.evaluation import evaluate_split
 from convatlas.jsonio import writing
 from convatlas.planning import TYPES, plan_run, run_on_other_data, state_at_start
 from convatlas.rank import is_rank_zero
+from convatlas.rehearsal import Rehearsal
+from convatlas.restore import load_task
 from convatlas.run.agreement import agree, compare
 from convatlas.run.averaging import ExponentialAverage
 from convatlas.run.buckets import SettledBuckets
@@ -106,7 +108,10 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         compare(start)  # rank 0 owns the run: from here on no other process changes it
         if run.finished:  # by a process that rank 0 has waited for
             return _result(run, already_finished=True)
-        begin = resume_point(run)
+        rehearsal = Rehearsal(config.trainer, task, data)
+        begin = resume_point(run, rehearsal.read)
+        if begin.checkpoint and run.best.is_file():
+            rehearsal.read(run.best)  # which may still be the best one when hours of training are over
         compare({"step to go on from": str(begin.step)})
     record = LocalRecord(run.metrics, run.run_id)
     mirrors: list[Logger] = []
@@ -131,7 +136,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         STARTUP.mark("trainer")
         trainer.fit(task, datamodule=data, ckpt_path=begin.checkpoint, weights_only=True)
         best = read_run_checkpoint(run.best)
-        task.load_state_dict(best["state_dict"])
+        load_task(task, best, run.best)
         test = evaluate_split(trainer, task, data, str(run.best), run.path / "evaluation")
         with writing(run.previous):
             run.previous.unlink(missing_ok=True)

@@ -1,17 +1,38 @@
 import errno
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from convatlas.errors import UserError
-from convatlas.jsonio import dumps, make_directory, write_atomic
+from convatlas.errors import UnreadableError, UserError
+from convatlas.jsonio import dumps, make_directory, read_json, read_mapping, write_atomic
+from convatlas.nesting import MAX_DEPTH
 
 
 def test_non_finite_numbers_become_text() -> None:
     text = dumps({"a": float("nan"), "b": [float("inf"), -float("inf")], "c": 1.5, "d": Path("x")})
     assert json.loads(text) == {"a": "NaN", "b": ["Infinity", "-Infinity"], "c": 1.5, "d": "x"}
+
+
+@pytest.mark.parametrize(("depth", "is_read"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False), (20_000, False)])
+def test_json_and_yaml_nested_too_deeply_are_one_line(depth: int, is_read: bool, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    readers: list[tuple[str, str, Callable[[Path], Any]]] = [
+        ('{"a":', "}", partial(read_json, kind=dict)),
+        ("[", "]", partial(read_json, kind=list)),
+        ("{a: ", "}", read_mapping),
+    ]
+    for opening, closing, read in readers:
+        path.write_text(f"{opening * depth}{closing * depth}".replace(":}", ":1}"), encoding="utf-8")
+        if is_read:
+            assert read(path)
+        else:
+            with pytest.raises(UnreadableError, match=rf"^{path}: damaged, expected a (JSON|YAML) \w+$"):
+                read(path)
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 import convatlas
@@ -23,6 +24,7 @@ from convatlas.restore import open_checkpoint, restored_config
 from convatlas.run.checkpoints import KEY
 from convatlas.stored import ARGUMENTS, SWEEP, TRAINING, check_paths, check_stored
 from convatlas.sweep.definition import FILE, open_sweep, write_sweep
+from pipelines.evaluate import evaluate
 from pipelines.predict import predict
 from pipelines.reproduce import reproduce
 from tests.fixtures import copy_run
@@ -139,6 +141,10 @@ def test_each_place_takes_objects_of_its_own_kind(configuration: str, path: tupl
         ((5,), 1, "no key of a configuration"),
         (("model", "net"), {"_target_": "convatlas.models.CifarResNet"}, "depth is missing"),
         (("model", "name"), "../../x", "expected a name"),
+        (("data", "name"), "../../x", "expected a name"),
+        (("data", "name"), "/tmp/x", "expected a name"),  # noqa: S108
+        (("data", "name"), ".x", "expected a name"),
+        (("data", "name"), "x\x1b[31m", "expected a name"),
         (("data", "image_size"), 10**9, "expected an integer from 1 to 16384"),
         (("trainer", "callbacks"), [{"_target_": "os.system"}], "takes no such argument"),
         (("trainer", "default_root_dir"), "/", "takes no such argument"),
@@ -253,6 +259,57 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_one_line(
     with pytest.raises(UserError, match=message) as caught:
         open_checkpoint(tmp_path / "x.ckpt")
     assert "\n" not in str(caught.value)
+
+
+def test_model_and_data_of_different_problems_are_refused(trained: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = torch.load(Path(trained["run"]) / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint[KEY]["config"]["data"] = CONFIGURATIONS["segmentation"]["data"]
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    message = r"x\.ckpt: its model is for classification and its data are for segmentation; expected the same$"
+    with pytest.raises(UserError, match=message):
+        open_checkpoint(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("root", [".", "no_such_folder"])
+def test_a_stored_folder_of_data_without_one_is_named(root: str, trained: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = torch.load(Path(trained["run"]) / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint[KEY]["config"]["data"]["root"] = root
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    config = restored_config("evaluate", [f"checkpoint={tmp_path / 'x.ckpt'}", f"output={tmp_path / 'evaluation'}"])
+    with pytest.raises(InstantiationException) as caught:
+        evaluate(config)
+    assert isinstance(caught.value.__cause__, UserError)  # which the command line prints
+    assert str(caught.value.__cause__) == (
+        f"data.root={root}, data.dataset: fashion_mnist_sample cannot be opened with these "
+        "(got an unexpected keyword argument 'root')"
+    )
+    assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "devices",
+            10**6,
+            r"trainer\.devices=1000000 trainer\.num_nodes=1: expected at most \d+ ranks, 16 for each core",
+        ),
+        ("num_nodes", 10**6, r"trainer\.devices=1 trainer\.num_nodes=1000000: expected at most"),
+        ("devices", -1, r"trainer\.devices=-1: expected a positive integer"),
+        ("devices", "x", r"trainer\.devices=x: expected a positive integer"),
+        ("devices", True, r"trainer\.devices=True: expected a positive integer"),
+        ("num_nodes", 1.0, r"trainer\.num_nodes=1\.0: expected a positive integer"),
+    ],
+)
+def test_a_recorded_number_of_ranks_is_one_that_this_machine_can_start(
+    key: str, value: Any, message: str, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    run = copy_run(Path(trained["run"]), tmp_path / "runs")
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config["trainer"] |= {"devices": 1, "num_nodes": 1, key: value}
+    (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        reproduce(OmegaConf.create({"run": str(run), "code": "current", "tolerance": 0.1, "train": []}))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from convatlas.clock import STARTUP
 from convatlas.config import check_config, project_path
 from convatlas.config import compose as compose_config
 from convatlas.errors import ReportedError, UserError
-from convatlas.jsonio import FULL, dumps
+from convatlas.jsonio import FULL, dumps, printable
 from convatlas.rank import is_rank_zero, ranks
 from convatlas.signals import end_after_work, ignore_stop_signals
 
@@ -109,7 +109,7 @@ def execute(
         reported = _reported(error)
         if reported is None:
             raise
-        sys.stderr.write(f"convatlas: error: {reported}\n")
+        sys.stderr.write(f"convatlas: error: {printable(str(reported))}\n")
         sys.exit(reported.status)
     sys.stdout.flush()
     os.dup2(results, 1)

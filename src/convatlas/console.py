@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from convatlas.jsonio import printable
 from convatlas.rank import is_rank_zero
 
 UNBOUNDED = 1000
@@ -22,16 +23,16 @@ PROGRESS_SECONDS = 10
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
-    """Print labelled lines, unwrapped, so that paths can be copied."""
+    """Print labelled lines, unwrapped, so that paths can be copied; control characters are printed as escapes."""
     width = max(map(len, fields))
     for label, text in fields.items():
-        sys.stdout.write(f"{label:<{width}}  {text}\n")
+        sys.stdout.write(f"{printable(label):<{width}}  {printable(str(text))}\n")
     sys.stdout.flush()
 
 
 def warn(message: str) -> None:
-    """Print a one-line warning on standard error."""
-    sys.stderr.write(f"convatlas: warning: {message}\n")
+    """Print a one-line warning on standard error; control characters are printed as escapes."""
+    sys.stderr.write(f"convatlas: warning: {printable(message)}\n")
 
 
 def warn_left_out(damages: Iterable[str]) -> None:
@@ -42,9 +43,9 @@ def warn_left_out(damages: Iterable[str]) -> None:
 
 def print_result(headline: str, metrics: Mapping[str, Any]) -> None:
     """Print a headline and the metrics of an evaluation, accuracies in per cent."""
-    sys.stdout.write(f"\n{headline}\n")
+    sys.stdout.write(f"\n{printable(headline)}\n")
     shown = [f"{name} {metric_text(name, value)}" for name, value in metrics.items()]
-    sys.stdout.write("  ".join(shown) + "\n\n")
+    sys.stdout.write(printable("  ".join(shown)) + "\n\n")
     sys.stdout.flush()
 
 
@@ -60,14 +61,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: 
 
     Args:
         columns: Their headings.
-        rows: A cell for each column; None is empty.
+        rows: A cell for each column; None is empty, and control characters are printed as escapes.
         numbers: Headings of the columns that end flush right.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left")
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # no markup: names may hold brackets
+        table.add_column(Text(printable(column)), justify="right" if column in numbers else "left")
+    for row in rows:  # texts without markup: names may hold brackets
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     Console(width=None if sys.stdout.isatty() else UNBOUNDED).print(table)
 
 

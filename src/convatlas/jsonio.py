@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 
 from convatlas.errors import NewerFormatError, UnreadableError, UserError
-from convatlas.nesting import is_nested_too_deeply
+from convatlas.nesting import is_nested_too_deeply, is_writable
 
 FORMAT = 1
 """Version of the format of records, checkpoints and sweeps; files without one are older and can be read."""
@@ -137,6 +137,8 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _read(path: Path, expected: str, parse: Callable[[str], Any], kind: type[Value]) -> Value:
+    if path.exists() and not path.is_file():  # a pipe is waited for without end, and a device has no end
+        raise UnreadableError(f"{path}: cannot be read (not a regular file)")
     try:
         text = path.read_bytes().decode()
         value = parse(text)
@@ -148,7 +150,8 @@ def _read(path: Path, expected: str, parse: Callable[[str], Any], kind: type[Val
         raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UnreadableError(f"{path}: damaged, expected {expected}") from error
-    if "\0" in text or not isinstance(value, kind) or is_nested_too_deeply(value):
+    unusable = is_nested_too_deeply(value) or ("\\" in text and not is_writable(value))
+    if "\0" in text or not isinstance(value, kind) or unusable:
         raise UnreadableError(f"{path}: damaged, expected {expected}")
     return value
 

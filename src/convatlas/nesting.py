@@ -1,5 +1,6 @@
-"""How deeply values from a file are nested: what is deeper than any of ours would exhaust Python's stack."""
+"""What values from a file must not be: nested deeper than any of ours, or text that cannot be written again."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,24 @@ def is_nested_too_deeply(value: Any) -> bool:
         level = list({id(item): item for item in inside if isinstance(item, dict | list | tuple)}.values())
         if not level:
             return False
+    return True
+
+
+def is_writable(value: Any) -> bool:
+    """Whether UTF-8 can write all texts in a value: an escape in JSON or YAML may be one half of a surrogate pair.
+
+    Args:
+        value: Built-in containers and anything else.
+    """
+    pending, seen = [value], set()
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            if re.search("[\ud800-\udfff]", item):
+                return False
+        elif isinstance(item, dict | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            pending += [*_members(item), *(item if isinstance(item, dict) else ())]
     return True
 
 

@@ -14,7 +14,7 @@ FOLDER = 0x10
 """The attribute of a folder in an archive's list of records."""
 
 
-def read_torch_file(path: Path, key: str) -> Any:
+def read_torch_file(path: Path, key: str, *, mmap: bool = False) -> Any:
     """Read a ``.safetensors`` file, or one that ``torch.load(weights_only=True)`` accepts, onto the CPU.
 
     The checksums of a torch file's archive are compared first, as PyTorch does not do so itself. Files in PyTorch's
@@ -23,6 +23,7 @@ def read_torch_file(path: Path, key: str) -> Any:
     Args:
         path: The file.
         key: The configuration key that named it, for messages.
+        mmap: Leave the tensors of a torch file on the disk until they are used.
 
     Raises:
         UserError: No such file, truncated, damaged, or not a file of tensors.
@@ -34,7 +35,7 @@ def read_torch_file(path: Path, key: str) -> Any:
             return safetensors.torch.load_file(path)
         if zipfile.is_zipfile(path):
             _check_archive(path, key)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except UserError:
         raise
     except Exception as error:  # whatever the bytes of a broken file lead the unpickler to

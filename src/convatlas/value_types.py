@@ -45,6 +45,9 @@ SPOKEN = {
 }
 """How messages call the types that have no short name."""
 
+EXACT = 2**53
+"""Whole numbers up to here are floats, too."""
+
 BOUNDS = {Ge: "from", Le: "to", Gt: "above", Lt: "below"}
 """How messages call the limits of a number."""
 
@@ -65,14 +68,14 @@ def with_floats(value: Any, annotation: Any) -> Any:
     """Turn whole numbers into floats where a type asks for floats, so that 1 and 1.0 are one value.
 
     Args:
-        value: A number, a list of numbers, or anything else, which stays as it is.
+        value: A number, a list of numbers, or anything else, which stays as it is; so do integers above ``EXACT``.
         annotation: The type; one that takes integers too, such as ``int | float``, changes nothing.
     """
     types = list(_alternatives(annotation))
     if isinstance(value, list):
         of_items = [get_args(kind)[0] for kind in types if get_args(kind)]
         return [with_floats(item, of_items[0]) for item in value] if of_items else value
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= EXACT
     return float(value) if is_whole and float in types and int not in types else value
 
 
@@ -106,9 +109,11 @@ def check_value(key: str, value: object, expected: Any, where: str) -> None:
         return
     try:
         checked = adapter.validate_python(value)
-        # Numbers written as text, or 2.0 for a count, convert but would reach the constructor unconverted.
-        ok = not (isinstance(value, str) and isinstance(checked, bool | int | float)) and not (
-            isinstance(value, float) and isinstance(checked, int)
+        # Numbers written as text, 2.0 or true for a count convert, but would reach the constructor unconverted.
+        ok = (
+            not (isinstance(value, str) and isinstance(checked, bool | int | float))
+            and not (isinstance(value, float) and isinstance(checked, int))
+            and not (isinstance(value, bool) and isinstance(checked, int | float) and not isinstance(checked, bool))
         )
     except ValidationError:
         ok = False
@@ -125,6 +130,8 @@ def _spoken(expected: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (Union, UnionType):
         return " or ".join(map(_spoken, arguments))
+    if origin is dict:
+        return SPOKEN[dict]
     if origin is list and is_dataclass(arguments[0]):
         return f"a list of mappings with {', '.join(field.name for field in fields(arguments[0]))}"
     if origin is list:

@@ -110,6 +110,13 @@ def test_a_class_list_names_each_class_once(content: str, tmp_path: Path) -> Non
         ClassList.read(path)
 
 
+def test_a_class_has_no_control_characters(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("ant\n\x1b[2Jbee\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"class '\\x1b\[2Jbee': expected a name without line breaks and other control"):
+        ClassList.read(path)
+
+
 def test_differing_class_lists_are_both_named() -> None:
     with pytest.raises(UserError) as caught:
         ClassList(("a", "b")).check_equal(ClassList(("b", "a")), "checkpoint=x", "data=y")

@@ -155,13 +155,20 @@ def test_a_new_file_leaves_the_rest_remembered(
     assert read == []
 
 
+OTHER_FORMS = (b"[" * 100_000, b"[]", b'{"a": 3}', b'{"a": [[1, 2, 3, 4], "no digest"]}')
+"""What no entry holds, with a digest that is right."""
+
+
 @pytest.mark.usefixtures("settled")
-@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"half", b"flipped"])
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"half", b"flipped", *OTHER_FORMS])
 def test_a_damaged_cache_is_passed_over(damage: bytes, files: list[Path], tmp_path: Path, read: list[str]) -> None:
     contents(files, tmp_path / "cache")
     for entry in (tmp_path / "cache" / "digests").iterdir():
         whole = entry.read_bytes()
         flipped = whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]
+        if damage in OTHER_FORMS:
+            scan.write_entry(entry, damage)
+            continue
         entry.write_bytes({b"half": whole[: len(whole) // 2], b"flipped": flipped}.get(damage, damage))
     read.clear()
     assert contents(files, tmp_path / "cache") == expected(files)

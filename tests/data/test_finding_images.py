@@ -1,5 +1,6 @@
 """Images of annotations are found by their names, whatever suffix they have and whatever an old tag says."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -151,9 +152,13 @@ def test_two_images_with_one_mask_are_refused(tmp_path: Path) -> None:
         "images\\train\\000000000000.jpg",
         "https://example.org/d/000000000000.jpg",
         "/home/someone/data/000000000000.jpg",
+        "../val2017/000000000000.jpg",
+        "..\\val2017\\000000000000.jpg",
+        "sub/../../val2017/000000000000.jpg",
     ],
 )
 def test_coco_s_images_are_found_behind_another_s_folders(written: str, coco_root: Path) -> None:
+    (coco_root / "val2017" / "000000000000.jpg").write_bytes(b"another split's")
     edit(coco_root, lambda content: content["images"][0].update(file_name=written))
     data = coco(3, root=str(coco_root), masks=False)
     assert data.train.path(0) == f"{coco_root}/train2017/000000000000.jpg"
@@ -178,6 +183,23 @@ def test_a_missing_image_of_coco_is_named_by_both_places(coco_root: Path) -> Non
     )
     with pytest.raises(ImageError, match=expected):
         data.train.open(0)
+
+
+@pytest.mark.parametrize("written", ["", "..", "a/.."])
+def test_a_name_that_is_no_file_of_the_folder_is_refused(written: str, coco_root: Path) -> None:
+    edit(coco_root, lambda content: content["images"][0].update(file_name=written))
+    with pytest.raises(UserError, match=r"train2017\.json: image 0: file_name '.*' is no name of a file in "):
+        coco(3, root=str(coco_root), masks=False)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere/secret", "/etc/secret", "a/../../secret", ".."])
+def test_a_list_of_voc_does_not_lead_out_of_the_folder(name: str, voc_root: Path) -> None:
+    for lists in ("Main", "Segmentation"):
+        with (voc_root / "ImageSets" / lists / "train.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+    for open_voc in (partial(voc, masks=False), partial(voc, masks=True), voc_folder):
+        with pytest.raises(UserError, match=rf"train\.txt: the image {name} would lie outside the data set; expected"):
+            open_voc(3, root=str(voc_root))
 
 
 def test_two_entries_of_coco_for_one_file_are_refused(coco_root: Path) -> None:

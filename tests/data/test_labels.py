@@ -22,6 +22,7 @@ from convatlas.data.mask_datasets import mask_folders
 from convatlas.data.masks import read_mask
 from convatlas.data.object_data import DetectionDataModule
 from convatlas.data.object_datasets import coco, voc
+from convatlas.data.scan import write_entry
 from convatlas.data.shapes_on_disk import write_coco, write_voc
 from convatlas.data.sources import ArraySource
 from convatlas.errors import UserError
@@ -128,6 +129,7 @@ def test_a_list_of_one_class_needs_no_second(tmp_path: Path) -> None:
 
 def test_masks_are_counted_once_until_one_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mask_counts, "SETTLED_SECONDS", -60)  # files of this second count as old
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = masks_of(tmp_path, {"train": [[0, 1]] * 4, "val": [[0, 1]]})
     read: list[Path] = []
 
@@ -145,6 +147,11 @@ def test_masks_are_counted_once_until_one_changes(tmp_path: Path, monkeypatch: p
     assert len(read) == 5
     assert counted() == []
     assert read == []
+    for damage in (b"[" * 100_000, b"{}", json.dumps([-1] * 256).encode(), json.dumps([2**70] * 256).encode()):
+        for entry in (tmp_path / "cache" / "convatlas" / "mask_counts").iterdir():
+            write_entry(entry, damage)
+        assert counted() == []
+        assert len(read) == 5
     Image.new("L", (32, 32), 0).save(root / "masks" / "val" / "0.png")
     (warning,) = counted()
     assert warning.startswith("data=mine: test: only paper occurs")

@@ -189,6 +189,12 @@ def test_boxes_across_the_border_are_cut_off_there(coco_root: Path, voc_root: Pa
         (lambda c: c.pop("categories"), "'categories' is wrong or missing"),
         (lambda c: c["images"][0].pop("height"), "'height' is wrong or missing"),
         (lambda c: c.update(images=[]), "lists no image"),
+        (lambda c: c["categories"][0].update(name="\ud800"), "expected names that UTF-8 can write, found half a"),
+        (lambda c: c["images"][0].update(file_name="\udfff.jpg"), "expected names that UTF-8 can write, found half a"),
+        (
+            lambda c: c["categories"][0].update(name="\x1b[2J"),
+            r"class '\\x1b\[2J': expected a name without line breaks",
+        ),
         (lambda c: c["categories"][0].update(name=c["categories"][1]["name"]), "each with a name of its own"),
         (lambda c: c["categories"].pop(), "category_id 7 is none of|the classes differ"),
         (

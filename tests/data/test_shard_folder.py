@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from convatlas.config import compose
 from convatlas.data.dataset import image_folder
-from convatlas.data.shards import Sample, ShardSource, index_path, write_shard
-from convatlas.errors import UserError
+from convatlas.data.shards import ENTRY, Sample, ShardSource, index_path, write_shard
+from convatlas.errors import NewerFormatError, UserError
 from pipelines.data_index import data_index
 from pipelines.data_prepare import data_prepare
 from tests.fixtures import write_image_folder
@@ -29,6 +30,18 @@ def shards(tmp_path: Path) -> Path:
     return Path(data_prepare(compose("data_prepare", overrides))["output"])
 
 
+MANIFESTS = {
+    "splits as a list": {"splits": []},
+    "a split as a number": {"splits": {"train": 5}},
+    "a size as text": {"splits": {"train": [{"name": "train-000000.tar", "samples": 4, "bytes": "much"}]}},
+    "a shard elsewhere": {"splits": {"train": [{"name": "../train-000000.tar", "samples": 4}]}},
+    "settings as a number": {"settings": 5},
+    "digests as a list": {"images": [1]},
+    "half a surrogate pair": {"source": "\ud800"},
+}
+"""Entries of other types than in a manifest of ours."""
+
+
 def break_shards(root: Path, problem: str) -> None:
     if problem == "no index":
         index_path(root / "train-000001.tar").unlink()
@@ -36,6 +49,14 @@ def break_shards(root: Path, problem: str) -> None:
         index_path(root / "train-000001.tar").write_bytes(b"no array")
     elif problem == "strange index":
         np.save(index_path(root / "train-000001.tar"), np.arange(3))
+    elif problem == "archive for an index":
+        torch.save({"offset": torch.zeros(3)}, index_path(root / "train-000001.tar"))
+    elif problem == "huge index":
+        with index_path(root / "train-000001.tar").open("wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(ENTRY), "fortran_order": False, "shape": (10**30,)}
+            np.lib.format.write_array_header_1_0(file, header)
+    elif problem == "negative index":
+        np.save(index_path(root / "train-000001.tar"), np.array([(512, 9, -1)], ENTRY))
     elif problem == "truncated":
         os.truncate(root / "train-000001.tar", 1024)
     elif problem == "mixture":
@@ -48,6 +69,11 @@ def break_shards(root: Path, problem: str) -> None:
         (root / "classes.txt").write_text("ant\n", encoding="utf-8")
     elif problem == "damaged manifest":
         (root / "manifest.json").write_text('{"splits": 3}', encoding="utf-8")
+    elif problem in MANIFESTS:
+        content = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
+        (root / "manifest.json").write_text(json.dumps(content | MANIFESTS[problem]), encoding="utf-8")
+    elif problem == "nested manifest":
+        (root / "manifest.json").write_text('{"splits": ' * 100_000, encoding="utf-8")
     elif problem == "stranger":
         shutil.copy(root / "train-000000.tar", root / "train-000007.tar")
         shutil.copy(index_path(root / "train-000000.tar"), index_path(root / "train-000007.tar"))
@@ -61,12 +87,17 @@ def break_shards(root: Path, problem: str) -> None:
         ("no index", r"train-000001\.index\.npy: missing; expected .*`convatlas data index root=.*shards` writes it"),
         ("damaged index", r"train-000001\.index\.npy: not an offset index"),
         ("strange index", r"train-000001\.index\.npy: not an offset index"),
+        ("archive for an index", r"train-000001\.index\.npy: not an offset index"),
+        ("huge index", r"train-000001\.index\.npy: not an offset index"),
+        ("negative index", r"train-000001\.index\.npy: not an offset index; .*, none below 0"),
         ("truncated", r"train-000001\.tar: truncated or damaged: 1,024 bytes, expected 10,240"),
         ("mixture", r"data\.root=.*: holds shards and a folder val/"),
         ("lost", r"train-000000\.tar: not written yet, or lost; run the same `convatlas data prepare` again"),
         ("no classes", r"classes\.txt: missing; expected the class names of the shards"),
         ("few classes", r"classes\.txt: 1 classes, fewer than the train shards have"),
         ("damaged manifest", r"manifest\.json: damaged"),
+        *((problem, r"manifest\.json: damaged[;,] expected ") for problem in MANIFESTS),
+        ("nested manifest", r"manifest\.json: damaged, expected a JSON object"),
         ("stranger", r"train-000007\.tar: not among the shards that manifest\.json lists; expected it in a folder of"),
         ("strange split", r"val-000000\.tar: not among the shards that manifest\.json lists"),
     ],
@@ -188,11 +219,10 @@ def test_hidden_members_are_left_out_of_an_index_and_every_known_suffix_counts(t
         (("0.txt",), "0 images and 0 classes"),
         ((), "0 images and 0 classes"),
         (("a/0.jpg", "a/0.mask.png", "a/0.cls"), r"train-0\.tar: a/0\.mask\.png is a second image of its sample"),
+        (("0.jpg", "0.cls", "0.cls"), r"train-0\.tar: 0\.cls is a second class of its sample"),
     ],
 )
-def test_samples_without_class_or_with_two_images_are_refused(
-    names: tuple[str, ...], message: str, tmp_path: Path
-) -> None:
+def test_samples_without_class_or_with_two_are_refused(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
     write_members(tmp_path / "train-0.tar", *names)
     with pytest.raises(UserError, match=message):
         data_index(compose("data_index", [f"root={tmp_path}"]))
@@ -204,6 +234,13 @@ def test_a_class_that_is_no_number_from_0_is_named(label: bytes, tmp_path: Path)
     write_members(tmp_path / "train-0.tar", "0.jpg", "0.cls", content=label)
     with pytest.raises(UserError, match=rf"train-0\.tar: 0\.cls is {label!r}; expected the class as digits, from 0"):
         data_index(compose("data_index", [f"root={tmp_path}"]))
+
+
+def test_a_manifest_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"format": 7, "splits": "of another kind"}', encoding="utf-8")
+    message = r"manifest\.json: written by a newer ConvAtlas; its format is 7, this version reads up to 1$"
+    with pytest.raises(NewerFormatError, match=message):
+        image_folder(3, root=str(tmp_path))
 
 
 def test_what_is_no_tar_cannot_be_indexed(tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ def test_other_masks_under_the_same_names_are_trained_on(tmp_path: Path, capsys:
     assert "its data are not those" not in capsys.readouterr().err
 
     rewrite_mask(copy / "masks" / "train" / "town" / "2012_000001.png")
+    damaged = runs / "unet_same-mask_folders-00000000-s0"  # it cannot be compared, and hides no other run
+    shutil.copytree(first["run"], damaged, ignore=shutil.ignore_patterns("checkpoints"))
+    (damaged / "provenance.json").write_bytes(b"\0")
     note = f"its data are not those of {first['run']} (train masks differ)"
     assert check(compose("check", overrides(copy, runs)))["run"].endswith(f"(new); {note}")
     other = trained(copy, runs)

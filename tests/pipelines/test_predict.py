@@ -2,6 +2,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -44,6 +45,31 @@ def test_one_image_and_a_glob(folder_run: FolderRun, tmp_path: Path) -> None:
     assert len(several["predictions"]) == len(list((folder_run.root / "val").glob("*/*")))
     (same,) = (row for row in several["predictions"] if row["path"] == str(image))
     assert same["confidence"] == pytest.approx(one["predictions"][0]["confidence"], abs=1e-4)  # batches round otherwise
+
+
+def test_a_grey_network_sees_the_grey_values_of_pictures_in_colour(trained: dict[str, Any], tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "images" / "colour.png")
+    Image.fromarray(pixels).convert("L").save(tmp_path / "images" / "grey.png")
+    colour, grey = run(tmp_path, f"checkpoint={trained['run']}", f"images={tmp_path / 'images'}")["predictions"]
+    assert colour["top"] == grey["top"]
+
+
+@pytest.mark.parametrize(("network", "data"), [(1, 3), (3, 1)])
+def test_a_network_of_other_channels_than_its_data_is_refused(
+    network: int, data: int, trained: dict[str, Any], folder_run: FolderRun, tmp_path: Path
+) -> None:
+    path, image = tmp_path / "x.ckpt", tmp_path / "x.png"
+    Image.new("RGB", (32, 32)).save(image)
+    checkpoint = read_checkpoint(Path(trained["run"] if network == 1 else folder_run.run) / "checkpoints" / "best.ckpt")
+    checkpoint[KEY]["config"]["data"] |= {"in_channels": data, "mean": [0.5] * data, "std": [0.5] * data}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+    with pytest.raises(
+        UserError, match=rf"x\.ckpt: damaged: its network takes {network} channels; expected as many in"
+    ):
+        run(tmp_path, f"checkpoint={path}", f"images={image}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_is_read_by_the_rule_of_training(

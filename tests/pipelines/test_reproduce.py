@@ -168,7 +168,7 @@ BEGINS_AND_FAILS = """
 import os, pathlib
 run = pathlib.Path(os.environ["RUN"])
 run.mkdir(exist_ok=True)
-(run / "summary.json").write_text('{"state": "failed", "reason": "DivergedError: nan", "ended": "2026-01-02"}')
+(run / "summary.json").write_text('{"state": "failed", "reason": "DivergedError: nan", "ended": "2026-01-02T00:00Z"}')
 print("convatlas: error: train/loss is nan")
 exit(2)
 """

@@ -1,6 +1,7 @@
 """One damaged small file is one line that names it, and hides no other run."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,15 @@ import pytest
 
 from convatlas.config import compose
 from convatlas.errors import NewerFormatError, UnreadableError, UserError
-from convatlas.record.files import read_config, read_evaluation, read_jobs, read_lock, read_provenance, read_summary
+from convatlas.record.files import (
+    read_config,
+    read_evaluation,
+    read_jobs,
+    read_lock,
+    read_provenance,
+    read_source,
+    read_summary,
+)
 from convatlas.report.live import LiveReport
 from convatlas.report.panels import Dashboard
 from convatlas.run.directory import RunDirectory
@@ -22,11 +31,17 @@ from pipelines.runs import runs
 
 LOCK = {"host": "h", "pid": 1, "process_start": 1, "since": "2026-01-01", "slurm_job": None, "slurm_restart": 0}
 JOB = {"job": "7", "submitted": "2026-01-01T00:00:00+00:00", "command": "sbatch"}
+CLASSIFIED = {"path": "a.jpg", "image": "a.png", "label": 0, "prediction": 0}
+CLASSIFIED |= {"confidence": 0.5, "label_confidence": "NaN"}
+EVALUATION: dict[str, Any] = {"split": "test", "classes": ["a"], "metrics": {}}
+ROW = {"class": "a", "colour": "#000000", "pixels": 1, "iou": 0.5, "accuracy": None}
+MASKS = EVALUATION | {"per_class_iou": [ROW], "pixel_confusion_matrix": [[1]]}
 READERS: dict[str, Callable[[Path], Any]] = {
     "summary.json": read_summary,
     "provenance.json": read_provenance,
     "config.yaml": read_config,
     "jobs.json": read_jobs,
+    "git.json": lambda run: read_source(run / "git.json"),
     "lock.json": lambda run: read_lock(run / "lock.json"),
     "evaluation/test.json": lambda run: read_evaluation(run / "evaluation" / "test.json"),
 }
@@ -38,21 +53,49 @@ DAMAGES = {
     "a number": b"1",
     "null": b"null",
     "a list of lists": b"[[]]",
+    "half a surrogate pair": b'{"name": "\\ud800"}',
+    "half a surrogate pair in a key": b'{"a": {"\\udfff": 1}}',
+    "nested too deeply": b'{"a": ' * 2000 + b"1" + b"}" * 2000,
     "not UTF-8": b'{"name": "\xff"}',
 }
 WRONG_ENTRIES = [
     ("summary.json", {"state": 5}),
     ("summary.json", {"started": "yesterday"}),
+    ("summary.json", {"started": "2026-01-01"}),
+    ("summary.json", {"state": "finished"}),
     ("summary.json", {"best": ["val/top1"]}),
     ("summary.json", {"test": {"test/top1": "high"}}),
     ("summary.json", {"format": "one"}),
     ("provenance.json", {"git": "0123"}),
+    ("provenance.json", {"git": {"commit": "HEAD"}}),
+    ("provenance.json", {"git": {"commit": "--output=0123456"}}),
+    ("provenance.json", {"git": {"commit": "0123456\n"}}),
     ("provenance.json", {"earlier_attempts": [{"git": 1}]}),
     ("config.yaml", {"data": "cifar10"}),
+    ("config.yaml", {"expected": [{"metric": "test/top1", "value": "high", "source": "x"}]}),
+    ("config.yaml", {"expected": [{"metric": "test/top1", "value": 0.9, "source": "x", "a": 1}]}),
+    ("config.yaml", {"tracking": {"wandb": {"checkpoints": "all"}}}),
     ("jobs.json", [{"job": 7}]),
+    ("jobs.json", [JOB | {"job": "x"}]),
+    ("git.json", {"commit": "x", "dirty": False, "diff": ""}),
     ("lock.json", LOCK | {"pid": "1"}),
     ("lock.json", {}),
+    ("summary.json", {"epochs": 10**400}),
+    ("summary.json", {"best": {"metric": "val/top1", "value": 10**400}}),
+    ("lock.json", LOCK | {"pid": 10**20}),
     ("evaluation/test.json", {"split": "test", "classes": [1], "metrics": {}}),
+    ("evaluation/test.json", EVALUATION | {"metrics": {"test/loss": 10**400}}),
+    ("evaluation/test.json", EVALUATION | {"protocol": "x"}),
+    ("evaluation/test.json", EVALUATION | {"confusion_matrix": [[1, 2]]}),
+    ("evaluation/test.json", EVALUATION | {"confusion_matrix": [[10**400]]}),
+    ("evaluation/test.json", EVALUATION | {"samples": None}),
+    ("evaluation/test.json", EVALUATION | {"samples": [CLASSIFIED | {"prediction": 1}]}),
+    ("evaluation/test.json", EVALUATION | {"mistakes": [CLASSIFIED | {"label": -1}]}),
+    ("evaluation/test.json", EVALUATION | {"mistakes": [CLASSIFIED | {"image": None}]}),
+    ("evaluation/test.json", EVALUATION | {"per_class": [{"class": "a", "count": 1}]}),
+    ("evaluation/test.json", EVALUATION | {"per_class_iou": []}),
+    ("evaluation/test.json", EVALUATION | {"worst": [CLASSIFIED]}),
+    ("evaluation/test.json", MASKS | {"per_class_iou": [ROW | {"colour": "red; background: url(x)"}]}),
 ]
 
 
@@ -62,6 +105,7 @@ def run(make_run: Any) -> Path:
     path: Path = make_run()
     (path / "jobs.json").write_text(json.dumps([JOB]), encoding="utf-8")
     (path / "lock.json").write_text(json.dumps(LOCK), encoding="utf-8")
+    (path / "git.json").write_text('{"commit": "0123456", "dirty": true, "diff": ""}', encoding="utf-8")
     return path
 
 
@@ -79,11 +123,37 @@ def test_a_damaged_file_is_one_line_that_names_it(run: Path, name: str) -> None:
         assert path.read_bytes() == damage
 
 
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_no_regular_file_is_not_waited_for(run: Path, name: str) -> None:
+    path = run / name
+    path.unlink()
+    make: list[Callable[[], None]] = [path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")]
+    for number, one in enumerate(make):
+        one()
+        with pytest.raises(UnreadableError, match=rf"{name}: cannot be read \(not a regular file\)"):
+            READERS[name](run)
+        path.rmdir() if number == 0 else path.unlink()
+
+
 @pytest.mark.parametrize(("name", "content"), WRONG_ENTRIES)
 def test_an_entry_of_another_type_is_damage(run: Path, name: str, content: Any) -> None:
     (run / name).write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UnreadableError, match=rf"{name}: damaged, "):
         READERS[name](run)
+
+
+@pytest.mark.parametrize("content", [EVALUATION | {"samples": [CLASSIFIED]}, MASKS])
+def test_evaluations_are_read_as_they_are(run: Path, content: Any) -> None:
+    (run / "evaluation" / "test.json").write_text(json.dumps(content), encoding="utf-8")
+    assert read_evaluation(run / "evaluation" / "test.json") == content
+
+
+def test_a_finished_run_without_its_result_is_damaged(run: Path) -> None:
+    summary = read_summary(run)
+    del summary["best"], summary["steps"]
+    (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    with pytest.raises(UnreadableError, match=r"summary\.json: damaged, expected steps, best of a finished run$"):
+        read_summary(run)
 
 
 def test_a_newer_format_is_refused_in_one_line_and_none_is_the_oldest(run: Path) -> None:
@@ -114,6 +184,8 @@ def test_lists_and_pages_leave_a_damaged_run_out_and_say_so(
 ) -> None:
     whole, damaged = damaged_runs(make_run)
     root = whole.parent
+    (damaged["provenance.json"] / "provenance.json").unlink()
+    (damaged["provenance.json"] / "provenance.json").symlink_to("provenance.json")  # a link to itself
 
     def left_out(result: dict[str, Any], *names: str) -> None:
         said = capsys.readouterr().err.splitlines()

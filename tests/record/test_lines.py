@@ -59,6 +59,8 @@ DAMAGED = {
     "a step that is a truth value": b'{"step": true}',
     "a negative step": b'{"step": -1}',
     "a huge step": b'{"step": 99999999999999999999}',
+    "a huge epoch": b'{"step": 2, "epoch": 99999999999999999999}',
+    "a huge number": b'{"step": 2, "a/b": 1' + b"0" * 400 + b"}",
     "text for a number": b'{"step": 2, "a/b": "x"}',
     "digits as text": b'{"step": 2, "a/b": "1.5"}',
     "null for a number": b'{"step": 2, "a/b": null}',
@@ -67,6 +69,7 @@ DAMAGED = {
     "text for an epoch": b'{"step": 2, "epoch": "NaN"}',
     "NUL bytes": b'{"step": 2, "a/b\0\0": 1}',
     "all NUL bytes": b"\0" * 30,
+    "half a surrogate pair": b'{"step": 2, "a\\ud800/b": 1}',
     "no UTF-8": b'{"step": 2, "a\xff/b": 1}',
 }
 

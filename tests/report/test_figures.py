@@ -10,6 +10,7 @@ from convatlas.report.groups import group_runs
 from convatlas.report.hyperparameters import parallel_coordinates
 from convatlas.report.panels import Dashboard, Panel
 from convatlas.report.run_record import read_run
+from tests.report.conftest import HOSTILE
 
 LOSS = Panel("Loss", ["train/loss", "val/loss"], smoothing=0.9)
 
@@ -116,3 +117,20 @@ def test_class_bars_are_sorted_and_leave_out_classes_without_images() -> None:
     bars = class_accuracies(evaluation)["data"][0]
     assert bars["y"] == ["c", "a"]
     assert bars["x"] == [0.75, 0.5]
+
+
+def test_names_of_metrics_are_no_markup_and_a_huge_setting_is_no_number(make_run: Any) -> None:
+    runs = [make_run(seed=0, skill=skill, evaluation=False) for skill in (0.5, 1.0)]
+    for number, path in enumerate(runs):
+        summary, config = (json.loads((path / "summary.json").read_text(encoding="utf-8")), path / "config.yaml")
+        (path / "summary.json").write_text(json.dumps(summary | {"test": {f"test/{HOSTILE}": 0.5}}), encoding="utf-8")
+        digits = "9" * 400 if number else "1"
+        config.write_text(f"{config.read_text(encoding='utf-8')}size: {digits}\n", encoding="utf-8")
+    figure = parallel_coordinates(group_runs([read_run(path) for path in runs]))
+    assert figure is not None
+    assert "<script>" not in json.dumps(figure)
+    assert "&lt;script&gt;" in figure["layout"]["xaxis"]["ticktext"][-1]
+    assert [trace["y"][figure["layout"]["xaxis"]["ticktext"].index("size")] for trace in figure["data"]] in (
+        [0.0, 1.0],
+        [1.0, 0.0],
+    )

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from convatlas.errors import UserError
+from convatlas.run import checkpoints
 from convatlas.run.checkpoints import AtomicCheckpointIO, newest_checkpoint, read_checkpoint, read_run_checkpoint
 
 
@@ -73,7 +74,10 @@ def test_an_incomplete_checkpoint_is_refused(tmp_path: Path) -> None:
     for damaged in (
         whole | {"convatlas": None},
         whole | {"convatlas": {"config": {"model": {}}, "class_list": ["a"]}},
-        whole | {"convatlas": {"config": {"model": {}, "data": {}}, "class_list": [1]}},
+        *(
+            whole | {"convatlas": {"config": {"model": {}, "data": {}}, "class_list": names}}
+            for names in ([1], ["a\nb"], ["\x1b[2J"], ["\ud800"], ["a", "a"])
+        ),
         whole | {"state_dict": {"w": 1.0}},
         {key: value for key, value in whole.items() if key != "global_step"},
     ):
@@ -105,6 +109,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert "l.ckpt: truncated" in line
     assert line.endswith("going on from p.ckpt")
+
+
+def test_a_damaged_checkpoint_is_told_by_rank_zero_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoints, "is_rank_zero", lambda: False)
+    last, previous = (write_run_checkpoint(tmp_path / f"{name}.ckpt", step) for name, step in (("l", 2), ("p", 1)))
+    last.write_bytes(b"")
+    newest = newest_checkpoint(last, previous)
+    assert newest is not None
+    assert (newest[0], capsys.readouterr().err) == (previous, "")
 
 
 def test_one_flipped_byte_of_the_weights_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from convatlas.errors import UserError
-from convatlas.run.directory import RunDirectory
+from convatlas.run.directory import RunDirectory, now
 
 
 def test_fresh_takes_the_first_free_name(tmp_path: Path) -> None:
@@ -24,7 +24,8 @@ def test_a_run_writes_down_what_produces_it(tmp_path: Path) -> None:
     assert yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8")) == config
     assert (run.path / "class_list.txt").read_text(encoding="utf-8") == "cat\ndog\n"
     assert run.summary["state"] == "running"
-    run.update(state="finished")
+    best = {"metric": "val/top1", "value": 0.5, "step": 3}
+    run.update(state="finished", ended=now(), epochs=1, steps=3, best=best, test={})
     assert run.finished
     assert run.summary["name"] == "m on d"
 

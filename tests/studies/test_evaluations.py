@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any
 
 from convatlas.config import compose
-from convatlas.run.directory import RunDirectory
+from convatlas.run.directory import RunDirectory, now
 from convatlas.studies.evaluations import plan_evaluations
 from convatlas.studies.plan import Plan, PlannedRun
 from tests.studies.conftest import study_of
@@ -13,7 +13,8 @@ def test_an_evaluation_finds_its_runs_and_its_place_whatever_their_names(asked: 
     study = study_of(asked, arms=arms, seeds=[0], metric="test/top1")
     run = RunDirectory(tmp_path / "a=1,b (c) 'd'")
     run.path.mkdir()
-    run.update(state="finished", ended="2026-01-01T00:00:00+00:00")
+    best = {"metric": "val/top1", "value": 0.5, "step": 3}
+    run.update(state="finished", ended=now(), epochs=1, steps=3, best=best, test={})
     plan = Plan({cell: {0: PlannedRun(run, ())} for cell in study.cells})
     (evaluation, *_) = plan_evaluations(study, plan, run.path / "study").values()
     config = compose("evaluate", evaluation.overrides)

@@ -34,7 +34,11 @@ import json, os, signal, sys, time
 from pathlib import Path
 run = Path(sys.argv[1])
 run.mkdir(parents=True, exist_ok=True)
+best = {"metric": "val/top1", "value": 0.5, "step": 3}
+whole = {"ended": "2026-01-01T00:00:00+00:00", "epochs": 3, "steps": 3, "best": best, "test": {}}
 def state(**entries):
+    if entries["state"] == "finished":
+        entries = whole | entries
     (run / "summary.json").write_text(json.dumps(entries))
 def epoch(number, value):
     with (run / "metrics.jsonl").open("a") as file:

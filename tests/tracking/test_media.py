@@ -7,6 +7,7 @@ import pytest
 import wandb
 from PIL import Image
 
+from convatlas.errors import UnreadableError
 from convatlas.tracking.media import MATRIX_PIXELS, evaluation_media, matrix_picture
 
 
@@ -25,8 +26,18 @@ def test_a_matrix_of_many_classes_has_a_pixel_a_cell() -> None:
 @pytest.mark.parametrize(
     ("kind", "entry", "views", "caption"),
     [
-        ("segmented", {"mean_iou": 0.5}, ("image", "label_overlay", "prediction_overlay"), "a.jpg: mean IoU 0.500"),
-        ("worst", {"mean_iou": "NaN"}, ("image", "label_overlay", "prediction_overlay"), "a.jpg: "),
+        (
+            "segmented",
+            {"mean_iou": 0.5, "pixel_accuracy": 0.9},
+            ("image", "label_overlay", "prediction_overlay"),
+            "a.jpg: mean IoU 0.500",
+        ),
+        (
+            "worst",
+            {"mean_iou": "NaN", "pixel_accuracy": "NaN"},
+            ("image", "label_overlay", "prediction_overlay"),
+            "a.jpg: ",
+        ),
         (
             "detected",
             {"right": 1, "missed": 2, "wrong": 0},
@@ -44,7 +55,7 @@ def test_masks_and_objects_are_shown_side_by_side(
     shown = {"path": "a.jpg", **entry, **{name: f"test/{name}.png" for name in views}}
     evaluation: dict[str, Any] = {"split": "test", "classes": ["ant", "bee"], "metrics": {}, kind: [shown]}
     if kind != "detected":
-        evaluation["pixel_confusion_matrix"] = [[3, 1], [0, 2]]
+        evaluation |= {"pixel_confusion_matrix": [[3, 1], [0, 2]], "per_class_iou": []}
     (tmp_path / "test.json").write_text(json.dumps(evaluation), encoding="utf-8")
     media = evaluation_media(wandb, tmp_path / "test.json")
     (picture,) = media.pop(f"test/{kind}")
@@ -52,3 +63,17 @@ def test_masks_and_objects_are_shown_side_by_side(
     assert [picture.image.getpixel((8 * number, 0))[0] for number in range(len(views))] == list(range(len(views)))
     assert picture._caption == caption
     assert list(media) == ([] if kind == "detected" else ["test/confusion_matrix"])
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "{secret}", "test/link.png", "test/absent.png", "a\0b", "a" * 5000])
+def test_a_picture_outside_the_folder_of_its_evaluation_is_not_sent(name: str, tmp_path: Path) -> None:
+    run, secret = tmp_path / "evaluation", tmp_path / "secret.png"
+    (run / "test").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(secret)
+    (run / "test" / "link.png").symlink_to(secret)
+    shown = {"path": "a.jpg", "label": 0, "prediction": 0, "confidence": 1.0, "label_confidence": 1.0}
+    shown["image"] = name.format(secret=secret)
+    evaluation = {"split": "test", "classes": ["ant"], "metrics": {}, "samples": [shown], "mistakes": []}
+    (run / "test.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    with pytest.raises(UnreadableError, match="missing, or not in the folder of its evaluation"):
+        evaluation_media(wandb, run / "test.json")

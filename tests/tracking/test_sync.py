@@ -6,6 +6,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from convatlas.config import compose
 from convatlas.errors import UserError
 from convatlas.run.checkpoints import read_checkpoint
 from convatlas.run.lock import RunLock
+from convatlas.tracking.checkpoints import checkpoint_step
 from pipelines.sync import show, status, sync
 from tests.gates import PATIENCE, until
 from tests.tracking.conftest import bytes_under, record, rows, set_tracking, summary, synced
@@ -62,6 +64,50 @@ def test_a_damaged_run_is_named_and_the_others_are_published(offline_run: Path, 
         assert f"damaged-{name}/{name}" in run["reason"]
         assert (offline_run.parent / f"damaged-{name}" / name).read_bytes() == damages[name]
     assert status(result) == 1
+
+
+def test_what_lies_outside_a_run_is_neither_sent_nor_deleted(
+    offline_run: Path, server: WandbServer, tmp_path: Path
+) -> None:
+    secret, elsewhere = tmp_path / "secret", tmp_path / "elsewhere"
+    secret.write_text("secret", encoding="utf-8")
+    elsewhere.mkdir()
+    links = {"class_list.txt": secret, "evaluation/test": elsewhere, "wandb": elsewhere}
+    for name, target in links.items():
+        run = offline_run.parent / f"link-{Path(name).name}"
+        shutil.copytree(offline_run, run, ignore=shutil.ignore_patterns("*.ckpt", Path(name).name))
+        (run / name).symlink_to(target)
+    for file in (offline_run / "evaluation" / "test").iterdir():
+        shutil.copy(file, elsewhere)
+    there = sorted(elsewhere.iterdir())
+    patient = [f"{key}={PATIENCE}" for key in ("answer_seconds", "finish_seconds")]
+    result = sync(compose("sync", [f"runs={offline_run.parent}/link-*", "checkpoints=none", *patient]))
+    reasons = {Path(run["run"]).name: run["reason"] for run in result["runs"] if run["state"] == "failed"}
+    assert "class_list.txt: missing, or a link out of the run's directory" in reasons["link-class_list.txt"]
+    assert ".png: missing, or not in the folder of its evaluation" in reasons["link-test"]
+    assert "File exists: " in reasons["link-wandb"]
+    assert not any(b"secret" in content for run in server.runs.values() for content in run.files.values())
+    assert sorted(elsewhere.iterdir()) == there
+
+
+def test_a_damaged_checkpoint_is_not_sent(offline_run: Path, server: WandbServer) -> None:
+    path = offline_run / "checkpoints" / "best.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    result = synced(offline_run)
+    assert result["state"] == "failed"
+    assert "best.ckpt: damaged: the checksum of" in result["reason"]
+    assert [artifact for artifact in server.artifacts if artifact.type == "model"] == []
+
+
+@pytest.mark.parametrize("content", [[1], {"epoch": 1}, {"global_step": "x"}])
+def test_a_checkpoint_without_a_step_is_named(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"x\.ckpt: damaged: expected global_step, an integer"):
+        checkpoint_step(tmp_path / "x.ckpt")
+    torch.save({"global_step": 7}, tmp_path / "x.ckpt")
+    assert checkpoint_step(tmp_path / "x.ckpt") == 7
 
 
 def test_the_axes_are_the_optimizer_step_and_the_epoch(offline_run: Path, server: WandbServer) -> None:

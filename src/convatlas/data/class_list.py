@@ -1,6 +1,7 @@
 """The classes of a data set: their order is the order of the network's outputs."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,15 +10,27 @@ from convatlas.errors import UserError
 SHOWN = 5
 
 
+def has_control_characters(name: str) -> bool:
+    """Whether a name holds a line break, or what moves the cursor of a terminal."""
+    return re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", name) is not None
+
+
 @dataclass(frozen=True)
 class ClassList:
     """The names of the classes, in order.
 
     Args:
         names: One name a class.
+
+    Raises:
+        UserError: A name holds a control character, which a list of names cannot.
     """
 
     names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in filter(has_control_characters, self.names):
+            raise UserError(f"class {name!a}: expected a name without line breaks and other control characters")
 
     @classmethod
     def read(cls, path: Path) -> "ClassList":

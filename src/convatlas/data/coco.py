@@ -17,10 +17,11 @@ from convatlas.data.boxes import COCO_BOX, boxes_inside, check_boxes, report_lef
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import Background, ImageError, Picture, open_picture, read_file
 from convatlas.data.digests import FileDigests
-from convatlas.data.image_files import file_name
+from convatlas.data.image_files import file_name, leads_out
 from convatlas.data.label_counts import Counts
 from convatlas.data.objects import Objects, RunLengths, count_objects
 from convatlas.errors import UserError
+from convatlas.nesting import is_writable
 
 Id = int | str
 
@@ -42,7 +43,7 @@ class CocoFile:
             content = json.loads(encoded)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); expected COCO's annotations") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: expected COCO's annotations as JSON ({error})") from error
         self.digest = hashlib.sha256(encoded).digest()
         try:
@@ -57,6 +58,8 @@ class CocoFile:
                 f"{path}: expected images (id, file_name, height, width), annotations and categories (id, name) as in "
                 f"COCO's instances files; {error} is wrong or missing"
             ) from error
+        if not is_writable([self.file_names, self.categories]):
+            raise UserError(f"{path}: expected names that UTF-8 can write, found half a surrogate pair (\\ud800 …)")
         if not self.images:
             raise UserError(f"{path}: lists no image")
         if len(set(self.categories.values())) < len(self.categories) or not self.categories:
@@ -212,24 +215,27 @@ def _identifier(value: object, name: str) -> Id:
 
 
 def _find_files(folder: Path, file: CocoFile) -> tuple[list[str], dict[int, str]]:
-    """Find the file of each image: where its file_name says, or by its last part in the folder itself.
+    """Find the file of each image: where its file_name says, if that is in the folder, or by its last part there.
 
     Returns:
         The paths in the folder, and what is to be said of those that are missing, by position.
 
     Raises:
-        UserError: Two images are one file.
+        UserError: Two images are one file, or a file_name cannot be one.
     """
     names: list[str] = []
     missing: dict[int, str] = {}
     owners: dict[str, Id] = {}
     for number, written in zip(file.images, file.file_names, strict=True):
-        places = list(dict.fromkeys([written, written.replace("\\", "/"), file_name(written)]))
+        written_places = [written, written.replace("\\", "/"), file_name(written)]
+        places = [place for place in dict.fromkeys(written_places) if place and not leads_out(place)]
+        if not places:
+            raise UserError(f"{file.path}: image {number!r}: file_name {written!r} is no name of a file in {folder}")
         found = [place for place in places if os.path.isfile(f"{folder}/{place}")]  # noqa: PTH113  never raises
         if not found:
             other = f", nor is there {folder}/{places[-1]}" if len(places) > 1 else ""
             missing[len(names)] = f"no such file{other}; expected the image that {file.path} calls {written!r}"
-        name = posixpath.normpath([*found, written][0])
+        name = posixpath.normpath([*found, *places][0])
         if (owner := owners.setdefault(name, number)) != number:
             raise UserError(
                 f"{file.path}: images {owner!r} and {number!r} are both {folder}/{name}; expected one entry for a file"

@@ -14,6 +14,7 @@ from convatlas.data.image_data import ImageDataModule, deal_splits
 from convatlas.data.label_counts import absent_classes
 from convatlas.data.loader import BatchMemory, Plan, ThreadedLoader
 from convatlas.data.normalisation import set_background
+from convatlas.data.opening import open_with_root
 from convatlas.data.order import Indices
 from convatlas.data.sources import Source
 from convatlas.data.views import Views
@@ -100,7 +101,7 @@ class ClassificationDataModule(ImageDataModule):
         self.evaluation = Augmentation(crop=CenterCrop(resize=resize))
         self.augment = augment or self.evaluation
 
-        found = dataset(in_channels) if root is None else dataset(in_channels, root=root)
+        found = open_with_root(dataset, name, in_channels, root)
         self.class_list = found.class_list
         self.passed_over = found.passed_over
         self.check_classes(num_classes)

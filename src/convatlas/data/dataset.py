@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from convatlas.data.class_list import ClassList
 from convatlas.data.manifest import Manifest
 from convatlas.data.normalisation import set_background
+from convatlas.data.opening import open_with_root
 from convatlas.data.shards import ShardSource
 from convatlas.data.sources import ArraySource, FolderSource, Source, class_folders, files_outside_classes
 from convatlas.errors import UserError
@@ -52,8 +53,7 @@ class Dataset:
 
 def open_dataset(data: DictConfig) -> Dataset:
     """Open the data set of a configuration's ``data``, without the batches."""
-    root = {"root": data.root} if "root" in data else {}
-    found = instantiate(data.dataset)(data.in_channels, **root)
+    found = open_with_root(instantiate(data.dataset), data.name, data.in_channels, data.get("root"))
     if not isinstance(found, Dataset):
         raise UserError(f"data={data.name}: expected a data set of labelled images, without masks or boxes")
     background = data.get("background")

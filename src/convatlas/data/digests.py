@@ -16,9 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 
 from convatlas.console import slow_progress
 from convatlas.data import scan
@@ -32,6 +33,8 @@ Stamp = list[int]
 """What a file has as long as it is not written to: size in bytes, times of modification and of change in ns, inode."""
 Rows = dict[str, tuple[Stamp, str]]
 """Stamp and SHA-256 of files, by absolute path."""
+ROWS = TypeAdapter(dict[Any, tuple[Stamp, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]])
+"""The same as a cache entry has it; names of files need not be UTF-8, as pydantic's own texts are."""
 
 VERSION = "1"
 """Of the cache's entries."""
@@ -201,8 +204,10 @@ def _check_fault(path: str, error: OSError) -> None:
 
 
 def _recall(entry: Path) -> Rows:
-    content = scan.read_entry(entry)
-    return {} if content is None else json.loads(content)
+    try:
+        return scan.parse_entry(scan.read_entry(entry) or b"{}", ROWS)
+    except ValueError:
+        return {}
 
 
 def _remember(entry: Path, rows: Rows) -> None:

@@ -67,6 +67,11 @@ def without_suffix(file: str) -> str:
     return stem if suffix.lower() in IMAGE_SUFFIXES else file
 
 
+def leads_out(path: str) -> bool:
+    """Check whether a path from a file would lead out of the folder that it is to lie in."""
+    return path.startswith("/") or ".." in path.split("/")
+
+
 def file_name(path: str) -> str:
     """The last part of a path that was written on any system: after the last slash or backslash."""
     return path.replace("\\", "/").rpartition("/")[2].strip()

@@ -1,13 +1,14 @@
 """What a folder of shards is to hold: written before the first shard, completed shard by shard."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from convatlas.errors import UserError
-from convatlas.jsonio import FORMAT, check_format, dumps, write_atomic
+from convatlas.jsonio import FORMAT, check_format, dumps, read_json, write_atomic
 
 NAME = "manifest.json"
 
@@ -24,8 +25,8 @@ class ShardRecord:
         index_sha256: Of its index.
     """
 
-    name: str
-    samples: int
+    name: Annotated[str, Field(pattern=r"^[^/]+\.tar$")]
+    samples: NonNegativeInt
     bytes: int | None = None
     sha256: str | None = None
     index_sha256: str | None = None
@@ -59,14 +60,10 @@ class Manifest:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, dict)
             check_format(path, content)
-            content.pop("format", None)
-            splits = {
-                split: [ShardRecord(**shard) for shard in shards] for split, shards in content.pop("splits").items()
-            }
-            return cls(**content, splits=splits)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return TypeAdapter(cls).validate_python(content)
+        except ValueError as error:
             raise UserError(f"{path}: damaged; expected what `convatlas data prepare` wrote") from error
 
     @property

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
 from convatlas.console import slow_progress
 from convatlas.data.decode import ImageError
-from convatlas.data.scan import SETTLED_SECONDS, read_entry, user_cache, write_entry
+from convatlas.data.scan import SETTLED_SECONDS, parse_entry, read_entry, user_cache, write_entry
 
 VALUES = 256
 VERSION = "2"
@@ -20,6 +22,10 @@ VERSION = "2"
 
 Pixels = NDArray[np.int64]
 """Number of pixels of each value from 0 to 255, (256,)."""
+COUNTS = TypeAdapter(
+    Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=VALUES, max_length=VALUES)]
+)
+"""The same as a cache entry has it."""
 
 
 def count_pixels(
@@ -90,7 +96,6 @@ def _stamps(paths: Sequence[Path]) -> list[list[int]] | None:
 def _recall(entry: Path) -> Pixels | None:
     """What an entry holds, unless it is missing or damaged."""
     try:
-        pixels = np.array(json.loads(read_entry(entry) or b"null"), np.int64)
-    except (ValueError, TypeError, OverflowError):
+        return np.array(parse_entry(read_entry(entry) or b"", COUNTS), np.int64)
+    except ValueError:
         return None
-    return pixels if pixels.shape == (VALUES,) else None

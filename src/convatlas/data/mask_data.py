@@ -16,6 +16,7 @@ from convatlas.data.loader import Plan
 from convatlas.data.mask_loader import MaskLoader
 from convatlas.data.masks import MaskSource, SegmentationDataset
 from convatlas.data.normalisation import set_background
+from convatlas.data.opening import open_with_root
 from convatlas.errors import UserError
 from convatlas.value_types import Name, Side
 
@@ -99,7 +100,7 @@ class SegmentationDataModule(ImageDataModule):
         self.image_size = image_size
         self.augment = augment or JointAugmentation(crop=ScaleCrop())
 
-        found = dataset(in_channels) if root is None else dataset(in_channels, root=root)
+        found = open_with_root(dataset, name, in_channels, root)
         self.class_list = found.class_list
         self.passed_over = found.passed_over
         self.check_classes(num_classes)

@@ -12,7 +12,7 @@ from convatlas.data.image_files import ImageFiles, several_images
 from convatlas.data.masks import MaskFiles, SegmentationDataset, ShapeScenes
 from convatlas.data.scan import ImageScan
 from convatlas.data.shapes import CLASSES
-from convatlas.data.voc import check_unique
+from convatlas.data.voc import check_names
 from convatlas.errors import UserError
 
 BACKGROUND = "background"
@@ -53,7 +53,8 @@ def voc_folder(in_channels: int, *, root: str, train_list: str = "train") -> Seg
         train_list: The list of training images: ``trainaug`` with SBD's masks.
 
     Raises:
-        UserError: A list, an image or a mask is missing; a list names an image twice; several images have one name.
+        UserError: A list, an image or a mask is missing; a list names an image twice or outside the folder; several
+            images have one name.
     """
     top = Path(root)
     class_list = _class_list(top, ClassList(VOC_CLASSES))
@@ -64,7 +65,7 @@ def voc_folder(in_channels: int, *, root: str, train_list: str = "train") -> Seg
         if not listed.is_file():
             raise UserError(f"data.root={root}: {listed} is missing; expected the names of the {split} images")
         names = listed.read_text(encoding="utf-8").split()
-        check_unique(names, listed)
+        check_names(names, listed)
         pairs = [
             (images.folder / _image(images, name, listed), top / "SegmentationClass" / f"{name}.png") for name in names
         ]

@@ -16,6 +16,7 @@ from convatlas.data.object_augment import ObjectAugmentation, ResizeShortSide
 from convatlas.data.object_datasets import ObjectDataset
 from convatlas.data.object_loader import ObjectLoader
 from convatlas.data.objects import Objects, ObjectSource
+from convatlas.data.opening import open_with_root
 from convatlas.data.order import Indices
 from convatlas.errors import UserError
 from convatlas.value_types import Name, Side
@@ -95,7 +96,7 @@ class DetectionDataModule(ImageDataModule):
         resize = ResizeShortSide(short_sides=[image_size], long_side=long_side)
         self.evaluation = ObjectAugmentation(resize=resize)
         self.augment = self.evaluation if augment is None else replace(augment, resize=augment.resize or resize)
-        found = dataset(in_channels) if root is None else dataset(in_channels, root=root)
+        found = open_with_root(dataset, name, in_channels, root)
         self.class_list = found.class_list
         self.check_classes(num_classes)
         self.sources: dict[Split, ObjectSource] = {

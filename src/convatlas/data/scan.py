@@ -16,6 +16,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from convatlas.data.decode import IMAGE_SUFFIXES
 from convatlas.errors import UserError
@@ -29,6 +32,9 @@ SETTLED_SECONDS = 2
 Stamps = dict[str, list[int]]
 """Times of modification and of change, in ns, and inode of each directory in a folder, by its path within it; nothing
 for a link to nothing."""
+HEADER = TypeAdapter(tuple[dict[Any, list[int]], dict[Any, int]])
+"""Stamps and counts of a listing; pydantic's own texts are UTF-8, and names need not be."""
+Parsed = TypeVar("Parsed")
 ARCHIVE_FOLDER = b"__MACOSX"
 """The folder of resource files that macOS puts into every zip archive."""
 LONGEST_SUFFIX = 10
@@ -178,10 +184,10 @@ def _recall(entry: Path, folder: Path) -> Listing | None:
     """What the entry says, unless it is missing, damaged or out of date."""
     try:
         header, names = (read_entry(entry) or b"").split(b"\n", 1)
-        stamps, passed_over = json.loads(header)
+        stamps, passed_over = parse_entry(header, HEADER)
         if any(_stamp_now(folder / within) != stamp for within, stamp in stamps.items()):
             return None
-    except (OSError, ValueError):
+    except ValueError:
         return None
     return Listing(names.split(b"\0")[:-1], Counter(passed_over), stamps)
 
@@ -200,6 +206,18 @@ def read_entry(entry: Path) -> bytes | None:
         if digest.decode() == hashlib.sha256(content).hexdigest():
             return content
     return None
+
+
+def parse_entry(content: bytes, form: TypeAdapter[Parsed]) -> Parsed:
+    """Parse the JSON of a cache entry.
+
+    Raises:
+        ValueError: It is damaged, or has another form.
+    """
+    try:
+        return form.validate_python(json.loads(content))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def write_entry(entry: Path, content: bytes) -> None:

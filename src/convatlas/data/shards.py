@@ -94,6 +94,8 @@ def index_shard(path: Path) -> int:
                         raise UserError(f"{path}: {member.name} is a second image of its sample; expected one")
                     images[sample] = (member.offset_data, member.size)
                 elif suffix == "cls" and (content := tar.extractfile(member)):
+                    if sample in labels:
+                        raise UserError(f"{path}: {member.name} is a second class of its sample; expected one")
                     if not (label := content.read().strip()).isdigit():
                         raise UserError(f"{path}: {member.name} is {label!r}; expected the class as digits, from 0")
                     labels[sample] = int(label)
@@ -185,16 +187,17 @@ def _replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 def _read_index(shard: Path) -> NDArray[np.void]:
     path = index_path(shard)
     try:
-        index: NDArray[np.void] = np.load(path)
+        with path.open("rb") as file:
+            index: NDArray[np.void] = np.lib.format.read_array(file)  # np.load would open archives, too
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: missing; expected the offset index of {shard.name} (`convatlas data index root={shard.parent}` "
             "writes it)"
         ) from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
         raise UserError(f"{path}: not an offset index ({error})") from error
-    if index.dtype != ENTRY or index.ndim != 1:
-        raise UserError(f"{path}: not an offset index; expected an array of (offset, size, label)")
+    if index.dtype != ENTRY or index.ndim != 1 or any((index[name] < 0).any() for name in ENTRY.names or ()):
+        raise UserError(f"{path}: not an offset index; expected an array of (offset, size, label), none below 0")
     return index
 
 

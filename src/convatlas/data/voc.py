@@ -16,7 +16,7 @@ from convatlas.data.boxes import VOC_BOX, boxes_inside, check_boxes, report_left
 from convatlas.data.class_list import ClassList
 from convatlas.data.decode import Background, ImageError, Picture, open_picture, read_file
 from convatlas.data.digests import FileDigests, text_digest
-from convatlas.data.image_files import ImageFiles, file_name, several_images, without_suffix
+from convatlas.data.image_files import ImageFiles, file_name, leads_out, several_images, without_suffix
 from convatlas.data.label_counts import Counts
 from convatlas.data.objects import Objects, RunLengths, count_objects, encode_masks
 from convatlas.errors import UserError
@@ -210,7 +210,7 @@ def read_image_set(path: Path) -> list[str]:
     """The names of an image set, one a line; what follows a name on its line is left out.
 
     Raises:
-        UserError: It is missing or empty, or names an image twice.
+        UserError: It is missing or empty, or names an image twice or outside the data set.
     """
     try:
         names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -218,16 +218,19 @@ def read_image_set(path: Path) -> list[str]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected the names of a split's images") from error
     if not names:
         raise UserError(f"{path}: names no image")
-    check_unique(names, path)
+    check_names(names, path)
     return names
 
 
-def check_unique(names: Sequence[str], path: Path) -> None:
-    """Refuse a list of images that names one twice.
+def check_names(names: Sequence[str], path: Path) -> None:
+    """Refuse a list of images that names one twice, or a file outside the data set.
 
     Raises:
-        UserError: Names the first one that is repeated.
+        UserError: Names the first such image.
     """
+    for name in names:
+        if leads_out(name):
+            raise UserError(f"{path}: the image {name} would lie outside the data set; expected a name in its folder")
     if len(set(names)) < len(names):
         repeated = Counter(names).most_common(1)[0]
         raise UserError(f"{path}: names {repeated[0]} {repeated[1]} times; expected each image once")

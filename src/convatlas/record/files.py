@@ -2,20 +2,28 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from convatlas.errors import UnreadableError
 from convatlas.jsonio import check_format, read_json, read_mapping
 
 
 def _check_moment(text: str) -> str:
-    datetime.fromisoformat(text)
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("expected a time with its offset from UTC")
     return text
 
 
-Number = int | float | Literal["NaN", "Infinity", "-Infinity"] | None
+LIMIT = 2**53
+"""Larger integers are no counts, and some of them are larger than any float."""
+Integer = Annotated[int, Field(ge=-LIMIT, le=LIMIT)]
+Count = Annotated[int, Field(ge=0, le=LIMIT)]
+Value = Integer | float | Literal["NaN", "Infinity", "-Infinity"]
+Number = Value | None
+OF_FINISHED = ("ended", "epochs", "steps", "best", "test")
+"""Entries that every finished run has in its summary."""
 Moment = Annotated[str, AfterValidator(_check_moment)]
 
 
@@ -28,7 +36,7 @@ class _Entries(BaseModel):
 class _Best(_Entries):
     metric: str
     value: Number
-    step: int | None = None
+    step: Count | None = None
 
 
 class _Summary(_Entries):
@@ -38,23 +46,53 @@ class _Summary(_Entries):
     reason: str = ""
     started: Moment = ""
     ended: Moment = ""
-    epochs: int | None = None
-    steps: int | None = None
-    parameters: int | None = None
-    num_samples: dict[str, int] = {}
+    epochs: Count | None = None
+    steps: Count | None = None
+    parameters: Count | None = None
+    num_samples: dict[str, Count] = {}
     best: _Best | None = None
     test: dict[str, Number] | None = None
-    train_seconds: float = 0
+    train_seconds: Annotated[float, Field(ge=0, le=LIMIT)] = 0
     startup_seconds: dict[str, Number] = {}
-    skipped_images: int = 0
+    skipped_images: Count = 0
+
+    @model_validator(mode="after")
+    def _check_finished(self) -> Self:
+        missing = [name for name in OF_FINISHED if getattr(self, name) in ("", None)]
+        if self.state == "finished" and missing:
+            raise ValueError(f"expected {', '.join(missing)} of a finished run")
+        return self
+
+
+class _Expectation(_Entries):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    metric: str
+    value: Annotated[float, Field(ge=-LIMIT, le=LIMIT)]
+    source: str
+    tolerance: Annotated[float, Field(ge=0, le=LIMIT)] | None = None
+
+
+class _Wandb(_Entries):
+    project: str = ""
+    entity: str | None = None
+    group: str | None = None
+    job_type: str = ""
+    tags: list[str] | None = None
+    notes: str | None = None
+    checkpoints: Literal["none", "best", "best+last"] = "none"
+
+
+class _Tracking(_Entries):
+    wandb: _Wandb | None = None
 
 
 class _Config(_Entries):
     data: dict[str, Any] | None = None
     model: dict[str, Any] | None = None
-    seed: int | None = None
-    expected: list[dict[str, Any]] | None = None
-    tracking: dict[str, Any] | None = None
+    seed: Count | None = None
+    expected: list[_Expectation] | None = None
+    tracking: _Tracking | None = None
 
 
 class _Git(_Entries):
@@ -65,7 +103,7 @@ class _Git(_Entries):
 
 class _Host(_Entries):
     name: str = ""
-    torch_threads: PositiveInt = 1
+    torch_threads: Annotated[int, Field(ge=1, le=LIMIT)] = 1
 
 
 class _Provenance(_Entries):
@@ -81,24 +119,110 @@ class _Provenance(_Entries):
     earlier_attempts: list["_Provenance"] = []
 
 
+class _Classified(_Entries):
+    path: str
+    image: str
+    label: Count
+    prediction: Count
+    confidence: Value
+    label_confidence: Value
+
+
+class _Segmented(_Entries):
+    path: str
+    image: str
+    label_overlay: str
+    prediction_overlay: str
+    mean_iou: Value
+    pixel_accuracy: Value
+
+
+class _Detected(_Entries):
+    path: str
+    label_overlay: str
+    prediction_overlay: str
+    right: Count
+    missed: Count
+    wrong: Count
+
+
+class _ClassAccuracy(_Entries):
+    class_name: str = Field(alias="class")
+    count: Count
+    accuracy: Number
+
+
+class _ClassIou(_Entries):
+    class_name: str = Field(alias="class")
+    colour: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
+    pixels: Count
+    iou: Number
+    accuracy: Number
+
+
+class _ClassAp(_Entries):
+    class_name: str = Field(alias="class")
+    objects: Count
+    box_ap: Number
+    box_ap_50: Number
+    mask_ap: Number = None
+    mask_ap_50: Number = None
+
+
+class _Protocol(_Entries):
+    name: str
+
+
 class _Evaluation(_Entries):
     split: str
     classes: list[str]
     metrics: dict[str, Number]
+    protocol: _Protocol | None = None
+    checkpoint: str | list[str] | None = None
+    num_samples: Count | None = None
+    per_class: list[_ClassAccuracy] = []
+    per_class_iou: list[_ClassIou] | None = None
+    per_class_ap: list[_ClassAp] | None = None
+    confusion_matrix: list[list[Count]] | None = None
+    pixel_confusion_matrix: list[list[Count]] | None = None
+    samples: list[_Classified] = []
+    mistakes: list[_Classified] = []
+    worst: list[_Segmented] | list[_Detected] = []
+    segmented: list[_Segmented] = []
+    detected: list[_Detected] = []
+
+    @model_validator(mode="after")
+    def _check_kinds(self) -> Self:
+        with_masks = self.per_class_iou is not None
+        if with_masks != (self.pixel_confusion_matrix is not None):
+            raise ValueError("expected both per_class_iou and pixel_confusion_matrix, or neither")
+        if not all(isinstance(shown, _Segmented if with_masks else _Detected) for shown in self.worst):
+            raise ValueError("expected worst to hold images with masks, or images with objects")
+        return self
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        size = len(self.classes)
+        for matrix in (self.confusion_matrix, self.pixel_confusion_matrix):
+            if matrix is not None and {len(matrix), *map(len, matrix)} != {size}:
+                raise ValueError(f"expected confusions of {size} classes")
+        if any(max(shown.label, shown.prediction) >= size for shown in (*self.samples, *self.mistakes)):
+            raise ValueError(f"expected labels and predictions of {size} classes")
+        return self
 
 
 class _Job(_Entries):
-    job: str
+    job: Annotated[str, Field(pattern="^[0-9]{1,9}(_[0-9]{1,9})?$")]
     submitted: str
 
 
 class _Lock(_Entries):
     host: str
-    pid: int
-    process_start: int | None
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
+    process_start: Count | None
     since: str
     slurm_job: str | None = None
-    slurm_restart: int = 0
+    slurm_restart: Count = 0
 
 
 def read_summary(run: Path) -> dict[str, Any]:
@@ -138,6 +262,11 @@ def read_provenance(run: Path) -> dict[str, Any]:
         return {}
 
 
+def read_source(path: Path) -> dict[str, Any]:
+    """Read what a snapshot of the source was taken of, its ``git.json``; as ``read_evaluation``."""
+    return _checked(path, read_json(path, dict), _Git)
+
+
 def read_jobs(run: Path) -> list[dict[str, Any]]:
     """Read the SLURM jobs in the ``jobs.json`` of a directory, the oldest first; as ``read_summary``."""
     path = run / "jobs.json"
@@ -157,6 +286,20 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return _checked(path, read_json(path, dict), _Evaluation)
 
 
+def file_inside(folder: Path, name: str) -> Path | None:
+    """A file of a folder by the name that a record gives it; None if it is absent or not in the folder.
+
+    Args:
+        folder: The folder. A link that leads out of it counts as absent.
+        name: The path in it.
+    """
+    try:
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    except (OSError, ValueError):  # a name that no file can have
+        return None
+
+
 def read_lock(path: Path) -> dict[str, Any]:
     """Read the ``lock.json`` of a run, which names its owner; as ``read_evaluation``."""
     try:
@@ -170,7 +313,9 @@ def _checked(path: Path, content: Any, entries: type[_Entries]) -> dict[str, Any
         entries.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "each entry"
-        raise UnreadableError(f"{path}: damaged, {place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        place = ".".join(map(str, first["loc"])) or ("" if isinstance(content, dict) else "each entry")
+        text = f"{place}: {message[:1].lower()}{message[1:]}" if place else message
+        raise UnreadableError(f"{path}: damaged, {text}") from error
     checked: dict[str, Any] = content
     return checked

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from convatlas.errors import UnreadableError
+from convatlas.nesting import is_writable
 
 Line = dict[str, Any]
 """One line: ``step``, ``epoch`` and ``time``, and metrics by name; non-finite numbers are texts such as ``"NaN"``."""
@@ -16,6 +17,8 @@ BLOCK = 4 * 2**20
 """Bytes read at a time."""
 MAX_STEP = 2**53
 """Larger integers are no steps."""
+MAX_DIGITS = 16
+"""Of an integer: what has more is no step, no epoch and no count, and may be larger than any float."""
 NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 
 
@@ -106,12 +109,19 @@ def read_metrics(path: Path) -> list[Line]:
 def _parse(texts: Sequence[bytes]) -> list[Line] | None:
     """Parse lines, all at once because that is twice as fast; None where one is damaged."""
     try:
-        lines = json.loads(f"[{b','.join(texts).decode()}]")
-        if len(lines) == len(texts) and _are_lines(lines):
+        text = f"[{b','.join(texts).decode()}]"
+        lines = json.loads(text, parse_int=_integer)
+        if len(lines) == len(texts) and _are_lines(lines) and ("\\u" not in text or is_writable(lines)):
             return list(lines)
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     return None
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError("too large")
+    return int(text)
 
 
 def _are_lines(lines: Sequence[Line]) -> bool:

@@ -45,7 +45,7 @@ def evaluation_view(
         "objects": object_view(folder, evaluation),
         "mistakes": [_picture(folder, shown, evaluation["classes"]) for shown in evaluation.get("mistakes", ())],
     }
-    samples = sorted(evaluation.get("samples", ()), key=lambda shown: -shown["label_confidence"])
+    samples = sorted(evaluation.get("samples", ()), key=lambda shown: -(number(shown["label_confidence"]) or 0))
     view["samples"] = [_picture(folder, shown, evaluation["classes"]) for shown in samples]
     if evaluation.get("confusion_matrix"):
         figures[f"{key}-confusion"] = confusion_matrix(evaluation)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from convatlas.report.figures import Figure
 from convatlas.report.groups import Group, differing_keys, lower_is_better, metric_names, short_key, value_text
 from convatlas.report.quantities import metric_label, metric_text, spread_text
+from convatlas.report.run_record import number
 
 AXES = 8
 """Hyper-parameters that are drawn at most, in the order of the configuration; the table has all."""
@@ -35,6 +36,7 @@ def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
     axes = [_Axis([group.settings[key] for _, group, _ in results]) for key in keys]
     outcome = _Axis([found.mean for _, _, found in results], log=False)
     order = sorted(range(len(results)), key=lambda row: results[row][2].mean, reverse=lower_is_better(names[0]))
+    metric = html.escape(metric_label(names[0]))
     traces: list[Figure] = []
     for rank, row in enumerate(order):  # the best is drawn last, on top
         position, group, found = results[row]
@@ -51,8 +53,7 @@ def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
                 "y": [axis.places[row] for axis in [*axes, outcome]],
                 "line": {"color": f"var(--heat-{shade})", "width": 1.6},
                 "marker": {"size": 5},
-                "hovertemplate": f"<b>%{{fullData.name}}</b><br>{told}<br>"
-                f"{metric_label(names[0])}: <b>{result}</b><extra></extra>",
+                "hovertemplate": f"<b>%{{fullData.name}}</b><br>{told}<br>{metric}: <b>{result}</b><extra></extra>",
             }
         )
     ticks = [(axis, [(place, _text(value)) for place, value in axis.ticks()]) for axis in axes]
@@ -85,7 +86,7 @@ def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
             "showline": False,
             "range": [-0.08, len(axes) + 0.08],
             "tickvals": list(range(len(ticks))),
-            "ticktext": [*(html.escape(short_key(key)) for key in keys), f"<b>{metric_label(names[0])}</b>"],
+            "ticktext": [*(html.escape(short_key(key)) for key in keys), f"<b>{metric}</b>"],
             "fixedrange": True,
         },
         "yaxis": {"visible": False, "range": [-0.05, 1.05], "fixedrange": True},
@@ -102,9 +103,9 @@ class _Axis:
     """Places from 0 to 1 for the values of one column: numbers to scale, anything else in equal distances."""
 
     def __init__(self, values: Sequence[object], log: bool = True) -> None:
-        numeric = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        numeric = [found for v in values if not isinstance(v, bool) and (found := number(v)) is not None]
         self.values = values
-        self.numeric = len(numeric) == len(values) and all(map(math.isfinite, numeric))
+        self.numeric = len(numeric) == len(values)
         if self.numeric:
             low, high = min(numeric), max(numeric)
             self.log = log and low > 0 and high / low >= LOGARITHMIC_FROM

@@ -8,6 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
+from convatlas.record.files import file_inside
+
 TEMPLATES = Environment(
     loader=PackageLoader("convatlas.report"),
     autoescape=True,
@@ -37,10 +39,8 @@ def picture(content: bytes) -> Picture | None:
 
 def image_file(folder: Path, name: str) -> Picture | None:
     """Read an image inside a folder; None if it is absent, no image, or a path that leads out of the folder."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
-        return None
-    return picture(path.read_bytes())
+    path = file_inside(folder, name)
+    return None if path is None else picture(path.read_bytes())
 
 
 def script_json(text: str) -> Markup:

@@ -8,6 +8,7 @@ from convatlas.report.evaluation_figures import NAMED_CLASSES, confusion_matrix
 from convatlas.report.figures import Figure
 from convatlas.report.markup import image_file
 from convatlas.report.quantities import metric_text
+from convatlas.report.run_record import number
 
 PICTURES = ("image", "label_overlay", "prediction_overlay")
 
@@ -23,14 +24,14 @@ def mask_view(
         evaluation: What was written down.
         figures: Where the figure of the confusion matrix goes.
     """
-    if "per_class_iou" not in evaluation:
+    if evaluation.get("per_class_iou") is None:
         return None
     figures[f"{key}-pixels"] = _pixel_confusion(evaluation)
     return {
         "figure": f"{key}-pixels",
         "classes": [_class(row) for row in evaluation["per_class_iou"]],
-        "worst": [_shown(folder, shown) for shown in evaluation["worst"]],
-        "segmented": [_shown(folder, shown) for shown in evaluation["segmented"]],
+        "worst": [_shown(folder, shown) for shown in evaluation.get("worst", ())],
+        "segmented": [_shown(folder, shown) for shown in evaluation.get("segmented", ())],
     }
 
 
@@ -41,7 +42,7 @@ def _class(row: Mapping[str, Any]) -> dict[str, Any]:
         "pixels": f"{row['pixels']:,}",
         "iou": metric_text("mean_iou", row["iou"]),
         "accuracy": metric_text("pixel_accuracy", row["accuracy"]),
-        "width": f"{100 * (row['iou'] or 0):.2f}",
+        "width": f"{100 * (number(row['iou']) or 0):.2f}",
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from convatlas.report.markup import image_file
 from convatlas.report.quantities import metric_text
+from convatlas.report.run_record import number
 
 PICTURES = ("label_overlay", "prediction_overlay")
 COLUMNS = {"box_ap": "Box AP", "box_ap_50": "Box AP 50", "mask_ap": "Mask AP", "mask_ap_50": "Mask AP 50"}
@@ -19,7 +20,7 @@ def object_view(folder: Path, evaluation: Mapping[str, Any]) -> dict[str, Any] |
         evaluation: What was written down.
     """
     rows = evaluation.get("per_class_ap")
-    if rows is None:
+    if not rows:
         return None
     columns = [name for name in COLUMNS if name in rows[0]]
     return {
@@ -28,13 +29,17 @@ def object_view(folder: Path, evaluation: Mapping[str, Any]) -> dict[str, Any] |
             {
                 "name": row["class"],
                 "objects": f"{row['objects']:,}",
-                "values": [(metric_text("box_map", row[name]), f"{100 * (row[name] or 0):.2f}") for name in columns],
+                "values": [(metric_text("box_map", row.get(name)), _width(row.get(name))) for name in columns],
             }
             for row in rows
         ],
-        "worst": [_shown(folder, shown) for shown in evaluation["worst"]],
-        "detected": [_shown(folder, shown) for shown in evaluation["detected"]],
+        "worst": [_shown(folder, shown) for shown in evaluation.get("worst", ())],
+        "detected": [_shown(folder, shown) for shown in evaluation.get("detected", ())],
     }
+
+
+def _width(share: object) -> str:
+    return f"{100 * (number(share) or 0):.2f}"
 
 
 def _shown(folder: Path, shown: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Read what a run left in its directory, at any moment of its life."""
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from convatlas.report.metrics_file import MetricsFile
 from convatlas.report.series import Series
 
 StateOf = Callable[[Path], str]
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,14 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file does: time in nanoseconds and size; zeros where there is none."""
+    """What changes when a file does: time in nanoseconds and size; zeros where there is none, or a link to itself."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return 0, 0
     return found.st_mtime_ns, found.st_size
 
 
 def number(value: object) -> float | None:
-    """A finite number from JSON; ``None`` for what is absent, no number, or one of our ``"NaN"`` texts."""
-    if isinstance(value, int | float) and math.isfinite(value):
-        return float(value)
-    return None
+    """A number from a file as a float; ``None`` for what is absent, none, not finite, or too large for a float."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= LARGEST else None

@@ -1,7 +1,7 @@
 """Checkpoints: written atomically, read without executing anything, complete enough to stand alone."""
 
 import os
-import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,9 +10,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from convatlas.console import warn
-from convatlas.data.class_list import ClassList
+from convatlas.data.class_list import ClassList, has_control_characters
 from convatlas.errors import NewerFormatError, UserError
 from convatlas.jsonio import FORMAT, check_format, sync_directory, writing
+from convatlas.nesting import is_writable
+from convatlas.rank import is_rank_zero
 from convatlas.torchfile import read_torch_file
 
 KEY = "convatlas"
@@ -129,10 +131,10 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _is_class_list(value: Any) -> bool:
-    """Whether a value is a list of names, each once, that UTF-8 can write."""
+    """Whether a value is a list of names, each once, without control characters, that UTF-8 can write."""
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         return False
-    return len(set(value)) == len(value) and not any(re.search("[\ud800-\udfff]", name) for name in value)
+    return len(set(value)) == len(value) and not any(map(has_control_characters, value)) and is_writable(value)
 
 
 def equal_weights(first: Path, second: Path) -> bool | None:
@@ -143,11 +145,14 @@ def equal_weights(first: Path, second: Path) -> bool | None:
     return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-def newest_checkpoint(*candidates: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The first of several checkpoints of a run that can be read; each damaged one is named on standard error.
+def newest_checkpoint(
+    *candidates: Path, read: Callable[[Path], dict[str, Any]] = read_run_checkpoint
+) -> tuple[Path, dict[str, Any]] | None:
+    """The first of several checkpoints of a run that can be read; rank 0 warns of a damaged one before it.
 
     Args:
         candidates: Files, the newest first; they need not exist.
+        read: Reads one of them, or raises a ``UserError`` that names it.
 
     Returns:
         Where it is and what it holds, or None where there is none.
@@ -158,13 +163,13 @@ def newest_checkpoint(*candidates: Path) -> tuple[Path, dict[str, Any]] | None:
     damaged = None
     for path in filter(Path.is_file, candidates):
         try:
-            checkpoint = read_run_checkpoint(path)
+            checkpoint = read(path)
         except NewerFormatError:
             raise  # an older checkpoint would do again what the newer version has done
         except UserError as error:
             damaged = damaged or error
             continue
-        if damaged is not None:
+        if damaged is not None and is_rank_zero():
             warn(f"{damaged}; going on from {path.name}")
         return path, checkpoint
     if damaged is not None:

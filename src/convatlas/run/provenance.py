@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from convatlas.config import project_path
-from convatlas.jsonio import read_json
+from convatlas.record.files import read_source
 from convatlas.run.directory import now
 
 PACKAGES = (
@@ -157,7 +157,7 @@ def _cpu() -> str:
 def source_state(source: Path) -> dict[str, Any] | None:
     """Commit and uncommitted changes of a checkout, or what a snapshot was taken of; None for an installed package."""
     if (source / STATE).is_file():
-        return read_json(source / STATE, dict)
+        return read_source(source / STATE)
     if not (source / "pyproject.toml").is_file():
         return None
 

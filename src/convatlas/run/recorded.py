@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import PositiveInt
 
 from convatlas.config import overridden_keys, parse_overrides, project_path, quoted
+from convatlas.cores import usable_cores
 from convatlas.errors import UserError
 from convatlas.record.files import read_provenance
 from convatlas.run.directory import RunDirectory
@@ -55,6 +56,9 @@ NEEDED: Mapping[str, Any] = {
     "trainer.num_nodes": PositiveInt,
 }
 """What a recorded configuration must have to be run once more."""
+
+RANKS_PER_CORE = 16
+"""More processes than that a machine is not asked to start."""
 
 PROVENANCE = ("git", "python", "packages", "host", "data_fingerprint")
 """And what its provenance must have."""
@@ -113,7 +117,7 @@ def prepared_rerun(
     check_stored(config, TRAINING, where, NEEDED)  # the names stay as they are: the recorded code may know no others
     settings = changed_settings({**config, "data": check_paths(config["data"], where)}, overrides)
     root = settings["run"]["root"] if "run.root" in given else ROOT
-    ranks = _one_machine(settings["trainer"])
+    ranks = _one_machine(settings["trainer"], where)
     settings |= {"tracking": {}, "run": settings["run"] | {"root": root, "attempt": 1, "fresh": False}}
     _check_complete(provenance, where)
     state = provenance["git"]
@@ -268,11 +272,16 @@ def _check_data(plan: Plan, provenance: Mapping[str, Any]) -> None:
     )
 
 
-def _one_machine(trainer: dict[str, Any]) -> int:
+def _one_machine(trainer: dict[str, Any], where: str) -> int:
     """Let the ranks of all machines be processes of this one, and say how many: the batches are the same."""
     if trainer["devices"] == "auto":
         return 1
     ranks = trainer["devices"] * trainer["num_nodes"]
+    if ranks > (most := RANKS_PER_CORE * usable_cores()):
+        raise UserError(
+            f"{where}: trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']}: expected at most "
+            f"{most} ranks, {RANKS_PER_CORE} for each core of this machine"
+        )
     trainer |= {"devices": ranks, "num_nodes": 1}
     return int(ranks)
 

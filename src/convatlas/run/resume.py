@@ -1,5 +1,6 @@
 """Where an unfinished run goes on: its newest checkpoint whose steps are all on record."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,21 @@ class ResumePoint:
     step: int = 0
 
 
-def resume_point(run: RunDirectory) -> ResumePoint:
+def resume_point(run: RunDirectory, read: Callable[[Path], dict[str, Any]] = read_run_checkpoint) -> ResumePoint:
     """Choose the checkpoint that a run goes on from; nothing is written.
 
     A record that lacks steps of ``last.ckpt`` is named on standard error. ``previous.ckpt`` is taken instead if the
     record holds its steps: the lost ones are then trained again and recorded.
 
+    Args:
+        run: The run's directory.
+        read: Reads a checkpoint that training can go on from, or raises a ``UserError`` that names it.
+
     Raises:
         UserError: There are checkpoints, but none can be read.
         UnreadableError: The record is damaged.
     """
-    newest = newest_checkpoint(run.last, run.previous)
+    newest = newest_checkpoint(run.last, run.previous, read=read)
     if newest is None:
         return ResumePoint()
     path, checkpoint = newest
@@ -49,7 +54,7 @@ def resume_point(run: RunDirectory) -> ResumePoint:
     message = f"{run.metrics} lacks steps {lost[0]:,} to {lost[-1]:,} of the {point.step:,} that {path.name} holds"
     if path == run.last and run.previous.is_file():
         try:
-            earlier = read_run_checkpoint(run.previous)
+            earlier = read(run.previous)
         except UserError:
             earlier = None
         if earlier is not None and not lost_steps(steps, reader.end, earlier):

@@ -14,6 +14,8 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+from pydantic import NonNegativeInt
 
 from convatlas.arguments import reduced, targets
 from convatlas.config import parse_overrides
@@ -25,19 +27,30 @@ from convatlas.run.lock import Watch
 from convatlas.stored import SWEEP, check_stored
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.space import Parameter, Space
-from convatlas.sweep.storage import VARIABLE, Mutex, address, open_storage
+from convatlas.sweep.storage import JOURNAL, VARIABLE, Mutex, address, open_storage, reading_trials
+from convatlas.value_types import Name, check_value
 
 FILE = "sweep.yaml"
 IDENTITY = ("space", "sampler", "pruner", "objective")
 """What makes a sweep, beside what all its trials share."""
-ENTRIES = {*IDENTITY, "train", "storage", "study"}
-"""What the file holds."""
+ENTRIES: Mapping[str, Any] = {
+    "space": dict[str, dict[str, Any]],
+    "sampler": dict[str, Any],
+    "pruner": dict[str, Any],
+    "objective": list[Objective],
+    "train": list[str],
+    "storage": str | None,
+    "study": str,
+}
+"""What the file holds, with the types."""
 NUM_TRIALS, MAX_RETRIES = "num_trials", "max_retries"
 """The study's attributes: how many trials there are to be, and how often one is taken up after its worker's death."""
 WORKER, DEATHS, STOPPED = "worker", "deaths", "stopped"
 """A trial's attributes: who does it; how many workers died while they did; whether its worker was told to stop."""
 REASON, RUN = "reason", "run"
 """And why it failed; the name of its run."""
+ATTRIBUTES: Mapping[str, Any] = {WORKER: Name, DEATHS: NonNegativeInt, STOPPED: bool, REASON: str, RUN: Name}
+"""A trial's attributes, with the types."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +129,12 @@ def read_sweep(directory: Path) -> dict[str, Any]:
         raise UserError(f"{directory}: no sweep; expected a directory with {FILE}")
     settings = read_mapping(path)
     check_format(path, settings)
-    if missing := ENTRIES - settings.keys():
+    if missing := ENTRIES.keys() - settings.keys():
         raise UnreadableError(f"{path}: damaged, expected the entries {', '.join(sorted(missing))}")
+    for key, expected in ENTRIES.items():
+        check_value(f"{path}: {key}", settings[key], expected, "")
+    if not settings["objective"]:
+        raise UnreadableError(f"{path}: damaged, expected at least one objective")
     return settings
 
 
@@ -140,27 +157,47 @@ def find_sweep_of_before(directory: Path, settings: Mapping[str, Any], train: Se
         own = {key: recorded[key] for key in IDENTITY}
         if recorded["train"] != list(train) or not targets(own) <= targets(dict(settings)):
             continue  # constructors that the command does not name are not even imported
+        own = check_stored(own, SWEEP, str(path / FILE))
         if reduced(own) != reduced(dict(settings)):
             continue
-        names = [str(node["_target_"]) for node in own["space"].values()]
+        names = [str(node["_target_"]) for node in recorded["space"].values()]
         if any(public_name(name) not in (None, name) for name in names):
             return path
     return None
 
 
-def _check_overrides(lines: object, path: Path) -> None:
+def _check_overrides(lines: list[str], path: Path) -> None:
     """Refuse overrides from a file that name something else than a public name: composing them would import it.
 
     Raises:
-        UserError: They are no list of overrides, or name such a thing.
+        UserError: One of them is no override, or names such a thing.
     """
-    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise UnreadableError(f"{path}: damaged, expected train to be a list of overrides")
     for override in parse_overrides(lines):
         value = None if override.is_delete() else override.value()
         named = {str(value)} if override.key_or_group.endswith("_target_") else targets(value)
         if foreign := sorted(name for name in named if public_name(name) is None):
             raise UserError(f"{path}: train: {override.input_line} would construct {foreign[0]}")
+
+
+def _check_trials(study: optuna.Study, directions: Sequence[str], place: object) -> None:
+    """Check what is made of the trials on record.
+
+    Raises:
+        UnreadableError: They are damaged.
+    """
+    try:
+        if [direction.name.lower() for direction in study.directions] != directions:
+            raise UserError("expected the directions of the objectives")
+        for trial in study.get_trials(deepcopy=False):
+            values = trial.values
+            are_numbers = isinstance(values, list) and list(map(type, values)) == [float] * len(directions)
+            if not are_numbers and (values is not None or trial.state == TrialState.COMPLETE):
+                raise UserError(f"values={values}: expected a number for each objective")
+            for name, expected in ATTRIBUTES.items():
+                if name in trial.user_attrs:
+                    check_value(name, trial.user_attrs[name], expected, "")
+    except UserError as error:
+        raise UnreadableError(f"{place}: damaged, trials: {error}") from error
 
 
 def open_sweep(directory: Path) -> Sweep:
@@ -176,14 +213,16 @@ def open_sweep(directory: Path) -> Sweep:
     settings |= check_stored({key: settings[key] for key in IDENTITY}, SWEEP, str(directory / FILE))
     _check_overrides(settings["train"], directory / FILE)
     objectives = [Objective(**entry) for entry in settings["objective"]]
-    storage, mutex = open_storage(directory, os.environ.get(VARIABLE) if settings["storage"] else None)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=settings["study"],
-        directions=[objective.direction for objective in objectives],
-        pruner=instantiate(settings["pruner"], _convert_="all"),
-        load_if_exists=True,
-    )
+    url = os.environ.get(VARIABLE) if settings["storage"] else None
+    pruner = instantiate(settings["pruner"], _convert_="all")
+    directions = [objective.direction for objective in objectives]
+    place = address(url) or directory / JOURNAL
+    storage, mutex = open_storage(directory, url)
+    with reading_trials(place):
+        study = optuna.create_study(
+            storage=storage, study_name=settings["study"], directions=directions, pruner=pruner, load_if_exists=True
+        )
+    _check_trials(study, directions, place)
     parameters: dict[str, Parameter] = instantiate(OmegaConf.create(settings["space"]), _convert_="all")
     return Sweep(
         directory, Space(parameters), objectives, settings["train"], study, mutex, OmegaConf.create(settings["sampler"])

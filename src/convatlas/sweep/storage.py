@@ -14,12 +14,14 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from convatlas.errors import UserError
+from convatlas.errors import UnreadableError, UserError
 
 VARIABLE = "CONVATLAS_SWEEP_STORAGE"
 """Hands the address of a database to workers: it may hold a password, and command lines are read by everybody."""
 LOCKS = {"postgresql": "SELECT pg_advisory_lock(hashtext(:name))", "mysql": "SELECT GET_LOCK(:name, -1)"}
 """What takes a lock by name until the connection ends, for each kind of database."""
+JOURNAL = "journal.log"
+"""The file of a journal in the directory of its sweep."""
 TAIL = 2**20
 """Bytes that the last line of a journal has at most."""
 
@@ -76,13 +78,15 @@ def open_storage(directory: Path, url: str | None) -> tuple[BaseStorage, Mutex]:
         The storage, and what keeps two workers from claiming at one time.
 
     Raises:
+        UnreadableError: The journal is damaged.
         UserError: As ``address``; nothing answers there.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
-        journal = directory / "journal.log"
+        journal = directory / JOURNAL
         backend = JournalFileBackend(str(journal), FileLock(journal))
-        return JournalStorage(backend), partial(_file_mutex, directory / ".claim-lock")
+        with reading_trials(journal):
+            return JournalStorage(backend), partial(_file_mutex, directory / ".claim-lock")
     shown, statement = address(url), LOCKS[make_url(url).get_backend_name()]
     try:
         storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
@@ -93,6 +97,27 @@ def open_storage(directory: Path, url: str | None) -> tuple[BaseStorage, Mutex]:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise UserError(f"storage={shown}: {reason}") from None
     return storage, mutex
+
+
+@contextmanager
+def reading_trials(place: object) -> Iterator[None]:
+    """Report trials that cannot be read as one line.
+
+    Args:
+        place: The journal, or the address of the database.
+
+    Raises:
+        UnreadableError: They are damaged.
+    """
+    try:
+        yield
+    except (UserError, OSError, SQLAlchemyError):
+        raise
+    except Exception as error:  # whatever damaged lines make Optuna raise
+        reason = " ".join(str(error).split())
+        raise UnreadableError(
+            f"{place}: damaged, its trials cannot be read ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def address(url: str | None) -> str | None:

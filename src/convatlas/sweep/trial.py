@@ -146,7 +146,7 @@ def reason(run: RunDirectory, status: int, log: str) -> str:
     errors = [line.partition("error: ")[2] for line in lines if line.startswith("convatlas: error: ")]
     said = errors[-1] if errors else lines[-1] if lines else f"status {status}"
     if run.summary.get("state") == "failed":
-        kind, _, said = str(run.summary["reason"]).partition(": ")
+        kind, _, said = run.summary.get("reason", "").partition(": ")
         said = " ".join(said.split())[:300]
         if kind == "DivergedError":
             return f"diverged: {said}"

@@ -60,7 +60,7 @@ class OptimizerRecipe:
     def scaled_learning_rate(self, global_batch_size: int) -> float:
         """The learning rate for a global batch size."""
         if self.reference_batch_size is None:
-            return self.learning_rate
+            return float(self.learning_rate)
         return self.learning_rate * global_batch_size / self.reference_batch_size
 
     def arithmetic(self, global_batch_size: int) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from convatlas.record.files import read_evaluation
+from convatlas.errors import UnreadableError
+from convatlas.record.files import file_inside, read_evaluation
 
 MATRIX_PIXELS = 480
 """Longest side of the confusion matrix; one of more classes has a pixel a cell."""
@@ -28,6 +29,9 @@ def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
 
     Returns:
         Media by key.
+
+    Raises:
+        UnreadableError: The evaluation or a picture is damaged, or a picture is not in the folder of its evaluation.
     """
     evaluation = read_evaluation(file)
     split, classes = evaluation["split"], evaluation["classes"]
@@ -52,14 +56,13 @@ def _classified(wandb: Any, folder: Path, evaluation: Mapping[str, Any]) -> dict
     rows = []
     for kind in ("samples", "mistakes"):
         images = []
-        for entry in evaluation[kind]:
-            pixels = np.asarray(Image.open(folder / entry["image"]))  # (H, W) or (H, W, 3), uint8
+        for entry in evaluation.get(kind, ()):
+            pixels = np.asarray(_picture(folder, entry["image"]))  # (H, W) or (H, W, 3), uint8
             label, prediction = classes[entry["label"]], classes[entry["prediction"]]
-            caption = f"{prediction} {100 * entry['confidence']:.1f} %" + (
-                "" if label == prediction else f", is {label}"
-            )
+            confidence = float(entry["confidence"])  # "NaN" too
+            caption = f"{prediction} {100 * confidence:.1f} %" + ("" if label == prediction else f", is {label}")
             images.append(wandb.Image(pixels, caption=caption))
-            rows.append([wandb.Image(pixels), label, prediction, entry["confidence"], entry["path"]])
+            rows.append([wandb.Image(pixels), label, prediction, confidence, entry["path"]])
         if images:
             shown[f"{split}/{kind}"] = images
     shown[f"{split}/predictions"] = wandb.Table(columns=list(COLUMNS), data=rows)
@@ -68,7 +71,19 @@ def _classified(wandb: Any, folder: Path, evaluation: Mapping[str, Any]) -> dict
 
 def _side_by_side(folder: Path, entry: Mapping[str, Any]) -> Any:
     """The image where there is one, what is there, and what the network found, as one picture (H, W, 3) uint8."""
-    return np.hstack([np.asarray(Image.open(folder / entry[key]).convert("RGB")) for key in VIEWS if key in entry])
+    return np.hstack([np.asarray(_picture(folder, entry[key]).convert("RGB")) for key in VIEWS if key in entry])
+
+
+def _picture(folder: Path, name: str) -> Image.Image:
+    path = file_inside(folder, name)
+    if path is None:
+        raise UnreadableError(f"{folder / name}: missing, or not in the folder of its evaluation")
+    try:
+        image = Image.open(path, formats=("PNG", "JPEG"))
+        image.load()
+    except Exception as error:  # whatever damaged bytes lead the decoders to
+        raise UnreadableError(f"{path}: truncated or damaged picture ({type(error).__name__})") from error
+    return image
 
 
 def _caption(entry: Mapping[str, Any]) -> str:

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convatlas.errors import UserError
-from convatlas.record.files import read_provenance, read_summary
+from convatlas.errors import UnreadableError, UserError
+from convatlas.record.files import file_inside, read_provenance, read_summary
 from convatlas.record.lines import LineReader
 from convatlas.tracking.checkpoints import Policy, checkpoint_file, delete_superseded, kept, send_checkpoints
 from convatlas.tracking.media import evaluation_media
@@ -189,7 +189,7 @@ class Publication:
             return False
         line, last = self._rows[held.num_rows - 1], held.last
         same_step: bool = last.get("trainer/global_step") == line["step"]
-        return same_step and bool(abs(last.get("_timestamp", 0) - line["time"]) < SAME_SECONDS)
+        return same_step and bool(abs(last.get("_timestamp", 0) - line.get("time", 0)) < SAME_SECONDS)
 
     def _is_shown(self, held: HeldRun) -> bool:
         return held.num_rows == self._num_ready() and held.summary.get(DIGEST) == self._digest()
@@ -252,6 +252,9 @@ class Publication:
 
     def _row(self, index: int) -> dict[str, Any]:
         line = dict(self._rows[index])
+        if missing := {"epoch", "time"} - line.keys():
+            path = self.directory / "metrics.jsonl"
+            raise UnreadableError(f"{path}:{index + 1}: damaged line, expected {' and '.join(sorted(missing))}")
         step, epoch, when = (line.pop(key) for key in ("step", "epoch", "time"))
         row = {"trainer/global_step": step, "epoch": epoch, "_timestamp": when}
         row |= {name: float(value) for name, value in line.items()}  # "NaN" too
@@ -291,7 +294,11 @@ class Publication:
     def _save_files(self) -> None:
         """Save copies: to files that lie elsewhere W&B would link, and write through its links."""
         folder = Path(self._run.dir)
-        saved = [Path(shutil.copy(self.directory / name, folder)) for name in FILES]
+        saved = []
+        for name in FILES:
+            if (file := file_inside(self.directory, name)) is None:
+                raise UnreadableError(f"{self.directory / name}: missing, or a link out of the run's directory")
+            saved.append(Path(shutil.copy(file, folder / name)))
         if diff := (self._provenance().get("git") or {}).get("diff"):
             saved.append(folder / "diff.patch")
             saved[-1].write_text(diff, encoding="utf-8")
@@ -354,8 +361,8 @@ def main() -> int:
         while job.live and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
             publication.send()
         say(publication.finish())
-    except (WandbError, UserError) as error:
-        say({"error": str(error)})
+    except (WandbError, UserError, OSError) as error:
+        say({"error": " ".join(str(error).split())})
         return 1
     return 0
 

@@ -1,0 +1,29 @@
+"""How a data module opens its data set, with the folder that belongs to it or with none."""
+
+import inspect
+from collections.abc import Callable
+from typing import TypeVar
+
+from convatlas.errors import UserError
+
+Found = TypeVar("Found")
+
+
+def open_with_root(dataset: Callable[..., Found], name: str, in_channels: int, root: str | None) -> Found:
+    """Call a data set's function with ``in_channels`` and, where there is one, ``root``.
+
+    Args:
+        dataset: The function, a partial with its other arguments.
+        name: What the data are called, for the message.
+        in_channels: 1 for greyscale, 3 for RGB.
+        root: The folder of the data set; None for one without files.
+
+    Raises:
+        UserError: The function takes no folder, needs one, or lacks another argument.
+    """
+    given = {} if root is None else {"root": root}
+    try:
+        inspect.signature(dataset).bind(in_channels, **given)
+    except TypeError as error:
+        raise UserError(f"data.root={root}, data.dataset: {name} cannot be opened with these ({error})") from error
+    return dataset(in_channels, **given)
