@@ -132,10 +132,9 @@ def optimizer_and_schedule(algorithm: str, schedule: str) -> tuple[torch.optim.O
         parameter.grad = torch.ones_like(parameter)
     recipe = OptimizerRecipe(algorithm=get_class(algorithm), learning_rate=0.1, decay_norms_and_biases=False)
     optimizer = recipe.build(net.parameters(), 16)
-    extra: dict[str, Any] = {"step": {"milestones": [0.5]}, "exponential": {"gamma": 0.9}}.get(
-        schedule.rpartition(".")[2], {}
-    )
-    return optimizer, get_method(TABLE["schedule"][schedule][0])(optimizer, COURSE, **extra)
+    needed: dict[str, dict[str, Any]] = {"step": {"milestones": [0.5]}, "exponential": {"gamma": 0.9}}
+    make = get_method(TABLE["schedule"][schedule][0])
+    return optimizer, make(optimizer, COURSE, **needed.get(schedule.rpartition(".")[2], {}))
 
 
 @pytest.mark.parametrize(
