@@ -64,7 +64,7 @@ STATE = ("process_states", 0)
         (put("state_dict", "net.more", value=torch.zeros(3)), "unexpected: more"),
         (put("optimizer_states", value=[]), "ValueError: not enough values"),
         (put("optimizer_states", value=5), "TypeError"),
-        (put("optimizer_states", value=["x"]), "'str'"),
+        (put("optimizer_states", value=["x"]), "optimizer_states: expected state, param_groups, found 'x'"),
         (put("optimizer_states", 0, "state", value=[]), "AttributeError: 'list'"),
         (put("optimizer_states", 0, "state", value={"x": {}}), "state of 'x', which is no parameter"),
         (put("optimizer_states", 0, "param_groups", value=[]), "different number of parameter groups"),
@@ -73,6 +73,7 @@ STATE = ("process_states", 0)
             r"is a tensor \(3,\), its parameter a tensor \(16, 1",
         ),
         (put(*MOMENTUM, "momentum_buffer", value="x"), "momentum_buffer: expected a tensor, found"),
+        (put(*MOMENTUM, "momentum_buffer", value=3), "momentum_buffer: expected a tensor, found int"),
         (put(*GROUP, "lr", value="0.1"), r"lr: expected float, found '0\.1'"),
         (put(*GROUP, "momentum", value=None), "momentum: expected float, found NoneType"),
         (
@@ -80,7 +81,7 @@ STATE = ("process_states", 0)
             "momentum is missing",
         ),
         (put("lr_schedulers", value=None), "TypeError"),
-        (put("lr_schedulers", value=[[1]]), "Error"),
+        (put("lr_schedulers", value=[{}]), "lr_schedulers: expected total_steps, .*, found dict"),
         (put(*SCHEDULE, "last_epoch", value="x"), "lr_schedulers.last_epoch: expected int, found 'x'"),
         (
             put(*SCHEDULE, "_schedule_phases", value=[]),
@@ -88,7 +89,7 @@ STATE = ("process_states", 0)
         ),
         (put("loops", value=[]), "TypeError"),
         (put("loops", value={}), "KeyError: 'fit_loop'"),
-        (put(*LOOP, "epoch_progress", value={"total": 3}), "TypeError"),
+        (put(*LOOP, "epoch_progress", value={"current": []}), "epoch_progress.current: expected ready, "),
         (put(*LOOP, "epoch_progress", "current", "processed", value="x"), "current.processed: expected int, found 'x'"),
         (
             put(*LOOP, "epoch_progress", "current", "processed", value=9),
@@ -98,14 +99,15 @@ STATE = ("process_states", 0)
             put(*LOOP, "epoch_progress", "current", "completed", value=9),
             "more epochs are over than trainer.max_epochs=2",
         ),
+        (put(*LOOP, "state_dict", "combined_loader", value=["x"]), "combined_loader.0: expected dict, found 'x'"),
         (put("global_step", value=11), "loops are at step 12, global_step is 11"),
-        (put("callbacks", value=[]), "callbacks: expected dict, found list"),
-        (put("callbacks", value={}), "callbacks.RunCheckpoints is missing"),
-        (put("callbacks", "RunCheckpoints", "best_value", value="x"), "best_value: expected NoneType, found 'x'"),
+        (put("callbacks", value=[]), "TypeError"),
+        (put("callbacks", value={}), "KeyError: 'RunCheckpoints'"),
+        (put("callbacks", "RunCheckpoints", "best_value", value="x"), "best_value: expected float, found 'x'"),
         (put("callbacks", "RunCheckpoints", "record_bytes", value="x"), "record_bytes: expected int, found 'x'"),
         (put("convatlas", "config", "trainer", value="x"), "TypeError"),
         (put("convatlas", "config", "trainer", "log_every_n_steps", value=0), "log_every_n_steps: expected a positive"),
-        (put("process_states", value=3), "TypeError"),
+        (put("process_states", value=[]), "process_states: expected one for each rank"),
         (put(*STATE, "random", value={}), "KeyError: 'python'"),
         (put(*STATE, "random", "torch", value=torch.zeros(3)), "Error"),
         (put(*STATE, "loader", "batches", value="6"), "process_states.loader.batches: expected int, found '6'"),
@@ -130,10 +132,9 @@ def optimizer_and_schedule(algorithm: str, schedule: str) -> tuple[torch.optim.O
         parameter.grad = torch.ones_like(parameter)
     recipe = OptimizerRecipe(algorithm=get_class(algorithm), learning_rate=0.1, decay_norms_and_biases=False)
     optimizer = recipe.build(net.parameters(), 16)
-    extra: dict[str, Any] = {"step": {"milestones": [0.5]}, "exponential": {"gamma": 0.9}}.get(
-        schedule.rpartition(".")[2], {}
-    )
-    return optimizer, get_method(TABLE["schedule"][schedule][0])(optimizer, COURSE, **extra)
+    needed: dict[str, dict[str, Any]] = {"step": {"milestones": [0.5]}, "exponential": {"gamma": 0.9}}
+    make = get_method(TABLE["schedule"][schedule][0])
+    return optimizer, make(optimizer, COURSE, **needed.get(schedule.rpartition(".")[2], {}))
 
 
 @pytest.mark.parametrize(

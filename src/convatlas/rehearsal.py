@@ -23,13 +23,13 @@ from convatlas.run.saving import recorded_bytes
 from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
 
-CALLBACKS: Mapping[str, Any] = {"RunCheckpoints": {"best_value": None}}
-"""What a run's callbacks keep in every checkpoint."""
 AVERAGE: Mapping[str, Any] = {
     "averaging_state": {"n_averaged": torch.tensor(0)},
     "callbacks": {"ExponentialAverage": {"latest_update_step": 0}},
 }
 """What a checkpoint holds besides where the run keeps an average of its weights."""
+POSITION = {"epoch": 0, "batches": 0}
+"""What a loader keeps."""
 COURSE = Course(steps=10**6, steps_per_epoch=10**3)
 """A length of training that every schedule takes; a checkpoint brings its own."""
 
@@ -79,7 +79,8 @@ class Rehearsal:
         """Load all parts but the weights; anything may be raised."""
         if checkpoint[KEY]["config"]["trainer"]["log_every_n_steps"] <= 0:
             raise ValueError("config.trainer.log_every_n_steps: expected a positive number")
-        compare_form(checkpoint["callbacks"], CALLBACKS, "callbacks")
+        best = checkpoint["callbacks"]["RunCheckpoints"]["best_value"]
+        compare_form(best, None if best is None else 0.0, "callbacks.RunCheckpoints.best_value")
         compare_form(recorded_bytes(checkpoint), 0, "callbacks.RunCheckpoints.record_bytes")
         if TRAINED in checkpoint:
             compare_form(checkpoint, AVERAGE, "average")
@@ -97,8 +98,13 @@ class Rehearsal:
             raise ValueError(f"loops are at step {step}, global_step is {checkpoint['global_step']}")
         if max(epochs, self._trainer.current_epoch) > cast(int, self._trainer.max_epochs):
             raise ValueError(f"loops: more epochs are over than trainer.max_epochs={self._trainer.max_epochs}")
+        loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [POSITION])
+        compare_form(loaders, [POSITION], "loops.state_dict.combined_loader")
         metrics = metric_states(self._task)
-        for state in checkpoint[PROCESS_STATES]:
+        states = checkpoint[PROCESS_STATES]
+        if not isinstance(states, list) or not states:
+            raise ValueError(f"{PROCESS_STATES}: expected one for each rank")
+        for state in states:
             _check_process(state, metrics)
 
 
@@ -107,7 +113,7 @@ def compare_form(found: Any, expected: Any, where: str) -> None:
 
     Args:
         found: What a file holds; it may have further keys.
-        expected: The same as a new object has it; None stands for a number or nothing.
+        expected: The same as a new object has it; texts and None have to be equal.
         where: The part, for the message.
 
     Raises:
@@ -116,8 +122,8 @@ def compare_form(found: Any, expected: Any, where: str) -> None:
     fits = type(found) is type(expected)
     if isinstance(expected, Tensor):
         fits = isinstance(found, Tensor) and found.shape == expected.shape
-    elif expected is None or isinstance(expected, float):
-        fits = isinstance(found, int | float) or found is expected
+    elif isinstance(expected, float):
+        fits = isinstance(found, int | float)
     elif isinstance(expected, str):
         fits = found == expected
     elif isinstance(expected, dict) and fits:
@@ -153,8 +159,18 @@ def load_on_trial(target: Any, form: dict[str, Any], state: Any, where: str) -> 
     Raises:
         ValueError: As ``compare_form``; what the object raises itself is of any type.
     """
+    _check_filled(state, form, where)
     target.load_state_dict(state)
     compare_form(target.state_dict(), form, where)
+
+
+def _check_filled(state: Any, form: dict[str, Any], where: str) -> None:
+    """Refuse a mapping that is empty or none, which many objects load without a word; older versions lack some keys."""
+    if form and (not isinstance(state, dict) or not state):
+        raise ValueError(f"{where}: expected {', '.join(map(str, form))}, found {_kind(state)}")
+    for key, inner in form.items():
+        if isinstance(inner, dict) and key in state:
+            _check_filled(state[key], inner, f"{where}.{key}")
 
 
 def check_moments(optimizer: torch.optim.Optimizer) -> None:
@@ -171,7 +187,8 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape not in (shape, (), *factors):
                 raise ValueError(f"optimizer_states: {name} is {_kind(value)}, its parameter {_kind(parameter)}")
-            if not (value is None or isinstance(value, Tensor | int | float)):
+            plain = (value is None and name == "momentum_buffer") or (name == "step" and isinstance(value, int | float))
+            if not (plain or isinstance(value, Tensor)):
                 raise ValueError(f"optimizer_states: {name}: expected a tensor, found {_kind(value)}")
 
 
@@ -180,6 +197,6 @@ def _check_process(state: dict[str, Any], metrics: dict[str, dict[str, Any]]) ->
     random.Random().setstate(state["random"]["python"])
     np.random.RandomState().set_state(state["random"]["numpy"])
     torch.Generator().set_state(state["random"]["torch"])
-    compare_form(state["loader"], {"epoch": 0, "batches": 0}, f"{PROCESS_STATES}.loader")
+    compare_form(state["loader"], POSITION, f"{PROCESS_STATES}.loader")
     expected = {name: metrics[name] for name in state["metrics"]}
     compare_form(state["metrics"], expected, f"{PROCESS_STATES}.metrics")
