@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,3 +51,23 @@ def test_a_checkpoint_that_is_not_there_is_named(server: WandbServer, cache: Pat
 def test_a_name_without_an_artifact_is_named(server: WandbServer, cache: Path) -> None:
     with pytest.raises(UserError, match="expected wandb:entity/project/name:alias"):
         fetch_checkpoint("wandb:a/b/c/d/e")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"best.ckpt": "file:///etc/passwd"}, "the artifact refers to file:///etc/passwd, expected the file itself"),
+        ({"../best.ckpt": None}, r"the artifact has \.\./best\.ckpt, expected the file in no folder"),
+        ({"best.ckpt": None, "last.ckpt": None}, "2 checkpoints in that artifact, expected one"),
+        ({"notes.txt": None}, "0 checkpoints in that artifact, expected one"),
+    ],
+)
+def test_an_artifact_brings_one_file_and_no_reference(
+    files: dict[str, str | None], message: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {path: SimpleNamespace(path=path, ref=ref) for path, ref in files.items()}
+    artifact = SimpleNamespace(manifest=SimpleNamespace(entries=entries))
+    monkeypatch.setattr("wandb.Api", lambda: SimpleNamespace(artifact=lambda name, type: artifact))
+    with pytest.raises(UserError, match=rf"^checkpoint=wandb:lab/convatlas/run:best: {message}"):
+        fetch_checkpoint("wandb:lab/convatlas/run:best")
+    assert not cache.exists()

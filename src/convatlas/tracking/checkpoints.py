@@ -1,8 +1,11 @@
 """Checkpoints as W&B artifacts: sent without a second copy on the disk, and fetched by name."""
 
 import contextlib
+import hashlib
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,28 +91,45 @@ def fetch_checkpoint(name: str) -> Path:
         The file, in the user's cache.
 
     Raises:
-        UserError: There is no such artifact, or it cannot be fetched.
+        UserError: There is no such artifact, it holds something else than one checkpoint, or it cannot be fetched.
     """
     import wandb
 
     try:
         artifact = wandb.Api().artifact(name.removeprefix(PREFIX), type=TYPE)
+        file = _only_checkpoint(name, artifact.manifest.entries)
+        version = json.dumps([artifact.entity, artifact.project, artifact.name, artifact.digest])
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "convatlas" / "wandb"
-        folder = cache / artifact.entity / artifact.project / artifact.name.partition(":")[0] / artifact.digest
+        folder = cache / hashlib.sha256(version.encode()).hexdigest()
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-                artifact.download(root=f"{part}/files", skip_cache=True)
+                artifact.download(root=f"{part}/files", skip_cache=True, path_prefix=file)
                 with contextlib.suppress(FileExistsError):  # another process was faster
                     Path(part, "files").rename(folder)
+    except UserError:
+        raise
     except Exception as error:  # whatever the name, the network, the server and the disk make wandb raise
         reason = " ".join(str(error).split())
         raise UserError(
             f"checkpoint={name}: cannot be fetched, expected wandb:entity/project/name:alias ({reason})"
         ) from error
-    files: list[Path] = sorted(folder.glob("*.ckpt"))
+    return folder / file
+
+
+def _only_checkpoint(name: str, entries: Mapping[str, Any]) -> str:
+    """The one checkpoint in an artifact's manifest, by its name; other files are not fetched.
+
+    Raises:
+        UserError: There is another number of them, or there are references, which W&B would follow to any file or URL.
+    """
+    files = [file for file in entries if file.endswith(".ckpt")]
     if len(files) != 1:
         raise UserError(f"checkpoint={name}: {len(files)} checkpoints in that artifact, expected one .ckpt file")
+    if references := [entry.ref for entry in entries.values() if entry.ref is not None]:
+        raise UserError(f"checkpoint={name}: the artifact refers to {references[0]}, expected the file itself")
+    if Path(files[0]).name != files[0]:
+        raise UserError(f"checkpoint={name}: the artifact has {files[0]}, expected the file in no folder")
     return files[0]
 
 
