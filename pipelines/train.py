@@ -108,10 +108,10 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         compare(start)  # rank 0 owns the run: from here on no other process changes it
         if run.finished:  # by a process that rank 0 has waited for
             return _result(run, already_finished=True)
-        rehearsal = Rehearsal(config.trainer, task, data)
-        begin = resume_point(run, rehearsal.read)
+        read = Rehearsal(config.trainer, task, data).read if run.has_begun else read_run_checkpoint
+        begin = resume_point(run, read)
         if begin.checkpoint and run.best.is_file():
-            rehearsal.read(run.best)  # which may still be the best one when hours of training are over
+            read(run.best)  # which may still be the best one when hours of training are over
         compare({"step to go on from": str(begin.step)})
     record = LocalRecord(run.metrics, run.run_id)
     mirrors: list[Logger] = []
