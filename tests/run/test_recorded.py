@@ -51,9 +51,11 @@ def test_what_is_no_single_value_of_the_record_is_refused(override: str) -> None
 
 def test_an_unfinished_attempt_of_the_same_source_goes_on_and_others_are_left_alone(tmp_path: Path) -> None:
     source, other = {"commit": "a" * 40}, {"commit": "b" * 40}
+    best = {"metric": "val/top1", "value": 0.5, "step": 3}
+    whole = {"ended": "2026-01-01T00:00:00+00:00", "epochs": 3, "steps": 3, "best": best, "test": {}}
     for name, state, git in (("r", "finished", source), ("r-a2", "preempted", other), ("r-a3", "preempted", source)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "summary.json").write_text(json.dumps({"state": state}), encoding="utf-8")
+        (tmp_path / name / "summary.json").write_text(json.dumps({**whole, "state": state}), encoding="utf-8")
         (tmp_path / name / "provenance.json").write_text(json.dumps({"git": git}), encoding="utf-8")
     assert open_attempt(tmp_path, "r", source).run_id == "r-a3"
     assert open_attempt(tmp_path, "r", other).run_id == "r-a2"
