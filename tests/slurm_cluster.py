@@ -121,7 +121,9 @@ class SlurmCluster:
         victims = [daemon, *daemon.children(recursive=True)]
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("SLURMD_NODENAME") == name:
+                variables = process.environ()
+                place = variables.get("SLURM_CONF"), variables.get("SLURMD_NODENAME")
+                if place == (self.environment["SLURM_CONF"], name):  # another cluster's node may have the same name
                     victims.append(process)
                 if process.name() == "slurmstepd" and process.cwd() == str(self.folder / f"spool-{name}"):
                     victims.append(process)
