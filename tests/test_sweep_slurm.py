@@ -71,10 +71,11 @@ def open_trial(directory: Path, job: str) -> int:
     return number
 
 
-def worker_process(job: str) -> psutil.Process:
+def worker_process(cluster: SlurmCluster, job: str) -> psutil.Process:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "convatlas.sweep" in process.cmdline() and f"job-{job}" in process.cmdline():
+            is_own = process.environ().get("SLURM_CONF") == cluster.environment["SLURM_CONF"]
+            if is_own and "convatlas.sweep" in process.cmdline() and f"job-{job}" in process.cmdline():
                 return process
     raise LookupError(job)
 
@@ -92,7 +93,7 @@ def test_every_trial_is_accounted_for_whatever_ends_workers(cluster: SlurmCluste
         cluster.command("scancel", "--signal=USR1", "--batch", jobs[0])
         cluster.wait(lambda: cluster.field(jobs[0], "Restarts") == "1", PATIENCE, "the requeue after USR1")
         killed = open_trial(directory, jobs[1])
-        worker_process(jobs[1]).kill()
+        worker_process(cluster, jobs[1]).kill()
         cluster.wait(lambda: cluster.field(jobs[1], "Restarts") == "1", PATIENCE, "the requeue after SIGKILL")
         gate.wait(4)
 
