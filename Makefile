@@ -6,7 +6,7 @@ RUNS := runs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint format wheel clean
+.PHONY: help install quickstart test test-slow gpu lint format wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: lint ## check style and types, then run the tests
 
 test-slow: install ## the tests that take minutes
 	$(PYTEST) -m slow
+
+gpu: ## show on this machine's GPUs that training is right and how fast it is (WHEELS=DIR: for what is missing)
+	$(PYTHON) -m benchmarks.gpu $(if $(WHEELS),--wheels $(WHEELS))
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.errors import InstantiationException
@@ -34,13 +34,15 @@ def world_size(trainer: DictConfig) -> int:
     return int(devices) * int(trainer.num_nodes)
 
 
-def ddp(timeout_minutes: PositiveFloat) -> DDPStrategy:
+def ddp(timeout_minutes: PositiveFloat, backend: Literal["gloo", "nccl"] | None = None) -> DDPStrategy:
     """Distributed data parallel: each rank has the whole network, gradients are averaged (Li et al. 2020).
 
     Args:
         timeout_minutes: How long a rank may keep the others waiting before it counts as lost.
+        backend: How ranks exchange gradients; None is NCCL on GPUs and gloo on CPUs. gloo lets ranks share a GPU.
     """
-    return DDPStrategy(timeout=timedelta(minutes=timeout_minutes), gradient_as_bucket_view=True)
+    timeout = timedelta(minutes=timeout_minutes)
+    return DDPStrategy(timeout=timeout, process_group_backend=backend, gradient_as_bucket_view=True)
 
 
 def build_trainer(config: DictConfig, plugins: Sequence[Any] = (), **arguments: Any) -> Trainer:

@@ -1,0 +1,126 @@
+"""Show on this machine's GPUs that training is right, and how fast it is.
+
+    make gpu                                              # correctness, and the speed of ResNet-50
+    python -m benchmarks.gpu --only networks              # one section
+    python -m benchmarks.gpu --wheels DIR                 # packages that are missing here, without a network
+
+It needs torch, torchvision, pytorch-lightning, torchmetrics and timm. What else is missing is installed from the folder
+of wheels, which `scripts/gpu_wheels.sh DIR` makes, into a temporary folder. Each section is a process of its own and
+prints its rows as they come. They are written to `docs/gpu.json` and into `docs/gpu.md`, where other sections of
+the same card stay. Without a GPU a reduced form runs on the CPU, which shows that the command works; its times are no
+figures, and nothing is written. The exit status is 1 where a row is wrong.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu.rows import Row, markdown
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCS = REPOSITORY / "docs"
+USUAL = ("numerics", "augmentation", "repeated", "scaled", "variants", "ranks", "resnet50")
+"""What runs without ``--only``; it is to take under 9 minutes on one GPU."""
+MORE = ("networks", "loading", "where_time_goes")
+FIGURES = "<!-- make gpu writes what follows -->"
+"""Where the table begins in docs/gpu.md."""
+
+
+def install(wheels: Path, folder: Path) -> None:
+    """Install the packages of a folder of wheels that are missing here into another folder.
+
+    Raises:
+        SystemExit: There is no such folder, or pip fails.
+    """
+    files = sorted(wheels.glob("*.whl"))
+    if not files:
+        sys.exit(f"--wheels {wheels}: no wheels; scripts/gpu_wheels.sh {wheels} makes them on a machine with a network")
+    missing = [str(file) for file in files if not _is_here(file.name.split("-")[0])]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--target"]
+    if missing and subprocess.run([*command, str(folder), *missing], check=False).returncode:
+        sys.exit(f"--wheels {wheels}: pip could not install them for Python {sys.version.split()[0]}")
+
+
+def _is_here(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def main() -> None:
+    """Run the sections one after the other and write what they report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=[*USUAL, *MORE], help="one section")
+    parser.add_argument("--wheels", type=Path, help="a folder of wheels for what is missing")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.wheels:
+            install(arguments.wheels, Path(folder))
+        paths = [folder, str(REPOSITORY / "src"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        run([arguments.only] if arguments.only else list(USUAL), environment)
+
+
+def show(row: Row) -> None:
+    """Print a row."""
+    print("  ".join(cell for cell in row.cells() if cell), flush=True)
+
+
+def earlier_rows(card: str, version: str) -> list[Row]:
+    """What earlier calls wrote for the same card and the same PyTorch."""
+    if not (DOCS / "gpu.json").is_file():
+        return []
+    record = json.loads((DOCS / "gpu.json").read_text(encoding="utf-8"))
+    return [Row(**row) for row in record["rows"]] if (record["card"], record["torch"]) == (card, version) else []
+
+
+def run(sections: list[str], environment: dict[str, str]) -> None:
+    """Run sections, print their rows, and write them.
+
+    Raises:
+        SystemExit: With status 1, a row is wrong.
+    """
+    here = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: a reduced form on the CPU"
+    print(f"{here}; torch {torch.__version__}, {torch.cuda.device_count()} GPUs", flush=True)
+    rows: list[Row] = []
+    for section in sections:
+        start = time.monotonic()
+        command = [sys.executable, "-m", "benchmarks.gpu.sections", section]
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=said, encoding="utf-8", cwd=REPOSITORY
+            )
+            for line in process.stdout or ():
+                rows.append(Row.read(line))
+                show(rows[-1])
+            if process.wait() or any(row.section == section and row.verdict == "wrong" for row in rows):
+                said.seek(0)
+                sys.stderr.write(said.read()[-4000:])
+            if process.returncode:
+                rows.append(Row("the process ended", "wrong", note=f"status {process.returncode}", section=section))
+                show(rows[-1])
+        print(f"{section}  {time.monotonic() - start:.0f} s", flush=True)
+    if torch.cuda.is_available():
+        rows = [row for row in earlier_rows(here, torch.__version__) if row.section not in sections] + rows
+        record = {"card": here, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
+        (DOCS / "gpu.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        page = (DOCS / "gpu.md").read_text(encoding="utf-8").partition(FIGURES)[0]
+        heading = f"{here}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.\n\n"
+        (DOCS / "gpu.md").write_text(f"{page}{FIGURES}\n\n{heading}{markdown(rows)}", encoding="utf-8")
+    if any(row.verdict == "wrong" for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
