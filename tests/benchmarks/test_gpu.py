@@ -21,11 +21,14 @@ import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        absent = {"jinja2", "optuna", "plotly", "pycocotools", "sqlalchemy", "tensorboardX", "wandb"}
+        absent = {"optuna", "plotly", "pycocotools", "sqlalchemy", "wandb"}
         return importlib.machinery.ModuleSpec(name, self) if name.partition(".")[0] in absent else None
 
     def create_module(self, spec):
         raise ModuleNotFoundError(f"No module named {spec.name!r}", name=spec.name)
+
+    def exec_module(self, module):
+        pass
 
 
 sys.meta_path.insert(0, Absent())
