@@ -4,7 +4,7 @@
 #   sh scripts/gpu_wheels.sh DIR [PYTHON]
 #
 # The machine with the GPU needs torch, torchvision, pytorch-lightning, torchmetrics and timm, with what these need.
-# The other packages that training needs are fetched here, in the versions of constraints.txt: 8 MB.
+# The other packages that training needs are fetched here, in the versions of constraints.txt: 7 MB.
 set -eu
 [ $# -ge 1 ] || { echo "usage: sh scripts/gpu_wheels.sh DIR [PYTHON]" >&2; exit 2; }
 folder=$1

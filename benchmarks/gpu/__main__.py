@@ -29,10 +29,10 @@ from benchmarks.gpu.rows import Row, markdown
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 USUAL = ("numerics", "augmentation", "repeated", "scaled", "variants", "ranks", "resnet50")
-"""What runs without ``--only``; it is to take under 9 minutes on one GPU."""
+"""The sections that run without ``--only``; together they are to take under 9 minutes on one GPU."""
 MORE = ("networks", "loading", "where_time_goes")
 FIGURES = "<!-- make gpu writes what follows -->"
-"""Where the table begins in docs/gpu.md."""
+"""The line of docs/gpu.md after which the table stands."""
 
 
 def install(wheels: Path, folder: Path) -> None:
@@ -78,7 +78,7 @@ def show(row: Row) -> None:
 
 
 def earlier_rows(card: str, version: str) -> list[Row]:
-    """What earlier calls wrote for the same card and the same PyTorch."""
+    """Read the rows that earlier calls wrote for the same card and the same version of PyTorch."""
     if not (DOCS / "gpu.json").is_file():
         return []
     record = json.loads((DOCS / "gpu.json").read_text(encoding="utf-8"))

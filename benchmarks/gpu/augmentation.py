@@ -1,4 +1,4 @@
-"""What the device does to a batch, on the GPU against the CPU."""
+"""Compare the normalisation and augmentation of batches on the GPU with those on the CPU."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +27,7 @@ BOUND = 1e-5
 
 
 def augmentation(setting: Setting) -> Iterator[Row]:
-    """Normalised and augmented batches: the largest difference of a pixel, in standard deviations."""
+    """Compare normalised and augmented batches: the largest difference of a pixel, in standard deviations."""
     for name, overrides in DATA.items():
         config = compose("train", [*overrides, "data.global_batch_size=8", "data.threads=1"])
         data = instantiate(config.data)

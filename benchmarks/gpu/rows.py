@@ -1,4 +1,4 @@
-"""What a section of the GPU benchmark reports: rows of a table."""
+"""The rows of the table that the GPU benchmark prints, and the machine that it runs on."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ class Row:
             this machine lacks what it needs.
         values: The figures by name, with units in the names.
         note: The bound, or why it was not done.
-        section: The section that it belongs to; filled in by ``run``.
+        section: The section that it belongs to; the process of the section fills it in.
     """
 
     check: str
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how thoroughly a section runs.
+    """The device that a section runs on, and whether it runs in full.
 
     Attributes:
         device: The first GPU, or the CPU.
@@ -78,7 +78,7 @@ class Setting:
 
     @property
     def accelerator(self) -> str:
-        """What Lightning's Trainer calls the device."""
+        """The device as ``trainer.accelerator`` names it."""
         return "gpu" if self.device.type == "cuda" else "cpu"
 
     @contextmanager
@@ -96,7 +96,11 @@ class Setting:
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
     lines = ["| section | check | figures | verdict | |", "| --- | --- | --- | --- | --- |"]
-    return "\n".join([*lines, *("| " + " | ".join(row.cells()) + " |" for row in rows)]) + "\n"
+    return "\n".join([*lines, *(_table_row(row) for row in rows)]) + "\n"
+
+
+def _table_row(row: Row) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in row.cells()) + " |"
 
 
 def _text(value: Value) -> str:

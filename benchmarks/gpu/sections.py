@@ -1,9 +1,9 @@
-"""The parts of the GPU benchmark, each a process of its own: a fault of one does not stop the others."""
+"""Run one section of the GPU benchmark in a process of its own, so that a fault does not stop the others."""
 
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import redirect_stdout
 from dataclasses import replace
 
 from benchmarks.gpu.augmentation import augmentation
@@ -28,32 +28,22 @@ SECTIONS: dict[str, Callable[[Setting], Iterable[Row]]] = {
 }
 
 
-@contextmanager
-def _rows_alone() -> Iterator[Callable[[Row], None]]:
-    """Keep standard output for rows; whatever else is printed goes to standard error."""
-    output, sys.stdout = sys.stdout, sys.stderr
-
-    def write(row: Row) -> None:
-        output.write(row.line() + "\n")
-        output.flush()
-
-    try:
-        yield write
-    finally:
-        sys.stdout = output
-
-
 def main() -> None:
     """Run the section that the first argument names, and write its rows as lines of JSON."""
-    name = sys.argv[1]
+    name, output = sys.argv[1], sys.stdout
     quiet_libraries()
-    with _rows_alone() as write:
-        try:
-            for row in SECTIONS[name](Setting.here()):
-                write(replace(row, section=name))
-        except Exception as error:  # whatever it is, the other sections go on
-            traceback.print_exc()
-            write(Row("the section ends early", "wrong", note=" ".join(str(error).split())[:300], section=name))
+    with redirect_stdout(sys.stderr):  # whatever else is printed is no row
+        for row in _rows(name):
+            output.write(replace(row, section=name).line() + "\n")
+            output.flush()
+
+
+def _rows(name: str) -> Iterator[Row]:
+    try:
+        yield from SECTIONS[name](Setting.here())
+    except Exception as error:  # whatever it is, the other sections go on
+        traceback.print_exc()
+        yield Row("the section ends early", "wrong", note=" ".join(str(error).split())[:300])
 
 
 if __name__ == "__main__":

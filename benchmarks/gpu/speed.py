@@ -1,4 +1,4 @@
-"""How fast training is on the GPU: ratios to a bare loop and to other trainers, in one process on the same batch."""
+"""Time training on the GPU against a bare loop and other trainers, in one process on the same batch."""
 
 import gc
 import statistics
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu.cases import build_batch, build_task, moved
+from benchmarks.gpu.cases import CLASSES, build_batch, build_task, moved
 from benchmarks.gpu.rows import Row, Setting
 from benchmarks.paired import synchronise
 from convatlas.config import compose
@@ -26,6 +26,7 @@ from convatlas.run.callbacks import Throughput
 from convatlas.run.environment import build_trainer
 from convatlas.run.process_state import ProcessStates
 from convatlas.tasks.base import Task
+from convatlas.tasks.optimization import OptimizerRecipe
 
 WARM_UP = 10
 """Steps before the first that is timed; the first ones choose kernels and compile."""
@@ -136,7 +137,7 @@ def timed(step: Callable[[], object], images: int, steps: int, device: torch.dev
 def bare_step(task: Task, batch: Any, setting: Setting, compiled: bool = False) -> Callable[[], object]:
     """A training step without any trainer around it: the same network, loss and optimizer."""
     task.to(setting.device).train()
-    optimizer = torch.optim.SGD(task.net.parameters(), **SGD)
+    optimizer = cast(OptimizerRecipe, task.optimizer_recipe).build(task.net.parameters(), len(batch.images))
     if compiled:
         task.net.compile()
 
@@ -152,13 +153,13 @@ def bare_step(task: Task, batch: Any, setting: Setting, compiled: bool = False) 
 
 def timm_step(batch: Any, setting: Setting) -> Callable[[], object]:
     """The step of timm's training script: its ResNet-50, its optimizer, no figures."""
-    net = timm.create_model("resnet50", num_classes=1000).to(setting.device, memory_format=torch.channels_last)
+    net = timm.create_model("resnet50", num_classes=CLASSES).to(setting.device, memory_format=torch.channels_last)
     return _peer_step(net, timm.optim.create_optimizer_v2(net, "momentum", **SGD), batch, setting, figures=False)
 
 
 def torchvision_step(batch: Any, setting: Setting) -> Callable[[], object]:
     """The step of torchvision's reference script: loss and accuracies are read at each step."""
-    net = torchvision.models.resnet50().to(setting.device, memory_format=torch.channels_last)
+    net = torchvision.models.resnet50(num_classes=CLASSES).to(setting.device, memory_format=torch.channels_last)
     return _peer_step(net, torch.optim.SGD(net.parameters(), **SGD), batch, setting, figures=True)
 
 
@@ -258,7 +259,7 @@ def matrix_rate(setting: Setting, side: int = 8192, repeats: int = 20) -> float:
 
 
 def where_time_goes(setting: Setting) -> Iterator[Row]:
-    """What a step of ours waits for: kernels, synchronisations of the host, copies, the optimizer."""
+    """Profile the step of the bare loop: kernels, synchronisations of the host, the optimizer."""
     load = REDUCED if setting.reduced else RESNET
     batch = ready_batch(load, setting)
     task = build_task(load.model, load.image_size, SETTINGS)
@@ -280,7 +281,7 @@ def where_time_goes(setting: Setting) -> Iterator[Row]:
     lengths = [event.device_time_total for event in kernels]
     waits = [event for event in profile.events() if event.name in ("cudaStreamSynchronize", "cudaDeviceSynchronize")]
     yield Row(
-        f"{load.model}: a profiled step",
+        f"{load.model}: a profiled step of the bare loop",
         "measured",
         {
             "step_ms": 1e3 * seconds,

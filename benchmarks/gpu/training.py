@@ -1,4 +1,4 @@
-"""Whole trainings on the GPU, by the command that users have, compared with each other."""
+"""Compare whole trainings on the GPU, started by the command that users have, with each other."""
 
 import os
 import socket

@@ -87,28 +87,7 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     for key in (override.key_or_group for override in parsed):
         if key.partition(".")[0] == "hydra":
             raise UserError(f"{key}: Hydra's own settings are not used; run.root=… says where runs are written")
-    added: list[str] = []  # keys that no file has: they may be arguments that the files leave at their defaults
-    while True:
-        present = [override for override in parsed if override.key_or_group not in added]
-        try:
-            config = _compose(name, [str(override.input_line) for override in present])
-            break
-        except MissingConfigException as error:
-            wanted = str(error.missing_cfg_file)
-            group, _, option = wanted.rpartition("/")
-            options = [str(option) for option in error.options or ()]
-            hint = _did_you_mean(option, options) or f"; the options are {', '.join(options)}"
-            raise UserError(f"{group or name}={option}: there is no such configuration{hint}") from error
-        except (HydraException, OmegaConfBaseException) as error:
-            message = " ".join(str(error).split())
-            if twice := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
-                raise UserError(f"{twice[1]}: it is there already; give {twice[1]}=… without +") from error
-            unknown = re.match(r"Could not override '([^']+)'", message)
-            if unknown is None:
-                raise UserError(message) from error
-            if all(override.key_or_group != unknown[1] for override in present):  # a group with a package
-                raise _unknown_key(unknown[1], list(verb_keys(name))) from error
-            added.append(unknown[1])
+    config, added = _compose_known(name, parsed)
     if added:
         _check_arguments(config, added)
         return compose(name, [f"++{line}" if line.partition("=")[0] in added else line for line in overrides])
@@ -219,6 +198,38 @@ def check_config(config: DictConfig, types: Mapping[str, Any]) -> None:
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     with hydra.initialize_config_dir(config_dir=str(project_path("conf").resolve()), version_base="1.3"):
         return hydra.compose(name, overrides=list(overrides))
+
+
+def _compose_known(name: str, parsed: Sequence[Override]) -> tuple[DictConfig, list[str]]:
+    """Compose with the overrides whose keys the files have.
+
+    Returns:
+        The configuration, and the other keys: they may be arguments that the files leave at their defaults.
+
+    Raises:
+        UserError: As ``compose``.
+    """
+    added: list[str] = []
+    while True:
+        present = [override for override in parsed if override.key_or_group not in added]
+        try:
+            return _compose(name, [str(override.input_line) for override in present]), added
+        except MissingConfigException as error:
+            wanted = str(error.missing_cfg_file)
+            group, _, option = wanted.rpartition("/")
+            options = [str(option) for option in error.options or ()]
+            hint = _did_you_mean(option, options) or f"; the options are {', '.join(options)}"
+            raise UserError(f"{group or name}={option}: there is no such configuration{hint}") from error
+        except (HydraException, OmegaConfBaseException) as error:
+            message = " ".join(str(error).split())
+            if twice := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
+                raise UserError(f"{twice[1]}: it is there already; give {twice[1]}=… without +") from error
+            unknown = re.match(r"Could not override '([^']+)'", message)
+            if unknown is None:
+                raise UserError(message) from error
+            if all(override.key_or_group != unknown[1] for override in present):  # a group with a package
+                raise _unknown_key(unknown[1], list(verb_keys(name))) from error
+            added.append(unknown[1])
 
 
 def _check_arguments(config: DictConfig, keys: Sequence[str]) -> None:

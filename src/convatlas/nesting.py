@@ -1,4 +1,4 @@
-"""What values from a file must not be: nested deeper than any of ours, or text that cannot be written again."""
+"""Check values that were read from a file: they may be nested too deeply, or hold text that cannot be written again."""
 
 import re
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def is_nested_too_deeply(value: Any) -> bool:
 
 
 def is_writable(value: Any) -> bool:
-    """Whether UTF-8 can write all texts in a value: an escape in JSON or YAML may be one half of a surrogate pair.
+    """Whether UTF-8 can encode all texts in a value; an escape in JSON or YAML may be half a surrogate pair.
 
     Args:
         value: Built-in containers and anything else.

@@ -1,4 +1,4 @@
-"""Whether training can go on from a checkpoint: each of its parts is loaded into a new object of its kind."""
+"""Check that training can go on from a checkpoint: load each of its parts into a new object of its kind."""
 
 import random
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ AVERAGE: Mapping[str, Any] = {
     "averaging_state": {"n_averaged": torch.tensor(0)},
     "callbacks": {"ExponentialAverage": {"latest_update_step": 0}},
 }
-"""What a checkpoint holds besides where the run keeps an average of its weights."""
+"""The further entries of a checkpoint of a run that keeps an average of its weights."""
 POSITION = {"epoch": 0, "batches": 0}
-"""What a loader keeps."""
+"""The state of a data loader."""
 COURSE = Course(steps=10**6, steps_per_epoch=10**3)
 """A length of training that every schedule takes; a checkpoint brings its own."""
 

@@ -156,7 +156,7 @@ def test_a_new_file_leaves_the_rest_remembered(
 
 
 OTHER_FORMS = (b"[" * 100_000, b"[]", b'{"a": 3}', b'{"a": [[1, 2, 3, 4], "no digest"]}')
-"""What no entry holds, with a digest that is right."""
+"""Contents that no cache entry has, stored under a right digest."""
 
 
 @pytest.mark.usefixtures("settled")

@@ -168,7 +168,8 @@ BEGINS_AND_FAILS = """
 import os, pathlib
 run = pathlib.Path(os.environ["RUN"])
 run.mkdir(exist_ok=True)
-(run / "summary.json").write_text('{"state": "failed", "reason": "DivergedError: nan", "ended": "2026-01-02T00:00Z"}')
+summary = '{"state": "failed", "reason": "DivergedError: nan", "ended": "2026-01-02T00:00Z"}'
+(run / "summary.json").write_text(summary, encoding="utf-8")
 print("convatlas: error: train/loss is nan")
 exit(2)
 """

@@ -11,7 +11,7 @@ SHOWN = 5
 
 
 def has_control_characters(name: str) -> bool:
-    """Whether a name holds a line break, or what moves the cursor of a terminal."""
+    """Whether a name holds a control character, such as a line break or an escape of the terminal."""
     return re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", name) is not None
 
 

@@ -1,4 +1,4 @@
-"""How a data module opens its data set, with the folder that belongs to it or with none."""
+"""Open the data set of a data module, with ``data.root`` or without one."""
 
 import inspect
 from collections.abc import Callable

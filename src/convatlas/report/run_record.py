@@ -118,7 +118,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file does: time in nanoseconds and size; zeros where there is none, or a link to itself."""
+    """The time of change in nanoseconds and the size of a file; zeros where it is absent or a link to itself."""
     try:
         found = path.stat()
     except OSError:

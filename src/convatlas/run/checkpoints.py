@@ -131,7 +131,7 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _is_class_list(value: Any) -> bool:
-    """Whether a value is a list of names, each once, without control characters, that UTF-8 can write."""
+    """Whether a value is a list of class names: distinct, without control characters, encodable as UTF-8."""
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         return False
     return len(set(value)) == len(value) and not any(map(has_control_characters, value)) and is_writable(value)

@@ -42,7 +42,7 @@ ENTRIES: Mapping[str, Any] = {
     "storage": str | None,
     "study": str,
 }
-"""What the file holds, with the types."""
+"""The entries of ``sweep.yaml`` with their types."""
 NUM_TRIALS, MAX_RETRIES = "num_trials", "max_retries"
 """The study's attributes: how many trials there are to be, and how often one is taken up after its worker's death."""
 WORKER, DEATHS, STOPPED = "worker", "deaths", "stopped"
@@ -50,7 +50,7 @@ WORKER, DEATHS, STOPPED = "worker", "deaths", "stopped"
 REASON, RUN = "reason", "run"
 """And why it failed; the name of its run."""
 ATTRIBUTES: Mapping[str, Any] = {WORKER: Name, DEATHS: NonNegativeInt, STOPPED: bool, REASON: str, RUN: Name}
-"""A trial's attributes, with the types."""
+"""The attributes of a trial with their types."""
 
 
 @dataclass(frozen=True)
