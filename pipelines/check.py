@@ -1,11 +1,15 @@
 """Check everything that `convatlas train` would need, without training.
 
     convatlas check model=resnet50 data=imagefolder data.root=/data/birds
+    convatlas check model=resnet50 data=imagefolder data.root=/data/birds largest_batch=true
 
-Takes the overrides of `train`; composes and instantiates all of it, reads one batch, runs it forward and backward.
+Takes the overrides of `train`; composes and instantiates all of it, reads one batch and trains one step on it.
+`largest_batch=true` also finds the largest power of two of images that fit into the memory of a GPU.
 """
 
+import math
 import os
+import resource
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,15 +21,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import move_data_to_device
 
+from convatlas.arguments import expanded
 from convatlas.cli import execute
+from convatlas.config import plain
 from convatlas.console import print_fields
+from convatlas.data.image_data import ImageDataModule
 from convatlas.data.scan import passed_over_text
 from convatlas.errors import UserError
-from convatlas.planning import TYPES, plan_run, run_on_other_data
+from convatlas.planning import TYPES as RUN_TYPES
+from convatlas.planning import plan_run, run_on_other_data
 from convatlas.run.environment import build_trainer, quiet_libraries, world_size
+from convatlas.run.gpu import fits, gpu_settings, largest_power_of_two, peak_memory, resized, set_tf32
 from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import Course
 
+TYPES = {**RUN_TYPES, "largest_batch": bool}
 KEPT_CHECKPOINTS = 4
 """best, last, the previous one, and the one being written."""
 MIB = 2**20
@@ -44,9 +54,10 @@ def check(config: DictConfig) -> dict[str, Any]:
         ``torch_threads``.
 
     Raises:
-        UserError: The first thing that would stop the run.
+        UserError: The first thing that would stop the run; ``largest_batch`` without a GPU.
     """
     quiet_libraries()
+    set_tf32(config.tf32)
     pl.seed_everything(config.seed, verbose=False)
     run, data = plan_run(config)
     found: dict[str, Any] = {
@@ -78,17 +89,52 @@ def check(config: DictConfig) -> dict[str, Any]:
     found["accelerator"] = f"{trainer.accelerator.__class__.__name__}, {ranks} rank{'s' * (ranks > 1)}"
 
     device = trainer.strategy.root_device
+    if device.type == "cuda":
+        found["settings"] = gpu_settings(expanded(plain(config)), device)
+    elif config.largest_batch:
+        raise UserError("largest_batch=true: expected a GPU; a process that needs more memory than a CPU has is killed")
     batch = next(iter(data.train_dataloader()))
-    batch = data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
-    task.to(device).train()
-    optimizer = instantiate(config.optimizer).build(task.net.parameters(), data.global_batch_size)
-    instantiate(config.schedule)(optimizer, Course(steps=1000, steps_per_epoch=100, mode=task.mode))
-    loss = task.loss(task.output(batch), batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if not torch.isfinite(loss):
-        raise UserError(f"model={task.name}: the loss of the first batch is {loss.item()}, expected a finite number")
-    found["batch"] = f"{tuple(batch.images.shape)} forward and backward, loss {loss.item():.4f}"
+    batch = resized(batch, data.global_batch_size // ranks // config.trainer.accumulate_grad_batches)
+    step = _Step(config, task, data, trainer)
+    if device.type == "cuda":
+        peak = peak_memory(lambda: step(batch), device)
+        whole = torch.cuda.get_device_properties(device).total_memory
+        found["memory"] = f"{peak // MIB:,} of {whole // MIB:,} MiB at most in a step"
+    else:
+        step(batch)
+        found["memory"] = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024:,} MiB at most in this process"
+    found["batch"] = f"{tuple(batch.images.shape)} forward and backward, loss {step.loss:.4f}"
+    if config.largest_batch:
+        size = largest_power_of_two(lambda size: fits(lambda: step(resized(batch, size))), data.num_samples("train"))
+        found["largest_batch"] = f"{size:,} images on each GPU, the largest power of two that fits"
     return found
+
+
+class _Step:
+    """A training step of the task, as the trainer makes it, for one batch of the loader."""
+
+    def __init__(self, config: DictConfig, task: Task, data: ImageDataModule, trainer: pl.Trainer) -> None:
+        self.task = task
+        self.data = data
+        self.device = trainer.strategy.root_device
+        self.precision = trainer.precision_plugin
+        self.loss = 0.0
+        task.to(self.device).train()
+        self.optimizer = instantiate(config.optimizer).build(task.net.parameters(), data.global_batch_size)
+        instantiate(config.schedule)(self.optimizer, Course(steps=1000, steps_per_epoch=100, mode=task.mode))
+
+    def __call__(self, batch: Any) -> None:
+        batch = self.data.on_after_batch_transfer(move_data_to_device(batch, self.device), 0)
+        self.optimizer.zero_grad()
+        with self.precision.forward_context():
+            loss = self.task.loss(self.task.output(batch), batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.loss = loss.item()
+        if not math.isfinite(self.loss):
+            raise UserError(
+                f"model={self.task.name}: the loss of the first batch is {self.loss}, expected a finite number"
+            )
+        self.optimizer.step()
 
 
 def _checkpoint_bytes(task: Task, config: DictConfig) -> int:

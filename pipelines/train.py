@@ -39,6 +39,7 @@ from convatlas.run.callbacks import Throughput, progress
 from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
 from convatlas.run.directory import RunDirectory, now
 from convatlas.run.environment import build_trainer, lost_rank_told, quiet_libraries, world_size
+from convatlas.run.gpu import gpu_settings, set_tf32
 from convatlas.run.lock import RunLock
 from convatlas.run.process_state import ProcessStates
 from convatlas.run.provenance import collect_provenance
@@ -67,6 +68,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         Preempted: SIGTERM or SIGUSR1 came, and ``last`` is saved; the exit status is 75.
     """
     quiet_libraries()
+    set_tf32(config.tf32)
     pl.seed_everything(config.seed, verbose=False)
     run, data = plan_run(config)
     STARTUP.mark("data")
@@ -131,8 +133,9 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
                 instantiate(tracker)(directory=str(run.path), settings=settings)
                 for tracker in (config.tracking or {}).values()
             ]
-            _announce(config, run, data, task, mirrors, begin.step)
         trainer = _trainer(config, run, data, task, [record, *mirrors], stop)
+        if is_rank_zero():
+            _announce(config, run, data, task, trainer, begin.step)
         STARTUP.mark("trainer")
         trainer.fit(task, datamodule=data, ckpt_path=begin.checkpoint, weights_only=True)
         best = read_run_checkpoint(run.best)
@@ -207,7 +210,7 @@ def _trainer(
 
 
 def _announce(
-    config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task, mirrors: list[Logger], step: int
+    config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task, trainer: pl.Trainer, step: int
 ) -> None:
     ranks = world_size(config.trainer)
     accumulation = config.trainer.accumulate_grad_batches
@@ -218,6 +221,7 @@ def _announce(
     epochs = config.trainer.max_epochs
     parameters = sum(parameter.numel() for parameter in task.net.parameters())
     recipe = task.optimizer_recipe
+    device = trainer.strategy.root_device
     fields = {
         "run": f"{run.path}" + (f", resumed after step {step:,}" if step else ""),
         "data": f"{data.name}: {data.num_samples('train'):,} train, {data.num_samples('val'):,} val, "
@@ -228,7 +232,8 @@ def _announce(
         "batch": f"global {batch} = {ranks} rank{'s' * (ranks > 1)} × {batch // ranks // accumulation} "
         f"× {accumulation} accumulation; {steps:,} steps/epoch × {epochs} epochs = {steps * epochs:,} steps",
         "lr": recipe.arithmetic(batch) if recipe else "",
-        "tracking": "; ".join(map(description, mirrors)) or "local record only",
+        "tracking": "; ".join(map(description, trainer.loggers[1:])) or "local record only",
+        **({"gpu": gpu_settings(expanded(plain(config)), device)} if device.type == "cuda" else {}),
     }
     print_fields(fields)
 

@@ -5,8 +5,8 @@
     python -m benchmarks.gpu --wheels DIR                 # packages that are missing here, without a network
 
 It needs torch, torchvision, pytorch-lightning, torchmetrics and timm. What else is missing is installed from the folder
-of wheels, which `scripts/gpu_wheels.sh DIR` makes, into a temporary folder. Each section is a process of its own and
-prints its rows as they come. They are written to `docs/gpu.json` and into `docs/gpu.md`, where other sections of
+of wheels, which `scripts/gpu_wheels.sh DIR` makes, into a temporary folder. On a GPU each section is a process of its
+own. Rows are printed as they come. They are written to `docs/gpu.json` and into `docs/gpu.md`, where other sections of
 the same card stay. Without a GPU a reduced form runs on the CPU, which shows that the command works; its times are no
 figures, and nothing is written. The exit status is 1 where a row is wrong.
 """
@@ -61,7 +61,7 @@ def _is_here(distribution: str) -> bool:
 def main() -> None:
     """Run the sections one after the other and write what they report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=[*USUAL, *MORE], help="one section")
+    parser.add_argument("--only", nargs="+", choices=[*USUAL, *MORE], default=USUAL, help="some sections")
     parser.add_argument("--wheels", type=Path, help="a folder of wheels for what is missing")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def main() -> None:
             install(arguments.wheels, Path(folder))
         paths = [folder, str(REPOSITORY / "src"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        run([arguments.only] if arguments.only else list(USUAL), environment)
+        run(list(arguments.only), environment)
 
 
 def show(row: Row) -> None:
@@ -85,6 +85,28 @@ def earlier_rows(card: str, version: str) -> list[Row]:
     return [Row(**row) for row in record["rows"]] if (record["card"], record["torch"]) == (card, version) else []
 
 
+def run_process(sections: list[str], environment: dict[str, str]) -> list[Row]:
+    """Run sections in a process of their own and print their rows; what it says is shown where a row is wrong."""
+    rows: list[Row] = []
+    command = [sys.executable, "-m", "benchmarks.gpu.sections", *sections]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=said, encoding="utf-8", cwd=REPOSITORY
+        )
+        for line in process.stdout or ():
+            rows.append(Row.read(line))
+            show(rows[-1])
+        if process.wait():
+            missing = " ".join(section for section in sections if section not in {row.section for row in rows})
+            section = missing or rows[-1].section
+            rows.append(Row("the process ended", "wrong", note=f"status {process.returncode}", section=section))
+            show(rows[-1])
+        if any(row.verdict == "wrong" for row in rows):
+            said.seek(0)
+            sys.stderr.write(said.read()[-4000:])
+    return rows
+
+
 def run(sections: list[str], environment: dict[str, str]) -> None:
     """Run sections, print their rows, and write them.
 
@@ -94,23 +116,11 @@ def run(sections: list[str], environment: dict[str, str]) -> None:
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: a reduced form on the CPU"
     print(f"{here}; torch {torch.__version__}, {torch.cuda.device_count()} GPUs", flush=True)
     rows: list[Row] = []
-    for section in sections:
+    # A fault of the driver ends a process; the reduced form has none, and imports once.
+    for group in [[section] for section in sections] if torch.cuda.is_available() else [sections]:
         start = time.monotonic()
-        command = [sys.executable, "-m", "benchmarks.gpu.sections", section]
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-            process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=said, encoding="utf-8", cwd=REPOSITORY
-            )
-            for line in process.stdout or ():
-                rows.append(Row.read(line))
-                show(rows[-1])
-            if process.wait() or any(row.section == section and row.verdict == "wrong" for row in rows):
-                said.seek(0)
-                sys.stderr.write(said.read()[-4000:])
-            if process.returncode:
-                rows.append(Row("the process ended", "wrong", note=f"status {process.returncode}", section=section))
-                show(rows[-1])
-        print(f"{section}  {time.monotonic() - start:.0f} s", flush=True)
+        rows += run_process(group, environment)
+        print(f"{' '.join(group)}  {time.monotonic() - start:.0f} s", flush=True)
     if torch.cuda.is_available():
         rows = [row for row in earlier_rows(here, torch.__version__) if row.section not in sections] + rows
         record = {"card": here, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}

@@ -1,4 +1,4 @@
-"""Run one section of the GPU benchmark in a process of its own, so that a fault does not stop the others."""
+"""Run sections of the GPU benchmark in a process that a fault may end without an end to the others."""
 
 import sys
 import traceback
@@ -9,8 +9,9 @@ from dataclasses import replace
 from benchmarks.gpu.augmentation import augmentation
 from benchmarks.gpu.loading import loading
 from benchmarks.gpu.numerics import numerics
+from benchmarks.gpu.profiling import where_time_goes
 from benchmarks.gpu.rows import Row, Setting
-from benchmarks.gpu.speed import networks, resnet50, where_time_goes
+from benchmarks.gpu.speed import networks, resnet50
 from benchmarks.gpu.training import ranks, repeated, scaled, variants
 from convatlas.run.environment import quiet_libraries
 
@@ -29,13 +30,14 @@ SECTIONS: dict[str, Callable[[Setting], Iterable[Row]]] = {
 
 
 def main() -> None:
-    """Run the section that the first argument names, and write its rows as lines of JSON."""
-    name, output = sys.argv[1], sys.stdout
+    """Run the sections that the arguments name, and write their rows as lines of JSON."""
+    output = sys.stdout
     quiet_libraries()
     with redirect_stdout(sys.stderr):  # whatever else is printed is no row
-        for row in _rows(name):
-            output.write(replace(row, section=name).line() + "\n")
-            output.flush()
+        for name in sys.argv[1:]:
+            for row in _rows(name):
+                output.write(replace(row, section=name).line() + "\n")
+                output.flush()
 
 
 def _rows(name: str) -> Iterator[Row]:

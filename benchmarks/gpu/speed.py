@@ -105,10 +105,16 @@ class Clock(Callback):
 
 
 def our_rate(load: Load, batch: Any, steps: int, setting: Setting, overrides: Sequence[str] = ()) -> float:
-    """Images per second of our trainer, with the callbacks that act at each step."""
+    """Images per second of our trainer."""
+    clock = Clock(steps)
+    fit(load, batch, WARM_UP + steps, setting, overrides, clock)
+    return steps * load.images / clock.seconds
+
+
+def fit(load: Load, batch: Any, steps: int, setting: Setting, overrides: Sequence[str], *callbacks: Callback) -> None:
+    """Train some steps with our trainer and the callbacks that act at each step."""
     config = compose("train", [*SETTINGS, *overrides, f"trainer.accelerator={setting.accelerator}"])
     task = build_task(load.model, load.image_size, [*SETTINGS, *overrides, *load.overrides])
-    clock = Clock(steps)
     config.trainer.max_epochs = 1
     trainer = build_trainer(
         config.trainer,
@@ -116,10 +122,9 @@ def our_rate(load: Load, batch: Any, steps: int, setting: Setting, overrides: Se
         enable_checkpointing=False,
         enable_progress_bar=False,
         limit_val_batches=0,
-        callbacks=[SettledBuckets(), ProcessStates(), Throughput(), clock],
+        callbacks=[SettledBuckets(), ProcessStates(), Throughput(), *callbacks],
     )
-    trainer.fit(task, datamodule=ReadyData(batch, WARM_UP + steps))
-    return steps * load.images / clock.seconds
+    trainer.fit(task, datamodule=ReadyData(batch, steps))
 
 
 def timed(step: Callable[[], object], images: int, steps: int, device: torch.device) -> float:
@@ -195,7 +200,7 @@ def resnet50(setting: Setting) -> Iterator[Row]:
     for name, build in (("timm", timm_step), ("torchvision", torchvision_step)):
         theirs = timed(build(batch, setting), load.images, steps, setting.device)
         yield Row(f"{load.model}: against {name}'s step", "measured", {"ours_over_theirs": ours / theirs, name: theirs})
-        _forget()
+        forget()
     compiled = our_rate(load, batch, steps, setting, ["model.compile=true"])
     task = build_task(load.model, load.image_size, SETTINGS)
     bare = timed(bare_step(task, batch, setting, compiled=True), load.images, steps, setting.device)
@@ -222,11 +227,11 @@ def _against_bare(load: Load, setting: Setting, pairs: int) -> Iterator[Row]:
         rates.append(our_rate(load, batch, steps, setting, load.overrides))
         if setting.device.type == "cuda":
             memory = torch.cuda.max_memory_allocated() / 2**30
-        _forget()
+        forget()
         task = build_task(load.model, load.image_size, [*SETTINGS, *load.overrides])
         ratios.append(rates[-1] / timed(bare_step(task, batch, setting), load.images, steps, setting.device))
         del task
-        _forget()
+        forget()
     rate = statistics.median(rates)
     values: dict[str, float | int | str] = {"images_per_second": rate, "ours_over_bare": statistics.median(ratios)}
     if setting.device.type == "cuda":
@@ -248,7 +253,7 @@ def operations(load: Load, batch: Any, setting: Setting) -> float:
     step = bare_step(build_task(load.model, load.image_size, [*SETTINGS, *load.overrides]), batch, setting)
     with FlopCounterMode(display=False) as counter:
         step()
-    _forget()
+    forget()
     return float(counter.get_total_flops())
 
 
@@ -258,54 +263,7 @@ def matrix_rate(setting: Setting, side: int = 8192, repeats: int = 20) -> float:
     return 2 * side**3 * timed(lambda: first @ second, 1, repeats, setting.device)
 
 
-def where_time_goes(setting: Setting) -> Iterator[Row]:
-    """Profile the step of the bare loop: kernels, synchronisations of the host, the optimizer."""
-    load = REDUCED if setting.reduced else RESNET
-    batch = ready_batch(load, setting)
-    task = build_task(load.model, load.image_size, SETTINGS)
-    step = bare_step(task, batch, setting)
-    for _ in range(WARM_UP):
-        step()
-    steps = 2 if setting.reduced else 10
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if setting.device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    synchronise(setting.device)
-    start = time.perf_counter()
-    with torch.profiler.profile(activities=activities) as profile:
-        for _ in range(steps):
-            step()
-        synchronise(setting.device)
-    seconds = (time.perf_counter() - start) / steps
-    kernels = [event for event in profile.events() if event.device_type.name == "CUDA"]
-    lengths = [event.device_time_total for event in kernels]
-    waits = [event for event in profile.events() if event.name in ("cudaStreamSynchronize", "cudaDeviceSynchronize")]
-    yield Row(
-        f"{load.model}: a profiled step of the bare loop",
-        "measured",
-        {
-            "step_ms": 1e3 * seconds,
-            "kernels": len(kernels) / steps,
-            "kernels_below_10_us": sum(length < 10 for length in lengths) / steps,
-            "kernel_ms": sum(lengths) / steps / 1e3,
-            "synchronisations": len(waits) / steps,
-        },
-        "the profiler itself costs time",
-    )
-    parameters = [parameter for parameter in task.net.parameters() if parameter.grad is not None]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    for name, arguments in (
-        ("foreach", {"foreach": True}),
-        ("fused", {"fused": True}),
-        ("one by one", {"foreach": False}),
-    ):
-        optimizer = torch.optim.SGD(parameters, **SGD, **arguments)
-        rate = timed(optimizer.step, 1, 5 if setting.reduced else 50, setting.device)
-        yield Row(f"{load.model}: optimizer step, {name}", "measured", {"ms": 1e3 / rate})
-
-
-def _forget() -> None:
+def forget() -> None:
     """Give memory back before the next network."""
     gc.collect()
     torch.compiler.reset()

@@ -126,9 +126,14 @@ def execute(
 def _reported(error: BaseException | None) -> ReportedError | None:
     """What is to be told behind an exception; Hydra wraps what constructors raise.
 
-    A full or read-only disk is the user's to mend, whichever library met it.
+    A full or read-only disk and a GPU without memory are the user's to mend, whichever library met them.
     """
     while error is not None and not isinstance(error, ReportedError):
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which most verbs do not import
+            return UserError(
+                "out of memory on the GPU: lower data.global_batch_size, or raise trainer.accumulate_grad_batches "
+                f"({str(error).partition('. ')[0]})"
+            )
         if isinstance(error, OSError) and error.errno in (*FULL, errno.EROFS):
             return UserError(f"{error.filename or 'a file'} cannot be written ({error.strerror})")
         error = error.__cause__

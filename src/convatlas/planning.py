@@ -27,6 +27,7 @@ from convatlas.tasks.base import Task
 
 TYPES: dict[str, Any] = {
     "seed": NonNegativeInt,
+    "tf32": bool | None,
     "run.root": str,
     "run.attempt": PositiveInt,
     "run.fresh": bool,

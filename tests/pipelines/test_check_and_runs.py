@@ -21,6 +21,15 @@ def test_check_reads_one_batch_and_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_check_trains_a_step_on_the_part_of_a_batch_that_a_device_gets(tmp_path: Path) -> None:
+    overrides = ["experiment=quickstart", f"run.root={tmp_path}", "trainer.accelerator=cpu"]
+    found = check(compose("check", [*overrides, "trainer.accumulate_grad_batches=4"]))
+    assert found["batch"].startswith("(16, 1, 32, 32) forward and backward, loss ")
+    assert found["memory"].endswith(" MiB at most in this process")
+    with pytest.raises(UserError, match="largest_batch=true: expected a GPU"):
+        check(compose("check", [*overrides, "largest_batch=true"]))
+
+
 def test_files_that_are_no_images_are_counted_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

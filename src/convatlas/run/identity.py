@@ -20,6 +20,7 @@ WITHOUT_EFFECT = (
     "model.backbone.weights",
     "model.backbone.weights_entry",
     "format",
+    "largest_batch",
     "expected",
     "seeds",
     "tracking",
