@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from convatlas import cli
 from convatlas.errors import UserError
@@ -100,3 +101,10 @@ def test_a_full_or_read_only_disk_is_a_mistake_to_mend_whoever_meets_it(number: 
     assert isinstance(reported, UserError)
     assert str(reported) == f"/data/x.tar cannot be written ({os.strerror(number)})"
     assert cli._reported(OSError(errno.EIO, "")) is None
+
+
+def test_a_gpu_without_memory_is_a_mistake_to_mend() -> None:
+    reported = cli._reported(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a"))
+    assert isinstance(reported, UserError)
+    assert str(reported).startswith("out of memory on the GPU: lower data.global_batch_size, or raise trainer.accum")
+    assert str(reported).endswith("(CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a)")

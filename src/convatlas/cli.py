@@ -132,7 +132,7 @@ def _reported(error: BaseException | None) -> ReportedError | None:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which most verbs do not import
             return UserError(
                 "out of memory on the GPU: lower data.global_batch_size, or raise trainer.accumulate_grad_batches "
-                f"({str(error).partition('. ')[0]})"
+                f"({' '.join(str(error).split())[:160]})"
             )
         if isinstance(error, OSError) and error.errno in (*FULL, errno.EROFS):
             return UserError(f"{error.filename or 'a file'} cannot be written ({error.strerror})")
