@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.cases import build_task
@@ -43,7 +44,7 @@ class Profiled(Callback):
             self.between += time.perf_counter() - self._ended
         if batch_idx == WARM_UP + self.steps:
             synchronise(pl_module.device)
-            self.profile.__enter__()
+            self.profile.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -52,7 +53,7 @@ class Profiled(Callback):
         self._ended = time.perf_counter()
         if batch_idx + 1 == WARM_UP + 2 * self.steps:
             synchronise(pl_module.device)
-            self.profile.__exit__(None, None, None)
+            self.profile.stop()
 
 
 def profiler(device: torch.device) -> profile:
@@ -90,7 +91,7 @@ def where_time_goes(setting: Setting) -> Iterator[Row]:
 
 def _figures(profiled: profile, steps: int) -> dict[str, Value]:
     """Of one step: kernels and their time, copies to the GPU, waits of the host, operators that it calls."""
-    events = list(profiled.events() or [])
+    events = list(profiled.events() or [])  # type: ignore[no-untyped-call]
     on_device = [event for event in events if event.device_type.name == "CUDA"]
     copies = [event for event in on_device if event.name.startswith("Memcpy")]
     kernels = [event for event in on_device if not event.name.startswith("Mem")]
@@ -119,7 +120,7 @@ def _optimizer_rows(model: str, parameters: list[torch.nn.Parameter], setting: S
 def question_seconds() -> float:
     """Seconds that a rank of two spends on a question of ``Agreement`` when it asks without a step in between."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_ask, (folder,), nprocs=2)
+        spawn(_ask, (folder,), nprocs=2)  # type: ignore[no-untyped-call]
         return float((Path(folder) / "seconds").read_text(encoding="utf-8"))
 
 
