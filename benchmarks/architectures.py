@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.paired import described, paired_ratios, step_time
-from convatlas.models.alexnet import AlexNetTorchvision
-from convatlas.models.deeplab import DeepLabV3
-from convatlas.models.fcn import FCN
-from convatlas.models.googlenet import GoogLeNetTorchvision
-from convatlas.models.resnet import ResNet
-from convatlas.models.vgg import VGG
+from convatlas.models.classification.alexnet import AlexNetTorchvision
+from convatlas.models.classification.googlenet import GoogLeNetTorchvision
+from convatlas.models.classification.resnet import ResNet
+from convatlas.models.classification.vgg import VGG
+from convatlas.models.segmentation.deeplab import DeepLabV3
+from convatlas.models.segmentation.fcn import FCN
 
 OURS: dict[str, Callable[[], nn.Module]] = {
     "alexnet": AlexNetTorchvision,

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from benchmarks.paired import described, paired_ratios, step_time
-from convatlas.models.detector import Detector, Proposals, Regions, Target
-from convatlas.models.faster_rcnn import FasterRCNNFPN
-from convatlas.models.mask_rcnn import MaskRCNNFPN
-from convatlas.models.resnet import ResNet
+from convatlas.models.classification.resnet import ResNet
+from convatlas.models.detection.detector import Detector, Proposals, Regions, Target
+from convatlas.models.detection.faster_rcnn import FasterRCNNFPN
+from convatlas.models.detection.mask_rcnn import MaskRCNNFPN
 
 OURS: dict[str, type[FasterRCNNFPN]] = {
     "fasterrcnn_resnet50_fpn": FasterRCNNFPN,

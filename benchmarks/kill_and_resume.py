@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.data.batch import Batch
 from convatlas.record.lines import read_metrics
-from convatlas.report.reproduction import CLOCK
-from convatlas.run.checkpoints import AtomicCheckpointIO, read_checkpoint
-from convatlas.run.saving import RunCheckpoints
-from convatlas.run.stopping import EXIT_STATUS
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.report.views.reproduction import CLOCK
+from convatlas.tasks.classification.task import ClassificationTask
+from convatlas.training.callbacks.checkpointing import RunCheckpoints
+from convatlas.training.callbacks.stopping import EXIT_STATUS
+from convatlas.training.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from pipelines.train import train
 
 OVERRIDES = [

@@ -40,8 +40,8 @@ from PIL import Image, ImageOps
 
 from benchmarks.loader_peers import INSTALL, LOADERS, RATIO, SCALE, SIZE
 from benchmarks.stored_forms import BATCH, StoredForm, prepare
-from convatlas.data.augment import RandomResizedCrop
-from convatlas.data.decode import open_picture
+from convatlas.data.images.decode import open_picture
+from convatlas.data.transforms.image import RandomResizedCrop
 
 GOALS = {"dali": 1 / 2, "torchvision": 1 / 3}
 """Our CPU time relative to theirs, at most."""

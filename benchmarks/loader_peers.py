@@ -20,7 +20,7 @@ from torchvision.io import ImageReadMode, decode_image, decode_jpeg
 from torchvision.transforms import v2
 
 from benchmarks.stored_forms import BATCH, SIDE, StoredForm, write_beton
-from convatlas.config import compose
+from convatlas.config.composition import compose
 
 Epoch = Callable[[], Iterator[Tensor]]
 Builder = Callable[[StoredForm, int], Epoch]

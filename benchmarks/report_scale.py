@@ -22,9 +22,9 @@ import yaml
 from hydra.utils import instantiate
 from playwright.sync_api import sync_playwright
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
+from convatlas.record.reader import read_run
 from convatlas.report.page import write_report
-from convatlas.report.run_record import read_run
 from convatlas.report.selection import runs_in
 
 SEEDS = 5

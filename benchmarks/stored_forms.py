@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from pipelines.data_prepare import data_prepare
 
 BATCH = 256

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from convatlas.config import compose
-from convatlas.run.saving import RunCheckpoints
-from convatlas.tracking.local_record import LocalRecord
+from convatlas.config.composition import compose
+from convatlas.tracking.local import LocalRecord
+from convatlas.training.callbacks.checkpointing import RunCheckpoints
 from pipelines.train import train
 
 PERIOD = 300.0

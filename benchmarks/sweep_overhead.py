@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from convatlas.config import compose_around_train, plain
-from convatlas.run.launch import start, train_command
+from convatlas.config.composition import compose_around_train, plain
+from convatlas.jobs.launch import start, train_command
 from convatlas.sweep.definition import IDENTITY, MAX_RETRIES, NUM_TRIALS, open_sweep, write_sweep
 from convatlas.sweep.trial import Training
 from convatlas.sweep.worker import StopFlag, work

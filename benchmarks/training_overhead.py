@@ -18,8 +18,8 @@ import torch
 from hydra.utils import instantiate
 from torch.nn import functional as F
 
-from convatlas.config import compose
-from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.config.composition import compose
+from convatlas.data.classification.module import ClassificationDataModule
 from convatlas.record.lines import read_metrics
 from pipelines.train import train
 

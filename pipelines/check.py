@@ -21,19 +21,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import move_data_to_device
 
-from convatlas.arguments import expanded
 from convatlas.cli import execute
-from convatlas.config import plain
-from convatlas.console import print_fields
-from convatlas.data.image_data import ImageDataModule
-from convatlas.data.scan import passed_over_text
+from convatlas.config.arguments import expanded
+from convatlas.config.composition import plain
+from convatlas.data.module import ImageDataModule
+from convatlas.data.sources.scan import passed_over_text
 from convatlas.errors import UserError
-from convatlas.planning import TYPES as RUN_TYPES
-from convatlas.planning import plan_run, run_on_other_data
-from convatlas.run.environment import build_trainer, quiet_libraries, world_size
-from convatlas.run.gpu import fits, gpu_settings, largest_power_of_two, peak_memory, resized, set_tf32
 from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import Course
+from convatlas.training.gpu import fits, gpu_settings, largest_power_of_two, peak_memory, resized, set_tf32
+from convatlas.training.plan import TYPES as RUN_TYPES
+from convatlas.training.plan import plan_run, run_on_other_data
+from convatlas.training.trainer import build_trainer, quiet_libraries, world_size
+from convatlas.utils.console import print_fields
 
 TYPES = {**RUN_TYPES, "largest_batch": bool}
 KEPT_CHECKPOINTS = 4

@@ -18,13 +18,13 @@ from omegaconf import DictConfig
 from pydantic import Field, PositiveFloat
 
 from convatlas.cli import execute
-from convatlas.console import print_fields
 from convatlas.errors import UserError
+from convatlas.record.directory import RunDirectory
+from convatlas.record.lock import run_state
 from convatlas.report.live import LiveReport
 from convatlas.report.selection import runs_in
 from convatlas.report.server import ReportServer
-from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import run_state
+from convatlas.utils.console import print_fields
 
 TYPES = {
     "root": str,

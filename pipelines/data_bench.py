@@ -19,12 +19,12 @@ from pydantic import NonNegativeInt, PositiveInt
 from pytorch_lightning.utilities import move_data_to_device
 
 from convatlas.cli import execute
-from convatlas.config import fill_num_classes
-from convatlas.console import print_fields
-from convatlas.data.bench import loader_speed, stage_times
-from convatlas.data.datamodule import ClassificationDataModule, build_classification_data
-from convatlas.run.environment import build_trainer, quiet_libraries
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.config.composition import fill_num_classes
+from convatlas.data.classification.module import ClassificationDataModule, build_classification_data
+from convatlas.data.tools.bench import loader_speed, stage_times
+from convatlas.tasks.classification.task import ClassificationTask
+from convatlas.training.trainer import build_trainer, quiet_libraries
+from convatlas.utils.console import print_fields
 
 
 def data_bench(config: DictConfig) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from convatlas.cli import execute
-from convatlas.console import print_table
-from convatlas.data.shards import index_path, index_shard
+from convatlas.data.sources.shards import index_path, index_shard
 from convatlas.errors import UserError
+from convatlas.utils.console import print_table
 
 
 def data_index(config: DictConfig) -> dict[str, Any]:

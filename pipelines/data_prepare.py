@@ -20,18 +20,18 @@ from omegaconf import DictConfig
 from pydantic import Field, PositiveInt
 
 from convatlas.cli import execute
-from convatlas.config import plain, project_path
-from convatlas.console import print_fields, print_table, progress
-from convatlas.cores import usable_cores
-from convatlas.data.dataset import open_dataset
+from convatlas.config.composition import plain, project_path
+from convatlas.data.classification.datasets import open_dataset
 from convatlas.data.digests import FileDigests
-from convatlas.data.image_data import source_digests
-from convatlas.data.manifest import NAME
-from convatlas.data.prepare import begin, claimed, write_shards
-from convatlas.data.recode import Shrink
-from convatlas.data.scan import passed_over_text
+from convatlas.data.module import source_digests
+from convatlas.data.sources.manifest import NAME
+from convatlas.data.sources.scan import passed_over_text
+from convatlas.data.tools.prepare import begin, claimed, write_shards
+from convatlas.data.tools.recode import Shrink
 from convatlas.errors import UserError
-from convatlas.jsonio import dumps, write_atomic
+from convatlas.utils.console import print_fields, print_table, progress
+from convatlas.utils.cores import usable_cores
+from convatlas.utils.files import dumps, write_atomic
 
 TYPES = {
     "output": str,

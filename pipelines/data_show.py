@@ -18,9 +18,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from convatlas.cli import execute
-from convatlas.console import print_fields
-from convatlas.data.datamodule import ClassificationDataModule, build_classification_data
+from convatlas.data.classification.module import ClassificationDataModule, build_classification_data
 from convatlas.errors import UserError
+from convatlas.utils.console import print_fields
 
 CELL = 128
 """Side of a picture in the grid, in pixels; smaller images are enlarged without smoothing."""

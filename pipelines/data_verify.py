@@ -19,15 +19,15 @@ from omegaconf import DictConfig
 from pydantic import PositiveInt
 
 from convatlas.cli import execute
-from convatlas.console import print_fields, print_table, progress
-from convatlas.cores import usable_cores
-from convatlas.data.dataset import open_dataset
-from convatlas.data.survey import survey
-from convatlas.data.thumbnails import thumbnail_png
-from convatlas.data.verify import verify_source
+from convatlas.data.classification.datasets import open_dataset
+from convatlas.data.images.thumbnails import thumbnail_png
+from convatlas.data.tools.statistics import survey
+from convatlas.data.tools.verify import verify_source
 from convatlas.errors import UserError
-from convatlas.jsonio import dumps, printable, write_atomic
-from convatlas.report.verification import PICTURES, write_verification_page
+from convatlas.report.views.verification import PICTURES, write_verification_page
+from convatlas.utils.console import print_fields, print_table, progress
+from convatlas.utils.cores import usable_cores
+from convatlas.utils.files import dumps, printable, write_atomic
 
 STATUS_OF_ERRORS = 3
 SHOWN = 10

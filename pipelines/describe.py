@@ -20,11 +20,11 @@ from pydantic import PositiveInt
 from convatlas.analysis.filters import write_filters
 from convatlas.analysis.graph import layer_text, write_graph
 from convatlas.analysis.layers import Analysis, Layer, analyse
+from convatlas.analysis.networks import Network, described_config, described_networks
 from convatlas.analysis.published import PUBLISHED, printed_text
 from convatlas.cli import execute
-from convatlas.console import print_fields, print_table
 from convatlas.errors import UserError
-from convatlas.networks import Network, described_config, described_networks
+from convatlas.utils.console import print_fields, print_table
 
 TYPES = {
     "run": str | None,

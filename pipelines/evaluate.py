@@ -20,22 +20,25 @@ from omegaconf import DictConfig
 from pydantic import NonNegativeInt
 from torch import nn
 
-from convatlas.arguments import reduced
 from convatlas.cli import execute
-from convatlas.config import fill_num_classes, plain
-from convatlas.console import print_fields, print_result, warn
+from convatlas.config.arguments import reduced
+from convatlas.config.composition import fill_num_classes, plain
 from convatlas.data.class_list import ClassList
-from convatlas.data.datamodule import ClassificationDataModule
-from convatlas.data.image_data import ImageDataModule
+from convatlas.data.classification.module import ClassificationDataModule
+from convatlas.data.module import ImageDataModule
 from convatlas.errors import UserError
-from convatlas.evaluation import evaluate_split, evaluation_file
-from convatlas.models.architecture import Architecture
-from convatlas.models.classifier import Classifier
-from convatlas.models.dense_views import DenseViews
-from convatlas.models.views import Ensemble, MultiView
-from convatlas.planning import weights_digest
-from convatlas.rank import is_rank_zero
-from convatlas.restore import (
+from convatlas.models.base import Architecture
+from convatlas.models.classification.classifier import Classifier
+from convatlas.tasks.base import Task
+from convatlas.tasks.classification.ensembles import Ensemble, MultiView
+from convatlas.tasks.evaluation import evaluate_split, evaluation_file
+from convatlas.tasks.segmentation.protocols import DenseViews
+from convatlas.tasks.segmentation.task import SegmentationTask
+from convatlas.training.agreement import agree
+from convatlas.training.callbacks.progress import progress
+from convatlas.training.checkpoint_io import KEY
+from convatlas.training.plan import weights_digest
+from convatlas.training.restore import (
     check_preprocessing,
     checkpoint_paths,
     load_net,
@@ -44,12 +47,9 @@ from convatlas.restore import (
     restored_config,
     weights_taken,
 )
-from convatlas.run.agreement import agree
-from convatlas.run.callbacks import progress
-from convatlas.run.checkpoints import KEY
-from convatlas.run.environment import build_trainer, quiet_libraries
-from convatlas.tasks.base import Task
-from convatlas.tasks.segmentation import SegmentationTask
+from convatlas.training.trainer import build_trainer, quiet_libraries
+from convatlas.utils.console import print_fields, print_result, warn
+from convatlas.utils.distributed import is_rank_zero
 
 TYPES = {
     "seed": NonNegativeInt,

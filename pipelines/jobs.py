@@ -14,12 +14,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from convatlas.cli import execute
-from convatlas.console import metric_text, print_table, warn_left_out
 from convatlas.errors import UserError
-from convatlas.jsonio import read_each
-from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import run_state
-from convatlas.run.slurm import job_states
+from convatlas.jobs.slurm import job_states
+from convatlas.record.directory import RunDirectory
+from convatlas.record.lock import run_state
+from convatlas.utils.console import metric_text, print_table, warn_left_out
+from convatlas.utils.files import read_each
 
 
 def jobs(config: DictConfig) -> dict[str, Any]:

@@ -22,27 +22,27 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from convatlas.cli import execute
-from convatlas.console import print_fields, print_table
-from convatlas.data.augment import center_crop
-from convatlas.data.decode import decode_file
-from convatlas.data.mask_pictures import class_colours, mask_png, overlay_png
-from convatlas.data.normalisation import check_mean, check_std
-from convatlas.data.object_augment import scaled_size
-from convatlas.data.object_loader import batch_size, padded
-from convatlas.data.scan import ImageScan, passed_over_text
-from convatlas.data.thumbnails import thumbnail_png
+from convatlas.data.detection.loader import batch_size, padded
+from convatlas.data.detection.transforms import scaled_size
+from convatlas.data.images.decode import decode_file
+from convatlas.data.images.thumbnails import thumbnail_png
+from convatlas.data.normalization import check_mean, check_std
+from convatlas.data.segmentation.pictures import class_colours, mask_png, overlay_png
+from convatlas.data.sources.scan import ImageScan, passed_over_text
+from convatlas.data.transforms.image import center_crop
 from convatlas.errors import UserError
-from convatlas.evaluation import found_objects_png
-from convatlas.jsonio import dumps, write_atomic, write_picture
-from convatlas.models.architecture import Architecture
-from convatlas.models.dense_views import DenseViews
-from convatlas.models.detector import Detection, Detector, in_stored_image
-from convatlas.models.segmenter import Segmenter
-from convatlas.report.predictions import write_prediction_page
-from convatlas.restore import checkpoint_path, load_net, open_checkpoint, weights_taken
-from convatlas.run.checkpoints import KEY
-from convatlas.tasks.average_precision import Found
-from convatlas.tasks.object_predictions import CERTAIN, found_in
+from convatlas.models.base import Architecture
+from convatlas.models.detection.detector import Detection, Detector, in_stored_image
+from convatlas.models.segmentation.segmenter import Segmenter
+from convatlas.report.views.predictions import write_prediction_page
+from convatlas.tasks.detection.average_precision import Found
+from convatlas.tasks.detection.predictions import CERTAIN, found_in
+from convatlas.tasks.evaluation import found_objects_png
+from convatlas.tasks.segmentation.protocols import DenseViews
+from convatlas.training.checkpoint_io import KEY
+from convatlas.training.restore import checkpoint_path, load_net, open_checkpoint, weights_taken
+from convatlas.utils.console import print_fields, print_table
+from convatlas.utils.files import dumps, write_atomic, write_picture
 
 CORNERS = ("x0", "y0", "x1", "y1")
 SHOWN = 10

@@ -16,14 +16,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from convatlas.cli import execute
-from convatlas.console import print_fields, warn_left_out
 from convatlas.errors import UserError
-from convatlas.jsonio import read_each
+from convatlas.record.directory import RunDirectory
+from convatlas.record.lock import run_state
+from convatlas.record.reader import RunReader, RunRecord
 from convatlas.report.page import write_report
-from convatlas.report.run_record import RunReader, RunRecord
 from convatlas.report.selection import by_start, named_runs, runs_in, selected
-from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import run_state
+from convatlas.utils.console import print_fields, warn_left_out
+from convatlas.utils.files import read_each
 
 TYPES = {"run": str | list[str] | None, "root": str | None, "filter": str | None, "output": str | None}
 """What a report asks of its own keys."""

@@ -17,23 +17,23 @@ from omegaconf import DictConfig
 from pydantic import Field
 
 from convatlas.cli import execute
-from convatlas.config import check_config, compose_around_train, overridden_keys, plain
-from convatlas.config import compose as compose_config
-from convatlas.console import print_fields, print_table, warn
-from convatlas.data.image_data import ImageDataModule
+from convatlas.config.composition import check_config, compose_around_train, overridden_keys, plain
+from convatlas.config.composition import compose as compose_config
+from convatlas.data.module import ImageDataModule
 from convatlas.errors import TrainingFailedError, UserError
-from convatlas.planning import TYPES, plan_run
+from convatlas.jobs.rerun import prepared_rerun
+from convatlas.jobs.supervisor import run_training
+from convatlas.record.expectation import Expectation, judge
+from convatlas.record.groups import group_runs
 from convatlas.record.lines import read_metrics
-from convatlas.report.expectations import Expectation, judge
-from convatlas.report.groups import group_runs
-from convatlas.report.quantities import metric_text, spread_text
-from convatlas.report.reproduction import CLOCK, compare_runs
-from convatlas.report.run_record import read_run
-from convatlas.run.checkpoints import equal_weights
-from convatlas.run.environment import quiet_libraries, world_size
-from convatlas.run.lock import run_state
-from convatlas.run.recorded import prepared_rerun
-from convatlas.studies.processes import run_training
+from convatlas.record.lock import run_state
+from convatlas.record.quantities import metric_text, spread_text
+from convatlas.record.reader import read_run
+from convatlas.report.views.reproduction import CLOCK, compare_runs
+from convatlas.training.checkpoint_io import equal_weights
+from convatlas.training.plan import TYPES, plan_run
+from convatlas.training.trainer import quiet_libraries, world_size
+from convatlas.utils.console import print_fields, print_table, warn
 
 OWN_KEYS = ("run", "code", "tolerance", "format")
 WEIGHTS = {True: "equal weights, bit for bit", False: "other weights", None: "not compared: one is not kept"}

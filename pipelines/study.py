@@ -20,15 +20,13 @@ from omegaconf import DictConfig
 from pydantic import PositiveInt
 
 from convatlas.cli import execute
-from convatlas.config import compose_around_train, plain
-from convatlas.console import print_fields, print_table, warn_left_out
+from convatlas.config.composition import compose_around_train, plain
 from convatlas.errors import UserError
-from convatlas.jsonio import read_each
-from convatlas.report.run_record import RunReader, RunRecord
+from convatlas.jobs.submission import submit_runs
+from convatlas.record.directory import RunDirectory
+from convatlas.record.lock import run_state
+from convatlas.record.reader import RunReader, RunRecord
 from convatlas.report.selection import is_run
-from convatlas.run.directory import RunDirectory
-from convatlas.run.environment import quiet_libraries
-from convatlas.run.lock import run_state
 from convatlas.studies.design import Study, read_study
 from convatlas.studies.evaluations import plan_evaluations
 from convatlas.studies.gather import gather
@@ -37,7 +35,9 @@ from convatlas.studies.page import as_data, write_study
 from convatlas.studies.plan import Plan, plan_study
 from convatlas.studies.tables import findings_table, results_table
 from convatlas.studies.workers import Workers
-from convatlas.submission import submit_runs
+from convatlas.training.trainer import quiet_libraries
+from convatlas.utils.console import print_fields, print_table, warn_left_out
+from convatlas.utils.files import read_each
 
 OWN_KEYS = ("study", "cluster", "resources", "num_workers", "array_limit", "dry_run", "output", "format")
 TYPES = {"num_workers": PositiveInt, "array_limit": PositiveInt | None, "dry_run": bool, "output": str | None}

@@ -20,11 +20,11 @@ from omegaconf import DictConfig
 from pydantic import PositiveInt
 
 from convatlas.cli import execute
-from convatlas.config import compose_around_train
-from convatlas.console import print_fields
+from convatlas.config.composition import compose_around_train
 from convatlas.errors import UserError
-from convatlas.run.environment import quiet_libraries
-from convatlas.submission import submit_runs
+from convatlas.jobs.submission import submit_runs
+from convatlas.training.trainer import quiet_libraries
+from convatlas.utils.console import print_fields
 
 OWN_KEYS = ("cluster", "resources", "runs", "array_limit", "dry_run", "format")
 

@@ -20,14 +20,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeInt, PositiveInt
 
-from convatlas.arguments import reduced
 from convatlas.cli import execute
-from convatlas.config import compose as compose_config
-from convatlas.config import compose_around_train, overridden_keys, parse_overrides, plain, project_path, quoted
-from convatlas.console import print_fields, print_table
+from convatlas.config.arguments import reduced
+from convatlas.config.composition import compose as compose_config
+from convatlas.config.composition import (
+    compose_around_train,
+    overridden_keys,
+    parse_overrides,
+    plain,
+    project_path,
+    quoted,
+)
 from convatlas.errors import UserError
-from convatlas.run.environment import quiet_libraries
-from convatlas.run.slurm import Resources
+from convatlas.jobs.slurm import Resources
 from convatlas.sweep.checks import check_space
 from convatlas.sweep.cluster import submit_workers
 from convatlas.sweep.definition import (
@@ -44,6 +49,8 @@ from convatlas.sweep.objective import Objective
 from convatlas.sweep.result import best, rows, write_table
 from convatlas.sweep.space import Space
 from convatlas.sweep.storage import VARIABLE, address
+from convatlas.training.trainer import quiet_libraries
+from convatlas.utils.console import print_fields, print_table
 
 OWN_KEYS = (
     *IDENTITY,

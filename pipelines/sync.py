@@ -20,12 +20,12 @@ from omegaconf import DictConfig
 from pydantic import PositiveFloat
 
 from convatlas.cli import execute
-from convatlas.console import print_table, warn
 from convatlas.errors import UnreadableError, UserError
 from convatlas.record.files import read_config
-from convatlas.run.lock import Watch
-from convatlas.tracking.publisher_process import PublisherProcess, make_job
-from convatlas.tracking.wandb_server import WandbError, WandbServer
+from convatlas.record.lock import Watch
+from convatlas.tracking.wandb.process import PublisherProcess, make_job
+from convatlas.tracking.wandb.server import WandbError, WandbServer
+from convatlas.utils.console import print_table, warn
 
 TYPES = {
     "runs": str | list[str] | None,

@@ -18,37 +18,37 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 
-from convatlas.arguments import expanded
 from convatlas.cli import execute
-from convatlas.clock import STARTUP
-from convatlas.config import plain
-from convatlas.console import metric_text, print_fields, print_result, warn
-from convatlas.data.image_data import ImageDataModule
-from convatlas.data.scan import passed_over_text
+from convatlas.config.arguments import expanded
+from convatlas.config.composition import plain
+from convatlas.data.module import ImageDataModule
+from convatlas.data.sources.scan import passed_over_text
 from convatlas.errors import UserError
-from convatlas.evaluation import evaluate_split
-from convatlas.jsonio import writing
-from convatlas.planning import TYPES, plan_run, run_on_other_data, state_at_start
-from convatlas.rank import is_rank_zero
-from convatlas.rehearsal import Rehearsal
-from convatlas.restore import load_task
-from convatlas.run.agreement import agree, compare
-from convatlas.run.averaging import ExponentialAverage
-from convatlas.run.buckets import SettledBuckets
-from convatlas.run.callbacks import Throughput, progress
-from convatlas.run.checkpoints import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
-from convatlas.run.directory import RunDirectory, now
-from convatlas.run.environment import build_trainer, lost_rank_told, quiet_libraries, world_size
-from convatlas.run.gpu import gpu_settings, set_tf32
-from convatlas.run.lock import RunLock
-from convatlas.run.process_state import ProcessStates
-from convatlas.run.provenance import collect_provenance
-from convatlas.run.resume import resume_point
-from convatlas.run.saving import RunCheckpoints
-from convatlas.run.stopping import Preempted, StopSignals
+from convatlas.record.directory import RunDirectory, now
+from convatlas.record.lock import RunLock
+from convatlas.record.provenance import collect_provenance
 from convatlas.tasks.base import Task
-from convatlas.tracking.local_record import LocalRecord
+from convatlas.tasks.evaluation import evaluate_split
+from convatlas.tracking.local import LocalRecord
 from convatlas.tracking.mirrors import close_mirrors, description
+from convatlas.training.agreement import agree, compare
+from convatlas.training.callbacks.checkpointing import RunCheckpoints
+from convatlas.training.callbacks.ddp_buckets import SettledBuckets
+from convatlas.training.callbacks.ema import ExponentialAverage
+from convatlas.training.callbacks.progress import Throughput, progress
+from convatlas.training.callbacks.resume_state import ProcessStates
+from convatlas.training.callbacks.stopping import Preempted, StopSignals
+from convatlas.training.checkpoint_io import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
+from convatlas.training.gpu import gpu_settings, set_tf32
+from convatlas.training.plan import TYPES, plan_run, run_on_other_data, state_at_start
+from convatlas.training.rehearsal import Rehearsal
+from convatlas.training.restore import load_task
+from convatlas.training.resume import resume_point
+from convatlas.training.trainer import build_trainer, lost_rank_told, quiet_libraries, world_size
+from convatlas.utils.clock import STARTUP
+from convatlas.utils.console import metric_text, print_fields, print_result, warn
+from convatlas.utils.distributed import is_rank_zero
+from convatlas.utils.files import writing
 
 
 def train(config: DictConfig) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from convatlas.cli import execute
-from convatlas.console import print_fields
 from convatlas.errors import UserError
-from convatlas.report.workspace import apply_workspace
+from convatlas.tracking.wandb.workspace import apply_workspace
+from convatlas.utils.console import print_fields
 
 
 def workspace(config: DictConfig) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convatlas.data.shards import Sample, index_path, write_shard
+from convatlas.data.sources.shards import Sample, index_path, write_shard
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 OUTPUT = Path(__file__).parents[1] / "src" / "convatlas" / "data" / "fashion_mnist_sample"

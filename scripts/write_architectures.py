@@ -9,8 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from convatlas.analysis.layers import Analysis, analyse
+from convatlas.analysis.networks import described_config, described_networks
 from convatlas.analysis.published import PUBLISHED, Published, printed_text
-from convatlas.networks import described_config, described_networks
 
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "docs" / "architectures.md"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from pipelines.train import train
 from tests.fixtures import write_image_folder
 from tests.gates import PATIENCE

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.kill_and_resume import OVERRIDES, difference, only_run
 from convatlas.record.lines import read_metrics
-from convatlas.restore import restored_config
+from convatlas.training.restore import restored_config
 from pipelines.evaluate import evaluate
 from tests.conftest import SMALL, read_json
 from tests.fixtures import run_two_ranks

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from convatlas.config import check_config, compose
-from convatlas.planning import TYPES
+from convatlas.config.composition import check_config, compose
 from convatlas.tasks.optimization import Course
+from convatlas.training.plan import TYPES
 from pipelines.train import train
 from tests.fixtures import write_image_folder
 

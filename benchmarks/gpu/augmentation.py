@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.gpu.cases import moved
 from benchmarks.gpu.rows import Row, Setting
-from convatlas.config import compose
+from convatlas.config.composition import compose
 
 DATA = {
     "mixup and cutmix": ["data=fashion_mnist_sample", "augment=rand_augment", "augment.image_size=28"],

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from benchmarks.architectures import outputs
 from benchmarks.detectors import targets
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.data.batch import VOID, Batch, ObjectBatch, SegmentationBatch
-from convatlas.models.detector import Detector
+from convatlas.models.detection.detector import Detector
 from convatlas.tasks.base import Task
 
 AnyBatch = Batch | SegmentationBatch | ObjectBatch

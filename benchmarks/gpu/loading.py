@@ -10,9 +10,9 @@ from PIL import Image
 
 from benchmarks.gpu.rows import Row, Setting
 from benchmarks.gpu.speed import REDUCED, RESNET, SETTINGS, our_rate, ready_batch
-from convatlas.config import compose
-from convatlas.cores import usable_cores
+from convatlas.config.composition import compose
 from convatlas.record.lines import read_metrics
+from convatlas.utils.cores import usable_cores
 from pipelines.train import train
 
 PHOTOGRAPHS = 512

@@ -18,7 +18,7 @@ from benchmarks.gpu.cases import build_task
 from benchmarks.gpu.rows import Row, Setting, Value
 from benchmarks.gpu.speed import REDUCED, RESNET, SETTINGS, SGD, WARM_UP, bare_step, fit, forget, ready_batch, timed
 from benchmarks.paired import synchronise
-from convatlas.run.agreement import Agreement
+from convatlas.training.agreement import Agreement
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 QUESTIONS = 1000

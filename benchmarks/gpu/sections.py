@@ -13,7 +13,7 @@ from benchmarks.gpu.profiling import where_time_goes
 from benchmarks.gpu.rows import Row, Setting
 from benchmarks.gpu.speed import networks, resnet50
 from benchmarks.gpu.training import ranks, repeated, scaled, variants
-from convatlas.run.environment import quiet_libraries
+from convatlas.training.trainer import quiet_libraries
 
 SECTIONS: dict[str, Callable[[Setting], Iterable[Row]]] = {
     "numerics": numerics,

@@ -20,13 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu.cases import CLASSES, build_batch, build_task, moved
 from benchmarks.gpu.rows import Row, Setting
 from benchmarks.paired import synchronise
-from convatlas.config import compose
-from convatlas.run.buckets import SettledBuckets
-from convatlas.run.callbacks import Throughput
-from convatlas.run.environment import build_trainer
-from convatlas.run.process_state import ProcessStates
+from convatlas.config.composition import compose
 from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import OptimizerRecipe
+from convatlas.training.callbacks.ddp_buckets import SettledBuckets
+from convatlas.training.callbacks.progress import Throughput
+from convatlas.training.callbacks.resume_state import ProcessStates
+from convatlas.training.trainer import build_trainer
 
 WARM_UP = 10
 """Steps before the first that is timed; the first ones choose kernels and compile."""

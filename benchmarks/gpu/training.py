@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks.gpu.rows import Row, Setting
 from benchmarks.kill_and_resume import difference, only_run, run_once
-from convatlas.config import compose
-from convatlas.run.checkpoints import read_checkpoint
+from convatlas.config.composition import compose
+from convatlas.training.checkpoint_io import read_checkpoint
 from pipelines.train import train
 
 SHORT = [

@@ -17,13 +17,13 @@ from typing import Any, Literal, NoReturn
 
 from omegaconf import DictConfig
 
-from convatlas.clock import STARTUP
-from convatlas.config import check_config, project_path
-from convatlas.config import compose as compose_config
+from convatlas.config.composition import check_config, project_path
+from convatlas.config.composition import compose as compose_config
 from convatlas.errors import ReportedError, UserError
-from convatlas.jsonio import FULL, dumps, printable
-from convatlas.rank import is_rank_zero, ranks
-from convatlas.signals import end_after_work, ignore_stop_signals
+from convatlas.utils.clock import STARTUP
+from convatlas.utils.distributed import is_rank_zero, ranks
+from convatlas.utils.files import FULL, dumps, printable
+from convatlas.utils.signals import end_after_work, ignore_stop_signals
 
 Pipeline = Callable[..., dict[str, Any]]
 HELP = ("-h", "--help")

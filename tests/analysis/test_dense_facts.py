@@ -9,12 +9,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convatlas.analysis.layers import analyse
-from convatlas.models.deeplab import DeepLabV3, DeepLabV3Plus, DeepLabVGG
-from convatlas.models.fcn import FCN, FCNVGG
-from convatlas.models.resnet import ResNet
-from convatlas.models.segmenter import Segmenter
-from convatlas.models.unet import UNet
-from convatlas.models.vgg import VGG
+from convatlas.models.classification.resnet import ResNet
+from convatlas.models.classification.vgg import VGG
+from convatlas.models.segmentation.deeplab import DeepLabV3, DeepLabV3Plus, DeepLabVGG
+from convatlas.models.segmentation.fcn import FCN, FCNVGG
+from convatlas.models.segmentation.segmenter import Segmenter
+from convatlas.models.segmentation.unet import UNet
 
 
 def on_meta(build: Callable[[], Segmenter]) -> Segmenter:

@@ -10,14 +10,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convatlas.analysis.layers import Analysis, analyse
-from convatlas.models.alexnet import AlexNet, AlexNetTorchvision
-from convatlas.models.architecture import Architecture
-from convatlas.models.classifier import Classifier
-from convatlas.models.cuda_convnet import CudaConvNet
-from convatlas.models.googlenet import GoogLeNet, GoogLeNetTorchvision
-from convatlas.models.resnet import CifarResNet, ResNet
-from convatlas.models.vgg import VGG
-from convatlas.networks import Network, described_config, described_networks, model_names
+from convatlas.analysis.networks import Network, described_config, described_networks, model_names
+from convatlas.models.base import Architecture
+from convatlas.models.classification.alexnet import AlexNet, AlexNetTorchvision
+from convatlas.models.classification.classifier import Classifier
+from convatlas.models.classification.cuda_convnet import CudaConvNet
+from convatlas.models.classification.googlenet import GoogLeNet, GoogLeNetTorchvision
+from convatlas.models.classification.resnet import CifarResNet, ResNet
+from convatlas.models.classification.vgg import VGG
 
 Depth = Literal[18, 34, 50, 101, 152]
 Configuration = Literal["A", "A-LRN", "B", "C", "D", "E"]

@@ -9,10 +9,10 @@ from PIL import Image
 from convatlas.analysis.filters import TILE, filter_grid, write_filters
 from convatlas.analysis.graph import graph_rows, write_graph
 from convatlas.analysis.layers import analyse
-from convatlas.models.alexnet import AlexNet
-from convatlas.models.classifier import Classifier
-from convatlas.models.googlenet import GoogLeNet
-from convatlas.models.resnet import CifarResNet, ResNet
+from convatlas.models.classification.alexnet import AlexNet
+from convatlas.models.classification.classifier import Classifier
+from convatlas.models.classification.googlenet import GoogLeNet
+from convatlas.models.classification.resnet import CifarResNet, ResNet
 
 
 def on_meta(net: type[Classifier], **arguments: object) -> Classifier:

@@ -9,7 +9,7 @@ from PIL import Image
 from benchmarks.loader import crop_differences
 from benchmarks.loader_peers import LOADERS
 from benchmarks.stored_forms import StoredForm, prepare
-from convatlas.data.dataset import image_folder
+from convatlas.data.classification.datasets import image_folder
 
 
 @pytest.fixture(scope="module")

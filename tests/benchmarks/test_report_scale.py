@@ -6,10 +6,10 @@ from hydra.utils import instantiate
 from playwright.sync_api import sync_playwright
 
 from benchmarks.report_scale import EPOCHS, SEEDS, measure_browser, write_runs
-from convatlas.config import compose
-from convatlas.report.groups import group_runs
+from convatlas.config.composition import compose
+from convatlas.record.groups import group_runs
+from convatlas.record.reader import read_run
 from convatlas.report.page import write_report
-from convatlas.report.run_record import read_run
 from convatlas.report.selection import runs_in
 from tests.report.visit import Visit
 

@@ -14,13 +14,13 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.data.digests import FileDigests
-from convatlas.data.shapes import CLASSES
-from convatlas.data.shapes_on_disk import write_coco, write_voc
-from convatlas.data.shards import Sample, write_shard
-from convatlas.data.sources import ArraySource
-from convatlas.planning import plan_run
+from convatlas.data.sources.images import ArraySource
+from convatlas.data.sources.shapes import CLASSES
+from convatlas.data.sources.shapes_on_disk import write_coco, write_voc
+from convatlas.data.sources.shards import Sample, write_shard
+from convatlas.training.plan import plan_run
 from tests.fixtures import write_image_folder
 
 SIZE = (48, 64)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convatlas import console
-from convatlas.data import digests, scan
+from convatlas.data import digests
 from convatlas.data.digests import ABSENT, FileDigests
+from convatlas.data.sources import scan
 from convatlas.errors import UserError
+from convatlas.utils import console
 
 
 @pytest.fixture

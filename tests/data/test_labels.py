@@ -10,24 +10,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convatlas.config import compose
-from convatlas.data import mask_counts, masks
+from convatlas.config.composition import compose
 from convatlas.data.class_list import ClassList
-from convatlas.data.datamodule import ClassificationDataModule
-from convatlas.data.dataset import Dataset
-from convatlas.data.decode import ImageError
-from convatlas.data.image_data import ImageDataModule
-from convatlas.data.mask_data import SegmentationDataModule
-from convatlas.data.mask_datasets import mask_folders
-from convatlas.data.masks import read_mask
-from convatlas.data.object_data import DetectionDataModule
-from convatlas.data.object_datasets import coco, voc
-from convatlas.data.scan import write_entry
-from convatlas.data.shapes_on_disk import write_coco, write_voc
-from convatlas.data.sources import ArraySource
+from convatlas.data.classification.datasets import Dataset
+from convatlas.data.classification.module import ClassificationDataModule
+from convatlas.data.detection.datasets import coco, voc
+from convatlas.data.detection.module import DetectionDataModule
+from convatlas.data.images.decode import ImageError
+from convatlas.data.module import ImageDataModule
+from convatlas.data.segmentation import counts as mask_counts
+from convatlas.data.segmentation import sources as masks
+from convatlas.data.segmentation.datasets import mask_folders
+from convatlas.data.segmentation.module import SegmentationDataModule
+from convatlas.data.segmentation.sources import read_mask
+from convatlas.data.sources.images import ArraySource
+from convatlas.data.sources.scan import write_entry
+from convatlas.data.sources.shapes_on_disk import write_coco, write_voc
 from convatlas.errors import UserError
 from pipelines.check import check
-from tests.data.test_objects_on_disk import edit
+from tests.data.detection.test_objects_on_disk import edit
 
 SETTINGS: Mapping[str, Any] = {
     "name": "mine",

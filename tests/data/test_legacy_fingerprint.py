@@ -9,14 +9,14 @@ import pytest
 from hydra.utils import instantiate
 from PIL import Image
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.data.class_list import ClassList
-from convatlas.data.datamodule import ClassificationDataModule
-from convatlas.data.dataset import Dataset
-from convatlas.data.image_data import ImageDataModule
+from convatlas.data.classification.datasets import Dataset
+from convatlas.data.classification.module import ClassificationDataModule
 from convatlas.data.legacy_fingerprint import legacy_fingerprint
-from convatlas.data.shards import Sample, write_shard
-from convatlas.data.sources import ArraySource
+from convatlas.data.module import ImageDataModule
+from convatlas.data.sources.images import ArraySource
+from convatlas.data.sources.shards import Sample, write_shard
 
 XML = """<annotation><filename>{name}.png</filename><size><width>8</width><height>8</height></size>
 <object><name>{label}</name><difficult>{difficult}</difficult>

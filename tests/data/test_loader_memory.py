@@ -16,7 +16,7 @@ SCRIPT = f"""
 {PEAK_MEMORY}
 import sys, time
 from hydra.utils import instantiate
-from convatlas.config import compose
+from convatlas.config.composition import compose
 
 overrides = ["data=imagefolder", "data.root=" + sys.argv[1], "data.global_batch_size=256", "data.val_fraction=0.05"]
 data = instantiate(compose("train", [*overrides, "data.prefetch=" + sys.argv[2], "data.threads=" + sys.argv[3]]).data)

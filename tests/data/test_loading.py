@@ -16,8 +16,12 @@ from hydra.utils import instantiate
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from convatlas.config import compose
-from convatlas.data.augment import (
+from convatlas.config.composition import compose
+from convatlas.data.batch import Batch
+from convatlas.data.classification.module import ClassificationDataModule
+from convatlas.data.module import cut_val
+from convatlas.data.sampler import evaluation_batches, train_batches
+from convatlas.data.transforms.image import (
     Augmentation,
     CenterCrop,
     HorizontalFlip,
@@ -25,10 +29,6 @@ from convatlas.data.augment import (
     ScaleJitterCrop,
     center_crop,
 )
-from convatlas.data.batch import Batch
-from convatlas.data.datamodule import ClassificationDataModule
-from convatlas.data.image_data import cut_val
-from convatlas.data.order import evaluation_batches, train_batches
 from convatlas.errors import UserError
 from tests.fixtures import write_image_folder
 
@@ -361,7 +361,7 @@ def test_copies_of_a_sample_are_augmented_each_in_its_own_way(root: Path) -> Non
 def test_what_the_device_does_to_a_sample_does_not_depend_on_ranks(root: Path, world_size: int) -> None:
     """Lighting, erasing and mixing, with repeats: the same pixels and label weights in one batch or in shares of it."""
     overrides = ["data.global_batch_size=12", "augment=trivial_augment", "augment.repeats=2"]
-    lighting = "{lighting: {_target_: convatlas.data.batch_augment.Lighting, std: ${data.std}}}"
+    lighting = "{lighting: {_target_: convatlas.data.transforms.on_device.Lighting, std: ${data.std}}}"
     shares = []
     for rank in range(world_size):
         data = folder_data(root, *overrides, f"+augment.batch={lighting}")

@@ -51,7 +51,7 @@ TRAIN = {
     "finished_detection": [
         *SHORT,
         "experiment=quickstart_detection",
-        "model.net.backbone._target_=convatlas.models.resnet.CifarResNet",  # of 75,002 parameters
+        "model.net.backbone._target_=convatlas.models.classification.resnet.CifarResNet",  # of 75,002 parameters
         "model.net.backbone.depth=8",
         "~model.net.backbone.stem",
         "model.net.anchor_sizes=[8,16,24,40]",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convatlas.config import compose
-from convatlas.restore import restored_config
+from convatlas.config.composition import compose
+from convatlas.training.restore import restored_config
 from pipelines.evaluate import evaluate
 from pipelines.predict import predict
 from pipelines.report import report

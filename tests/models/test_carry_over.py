@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from convatlas.errors import UserError
-from convatlas.models.deeplab import DeepLabVGG
-from convatlas.models.fcn import FCN, FCNVGG
-from convatlas.models.resnet import CifarResNet, ResNet
-from convatlas.models.segmenter import linear_as_convolution
-from convatlas.models.unet import UNet
-from convatlas.models.vgg import VGG
+from convatlas.models.classification.resnet import CifarResNet, ResNet
+from convatlas.models.classification.vgg import VGG
+from convatlas.models.segmentation.deeplab import DeepLabVGG
+from convatlas.models.segmentation.fcn import FCN, FCNVGG
+from convatlas.models.segmentation.segmenter import linear_as_convolution
+from convatlas.models.segmentation.unet import UNet
 from convatlas.models.weights import load_backbone, load_weights
 
 

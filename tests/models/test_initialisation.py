@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convatlas.models.classifier import Classifier
-from convatlas.models.resnet import CifarResNet, ResNet
+from convatlas.models.classification.classifier import Classifier
+from convatlas.models.classification.resnet import CifarResNet, ResNet
 from tests.models.zoo import build
 
 FEWEST = 1000

@@ -10,17 +10,17 @@ import torchvision
 from torch import Tensor, nn
 
 from convatlas.errors import UserError
-from convatlas.models.architecture import Architecture
-from convatlas.models.detector import Proposals, Regions, freeze_batch_norm
-from convatlas.models.faster_rcnn import FasterRCNNFPN
-from convatlas.models.fcn import FCN, FCNVGG
-from convatlas.models.googlenet import GoogLeNetTorchvision
-from convatlas.models.mask_rcnn import MaskRCNNFPN
+from convatlas.models.base import Architecture
+from convatlas.models.classification.googlenet import GoogLeNetTorchvision
+from convatlas.models.classification.resnet import CifarResNet, ResNet
+from convatlas.models.classification.vgg import VGG
+from convatlas.models.detection.detector import Proposals, Regions, freeze_batch_norm
+from convatlas.models.detection.faster_rcnn import FasterRCNNFPN
+from convatlas.models.detection.mask_rcnn import MaskRCNNFPN
 from convatlas.models.published_weights import least_input_deviation, published_weights
-from convatlas.models.resnet import CifarResNet, ResNet
-from convatlas.models.vgg import VGG
+from convatlas.models.segmentation.fcn import FCN, FCNVGG
 from convatlas.models.weights import load_backbone, load_weights
-from tests.models.test_dilation import settle
+from tests.models.segmentation.test_dilation import settle
 from tests.models.zoo import build
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from convatlas.errors import UserError
-from convatlas.models.fcn import FCN
-from convatlas.models.resnet import CifarResNet
+from convatlas.models.classification.resnet import CifarResNet
+from convatlas.models.segmentation.fcn import FCN
 from convatlas.models.weights import load_backbone, load_weights
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from convatlas.models.classifier import Classifier
+from convatlas.models.classification.classifier import Classifier
 from convatlas.models.outputs import ClassifierOutput
 from tests.models.zoo import NAMES, SMALLER, build, heads, loss, slow_except
 

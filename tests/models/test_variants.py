@@ -13,12 +13,12 @@ from torchvision.ops import StochasticDepth
 
 from convatlas.analysis.layers import analyse
 from convatlas.errors import UserError
-from convatlas.models.alexnet import AlexNet
-from convatlas.models.cuda_convnet import CudaConvNet
-from convatlas.models.googlenet import GoogLeNet
-from convatlas.models.residual_blocks import ZeroPadShortcut
-from convatlas.models.resnet import CifarResNet, ResNet
-from convatlas.models.vgg import VGG
+from convatlas.models.classification.alexnet import AlexNet
+from convatlas.models.classification.cuda_convnet import CudaConvNet
+from convatlas.models.classification.googlenet import GoogLeNet
+from convatlas.models.classification.residual_blocks import ZeroPadShortcut
+from convatlas.models.classification.resnet import CifarResNet, ResNet
+from convatlas.models.classification.vgg import VGG
 from tests.models.zoo import build
 
 

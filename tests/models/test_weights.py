@@ -7,8 +7,8 @@ import torch
 import torchvision
 
 from convatlas.errors import UserError
-from convatlas.models.googlenet import GoogLeNetTorchvision
-from convatlas.models.resnet import CifarResNet, ResNet
+from convatlas.models.classification.googlenet import GoogLeNetTorchvision
+from convatlas.models.classification.resnet import CifarResNet, ResNet
 from convatlas.models.weights import load_weights
 
 

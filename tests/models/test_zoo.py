@@ -8,12 +8,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from convatlas.config import compose, plain
-from convatlas.models.classifier import Classifier
+from convatlas.config.composition import compose, plain
+from convatlas.models.classification.classifier import Classifier
+from convatlas.models.classification.resnet import CifarResNet
 from convatlas.models.outputs import ClassifierOutput
-from convatlas.models.resnet import CifarResNet
-from convatlas.restore import load_net, open_checkpoint
-from convatlas.run.checkpoints import KEY, AtomicCheckpointIO
+from convatlas.training.checkpoint_io import KEY, AtomicCheckpointIO
+from convatlas.training.restore import load_net, open_checkpoint
 from tests.compiler import needs_compiler
 from tests.models.zoo import FILES, LARGEST, NAMES, SMALLER, build, heads, load, loss, net_config, slow_except
 

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from convatlas.models.classifier import Classifier
+from convatlas.models.classification.classifier import Classifier
 from convatlas.models.outputs import ClassifierOutput
 
 FILES = {file.stem: file for file in sorted((Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))}

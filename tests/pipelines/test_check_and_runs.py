@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.errors import UserError
 from pipelines.check import check
 from pipelines.runs import runs

@@ -16,11 +16,11 @@ import torch
 from hydra.utils import instantiate
 from PIL import Image, UnidentifiedImageError
 
-from convatlas.config import check_config, compose, plain
-from convatlas.data.dataset import Dataset, fashion_mnist_sample, image_folder
-from convatlas.data.recode import Shrink, stored_form
-from convatlas.data.shards import ShardSource, index_path
-from convatlas.data.sources import Source
+from convatlas.config.composition import check_config, compose, plain
+from convatlas.data.classification.datasets import Dataset, fashion_mnist_sample, image_folder
+from convatlas.data.sources.images import Source
+from convatlas.data.sources.shards import ShardSource, index_path
+from convatlas.data.tools.recode import Shrink, stored_form
 from convatlas.errors import UserError
 from pipelines.data_prepare import TYPES, _next_command, data_prepare
 from tests.conftest import Command
@@ -343,8 +343,8 @@ def test_a_truncated_image_that_is_to_be_shrunk_is_named(images: Path, tmp_path:
 
 KILLED = """
 import os, signal, sys, threading
-from convatlas.config import compose
-from convatlas.data import prepare
+from convatlas.config.composition import compose
+from convatlas.data.tools import prepare
 from pipelines.data_prepare import data_prepare
 
 write_shard, write_manifest, begun = prepare.write_shard, prepare.Manifest.write, []

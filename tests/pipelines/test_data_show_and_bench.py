@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convatlas.config import compose
-from convatlas.data.bench import STAGES
+from convatlas.config.composition import compose
+from convatlas.data.tools.bench import STAGES
 from convatlas.errors import UserError
 from pipelines import data_bench as bench_pipeline
 from pipelines.data_bench import data_bench

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from convatlas.config import compose
-from convatlas.data.sources import Source
-from convatlas.data.verify import Record, verify_source
+from convatlas.config.composition import compose
+from convatlas.data.sources.images import Source
+from convatlas.data.tools.verify import Record, verify_source
 from convatlas.errors import UserError
 from pipelines.data_verify import data_verify, show
 from tests.conftest import Command, read_json

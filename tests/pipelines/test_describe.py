@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
+from convatlas.analysis.networks import described_config, model_names
 from convatlas.analysis.published import PUBLISHED
-from convatlas.config import check_config
+from convatlas.config.composition import check_config
 from convatlas.errors import UserError
-from convatlas.models.resnet import CifarResNet
-from convatlas.networks import described_config, model_names
+from convatlas.models.classification.resnet import CifarResNet
 from pipelines.describe import TYPES, describe, show
 from tests.conftest import Command, FolderRun
 from tests.fixtures import write_image_folder

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.kill_and_resume import difference, only_run
-from convatlas.config import check_config, compose
-from convatlas.data.shapes import scene
+from convatlas.analysis.networks import described_config, described_networks
+from convatlas.config.composition import check_config, compose
+from convatlas.data.sources.shapes import scene
 from convatlas.errors import UserError
-from convatlas.networks import described_config, described_networks
-from convatlas.restore import restored_config
+from convatlas.training.restore import restored_config
 from pipelines.check import check
 from pipelines.data_show import data_show
 from pipelines.evaluate import TYPES, evaluate
@@ -23,7 +23,7 @@ from pipelines.predict import predict
 from pipelines.report import report
 from pipelines.train import train
 from tests.conftest import read_json
-from tests.tasks.test_detection import TINY
+from tests.tasks.detection.test_task import TINY
 
 RUN = [*TINY, "tracking=none", "trainer.max_epochs=2", "run.checkpoint_steps=1", "model.net.regions.score=0.3"]
 
@@ -128,8 +128,8 @@ def test_verbs_about_classes_refuse_objects_by_name() -> None:
 CHILD = """
 import sys
 from benchmarks.kill_and_resume import MOMENTS, signal_in
-from convatlas.config import compose
-from convatlas.tasks.detection import DetectionTask
+from convatlas.config.composition import compose
+from convatlas.tasks.detection.task import DetectionTask
 from pipelines.train import train
 from tests.pipelines.test_detection import RUN
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-from convatlas.data.datamodule import ClassificationDataModule
+from convatlas.data.classification.module import ClassificationDataModule
 from convatlas.errors import UserError
-from convatlas.restore import load_net, restored_config
-from convatlas.run.checkpoints import KEY, AtomicCheckpointIO, read_checkpoint
+from convatlas.training.checkpoint_io import KEY, AtomicCheckpointIO, read_checkpoint
+from convatlas.training.restore import load_net, restored_config
 from pipelines.evaluate import evaluate
 from tests.conftest import FolderRun, read_json
 from tests.fixtures import write_image_folder

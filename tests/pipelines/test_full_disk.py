@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from convatlas import evaluation
-from convatlas.config import compose
-from convatlas.data.decode import ImageError
+from convatlas.config.composition import compose
+from convatlas.data.images.decode import ImageError
 from convatlas.data.skipped import SkippedImages
 from convatlas.errors import UserError
-from convatlas.jsonio import write_atomic
-from convatlas.run.checkpoints import AtomicCheckpointIO
-from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import RunLock
-from convatlas.run.saving import RunCheckpoints
-from convatlas.tracking.local_record import LocalRecord
+from convatlas.record.directory import RunDirectory
+from convatlas.record.lock import RunLock
+from convatlas.tasks import evaluation
+from convatlas.tracking.local import LocalRecord
+from convatlas.training.callbacks.checkpointing import RunCheckpoints
+from convatlas.training.checkpoint_io import AtomicCheckpointIO
+from convatlas.utils.files import write_atomic
 from pipelines.train import train
 from tests.conftest import Command
-from tests.run.test_write_log import TINY
+from tests.record.test_write_log import TINY
 
 FULL, READ_ONLY = r"\(No space left on device\)", r"\(Read-only file system\)"
 MOMENTS: dict[str, tuple[Any, str, int]] = {

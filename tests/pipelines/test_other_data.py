@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from pipelines.check import check
 from pipelines.train import train
 from tests.conftest import read_json

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.record.lines import read_metrics
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.tasks.classification.task import ClassificationTask
 from pipelines.train import train
 
 OVERRIDES = [

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torchvision.io import write_png
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.errors import UserError
-from convatlas.run.checkpoints import KEY, AtomicCheckpointIO, read_checkpoint
+from convatlas.training.checkpoint_io import KEY, AtomicCheckpointIO, read_checkpoint
 from pipelines.predict import predict, show
 from tests.conftest import FolderRun, read_json
 

@@ -12,22 +12,22 @@ import pytest
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 
-from convatlas.config import compose as compose_config
+from convatlas.config.composition import compose as compose_config
 from convatlas.errors import TrainingFailedError, UserError
-from convatlas.jsonio import dumps
-from convatlas.planning import plan_run, state_at_start
+from convatlas.jobs import rerun as recorded
+from convatlas.jobs import supervisor as processes
+from convatlas.jobs.snapshot import snapshot
+from convatlas.record.directory import RunDirectory
 from convatlas.record.lines import read_metrics
-from convatlas.report.reproduction import compare_runs
-from convatlas.report.run_record import read_run
-from convatlas.run import recorded
-from convatlas.run.directory import RunDirectory
-from convatlas.run.provenance import SOURCE
-from convatlas.run.snapshot import snapshot
-from convatlas.run.stopping import Preempted
-from convatlas.studies import processes
+from convatlas.record.provenance import SOURCE
+from convatlas.record.reader import read_run
+from convatlas.report.views.reproduction import compare_runs
+from convatlas.training.callbacks.stopping import Preempted
+from convatlas.training.plan import plan_run, state_at_start
+from convatlas.utils.files import dumps
 from pipelines.reproduce import compose, reproduce, show
 from tests.conftest import SMALL, Command, read_json
-from tests.run.test_source import git
+from tests.jobs.test_source import git
 
 
 def again(*overrides: str) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def test_the_recorded_code_runs_with_its_uncommitted_changes(tmp_path: Path, mon
     git(repository, "init", "-q")
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "first")
-    order = repository / "src/convatlas/data/order.py"
+    order = repository / "src/convatlas/data/sampler.py"
     text = order.read_text(encoding="utf-8")
     assert "default_rng([seed, epoch])" in text
     order.write_text(text.replace("default_rng([seed, epoch])", "default_rng([seed, epoch, 1])"), encoding="utf-8")

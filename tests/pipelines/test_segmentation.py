@@ -11,21 +11,21 @@ import torch
 from hydra.utils import instantiate as build
 from PIL import Image
 
-from convatlas.config import check_config, compose
+from convatlas.config.composition import check_config, compose
 from convatlas.data.batch import VOID
-from convatlas.data.shapes import CLASSES, scene
-from convatlas.data.shapes_on_disk import write_voc
+from convatlas.data.sources.shapes import CLASSES, scene
+from convatlas.data.sources.shapes_on_disk import write_voc
 from convatlas.errors import UserError
-from convatlas.restore import load_net, restored_config
-from convatlas.run.checkpoints import read_run_checkpoint
+from convatlas.training.checkpoint_io import read_run_checkpoint
+from convatlas.training.restore import load_net, restored_config
 from pipelines.check import check
 from pipelines.evaluate import TYPES, evaluate
 from pipelines.predict import predict
 from pipelines.report import report
 from pipelines.train import train
 from tests.conftest import Command, read_json
+from tests.data.segmentation.test_loading import replace_mask
 from tests.data.test_labels import masks_of
-from tests.data.test_mask_loading import replace_mask
 from tests.tasks.numpy_reference import reference
 
 SMALL = [
@@ -207,7 +207,7 @@ def test_a_trained_classifier_becomes_the_backbone_and_the_run_another(trained: 
         "data.std=[0.25]",
         "model=fcn_resnet50",
         "~model.net.backbone",
-        "+model.net.backbone={_target_: convatlas.models.resnet.CifarResNet, depth: 20, in_channels: 1}",
+        "+model.net.backbone={_target_: convatlas.models.classification.resnet.CifarResNet, depth: 20, in_channels: 1}",
         "data.dataset.train=40",
         "data.dataset.test=10",
         f"run.root={tmp_path}",

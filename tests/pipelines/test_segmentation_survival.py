@@ -14,8 +14,8 @@ from tests.pipelines.test_segmentation import SMALL
 OVERRIDES = [*SMALL, "model.net.dropout=0.3", "augment=masks_elastic", "augment.weights=null", "run.checkpoint_steps=2"]
 CHILD = """
 import os, signal, sys
-from convatlas.config import compose
-from convatlas.tasks.segmentation import SegmentationTask
+from convatlas.config.composition import compose
+from convatlas.tasks.segmentation.task import SegmentationTask
 from pipelines.train import train
 
 original, calls = getattr(SegmentationTask, sys.argv[1]), 0

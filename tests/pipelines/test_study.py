@@ -13,9 +13,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from convatlas.config import compose as compose_config
-from convatlas.config import project_path
-from convatlas.data import dataset
+from convatlas.config.composition import compose as compose_config
+from convatlas.config.composition import project_path
+from convatlas.data.classification import datasets as dataset
 from convatlas.errors import UserError
 from convatlas.studies.design import read_study
 from pipelines.study import compose, show, study

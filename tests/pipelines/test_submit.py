@@ -8,8 +8,8 @@ import pytest
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from convatlas.config import check_config
-from convatlas.config import compose as compose_config
+from convatlas.config.composition import check_config
+from convatlas.config.composition import compose as compose_config
 from convatlas.errors import UserError
 from pipelines.jobs import jobs
 from pipelines.submit import compose, submit

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from benchmarks.kill_and_resume import OVERRIDES, difference, only_run, run_once
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.errors import UserError
-from convatlas.run.checkpoints import read_checkpoint
-from convatlas.run.lock import RunLock
-from convatlas.run.stopping import EXIT_STATUS
+from convatlas.record.lock import RunLock
+from convatlas.training.callbacks.stopping import EXIT_STATUS
+from convatlas.training.checkpoint_io import read_checkpoint
 from pipelines.runs import runs
 from pipelines.train import train
 from tests.compiler import needs_compiler
@@ -118,8 +118,8 @@ def test_two_processes_on_one_run_are_one_too_many(alone: Path, tmp_path: Path) 
 SIGNALLED = """
 import atexit, functools, os, signal, sys
 from convatlas.cli import execute
-from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import RunLock
+from convatlas.record.directory import RunDirectory
+from convatlas.record.lock import RunLock
 from pipelines.train import TYPES, show, train
 
 def send(*_):

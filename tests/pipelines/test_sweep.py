@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from convatlas.config import check_config, quoted
-from convatlas.config import compose as compose_config
+from convatlas.config.composition import check_config, quoted
+from convatlas.config.composition import compose as compose_config
 from convatlas.errors import UserError
 from convatlas.record.lines import read_metrics
 from pipelines.sweep import TYPES, compose, sweep

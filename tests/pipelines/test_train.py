@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from convatlas.config import check_config, compose
+from convatlas.config.composition import check_config, compose
 from convatlas.data.batch import Batch
 from convatlas.errors import DivergedError, UserError
-from convatlas.jsonio import write_atomic
-from convatlas.planning import TYPES
 from convatlas.record.lines import read_metrics
-from convatlas.run.checkpoints import read_checkpoint
-from convatlas.run.lock import RunLock
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.record.lock import RunLock
+from convatlas.tasks.classification.task import ClassificationTask
+from convatlas.training.checkpoint_io import read_checkpoint
+from convatlas.training.plan import TYPES
+from convatlas.utils.files import write_atomic
 from pipelines.train import show, train
 from tests.conftest import SMALL, read_json
 from tests.fixtures import write_image_folder

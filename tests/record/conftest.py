@@ -1,3 +1,3 @@
 """What the tests of records share."""
 
-from tests.report.conftest import dashboard, make_run  # noqa: F401  fixtures
+from tests.report.conftest import dashboard, hostile_run, make_run  # noqa: F401  fixtures

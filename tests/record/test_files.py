@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.errors import NewerFormatError, UnreadableError, UserError
+from convatlas.record.directory import RunDirectory
 from convatlas.record.files import (
     read_config,
     read_evaluation,
@@ -20,10 +21,9 @@ from convatlas.record.files import (
     read_source,
     read_summary,
 )
+from convatlas.record.lock import RunLock, Watch, run_state
+from convatlas.report.figures.panels import Dashboard
 from convatlas.report.live import LiveReport
-from convatlas.report.panels import Dashboard
-from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import RunLock, Watch, run_state
 from pipelines import jobs as jobs_pipeline
 from pipelines.jobs import jobs
 from pipelines.report import report

@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
+from convatlas.report.figures.panels import Dashboard
 from convatlas.report.live import LiveReport
-from convatlas.report.panels import Dashboard
 from convatlas.report.server import ReportServer
 from tests.gates import PATIENCE
 

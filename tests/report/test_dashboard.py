@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from convatlas.config import check_config, compose
+from convatlas.config.composition import check_config, compose
 from convatlas.errors import UserError
+from convatlas.record.reader import RunRecord
 from convatlas.report import live
+from convatlas.report.figures.panels import Dashboard
 from convatlas.report.live import LiveReport
 from convatlas.report.page import Report, build_report
-from convatlas.report.panels import Dashboard
-from convatlas.report.run_record import RunRecord
 from convatlas.report.server import ReportServer
 from pipelines.dashboard import TYPES
 from pipelines.dashboard import dashboard as run_dashboard

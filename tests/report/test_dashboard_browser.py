@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from convatlas.jsonio import write_atomic
 from convatlas.report.server import ReportServer
+from convatlas.utils.files import write_atomic
 from tests.report.visit import Visit
 
 pytestmark = pytest.mark.browser

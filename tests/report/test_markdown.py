@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from convatlas.report.groups import group_runs
+from convatlas.record.groups import group_runs
+from convatlas.record.reader import read_run
 from convatlas.report.markdown import ROWS, escape, markdown
-from convatlas.report.run_record import read_run
 
 
 def test_the_tables_are_those_of_the_page(make_run: Any) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
+from convatlas.record.reader import read_run
+from convatlas.report.figures.panels import Dashboard
 from convatlas.report.page import write_report
-from convatlas.report.panels import Dashboard
-from convatlas.report.predictions import write_prediction_page
-from convatlas.report.run_record import read_run
+from convatlas.report.views.predictions import write_prediction_page
 from pipelines.data_verify import data_verify
 from tests.fixtures import write_faulty_folder
 from tests.report.visit import Visit

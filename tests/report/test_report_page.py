@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from hydra.utils import instantiate
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
+from convatlas.record.quantities import duration_text, metric_label, metric_text, spread_text
+from convatlas.record.reader import read_run
 from convatlas.report.markup import image_file
 from convatlas.report.page import DETAILED, build_report, write_report
-from convatlas.report.quantities import duration_text, metric_label, metric_text, spread_text
-from convatlas.report.run_record import read_run
 
 
 def page_of(runs: list[Path], tmp_path: Path) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from convatlas.config import check_config, compose
+from convatlas.config.composition import check_config, compose
 from convatlas.errors import UserError
 from pipelines.report import TYPES, report
 

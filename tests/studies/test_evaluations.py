@@ -1,8 +1,8 @@
 from pathlib import Path
 from typing import Any
 
-from convatlas.config import compose
-from convatlas.run.directory import RunDirectory, now
+from convatlas.config.composition import compose
+from convatlas.record.directory import RunDirectory, now
 from convatlas.studies.evaluations import plan_evaluations
 from convatlas.studies.plan import Plan, PlannedRun
 from tests.studies.conftest import study_of

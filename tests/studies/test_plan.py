@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from convatlas.errors import UserError
-from convatlas.jsonio import dumps
-from convatlas.run.directory import RunDirectory
+from convatlas.record.directory import RunDirectory
 from convatlas.studies.plan import PlannedRun, plan_study
+from convatlas.utils.files import dumps
 from tests.studies.conftest import study_of
 
 

@@ -8,10 +8,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from convatlas.config import check_config, compose, plain, project_path
-from convatlas.models.classifier import Classifier
-from convatlas.planning import TYPES
+from convatlas.config.composition import check_config, compose, plain, project_path
+from convatlas.models.classification.classifier import Classifier
 from convatlas.studies.design import Cell, Study, read_study
+from convatlas.training.plan import TYPES
 from tests.models.zoo import slow_except
 
 FILES = {file.stem: file for file in sorted((project_path("conf") / "study").glob("*.yaml"))}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from convatlas.report.run_record import read_run
+from convatlas.record.reader import read_run
 from convatlas.studies.design import Cell
 from convatlas.studies.outcome import judge
 from convatlas.studies.page import write_study

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from convatlas.errors import UserError
-from convatlas.report.run_record import RunRecord
-from convatlas.report.series import series_of
+from convatlas.record.reader import RunRecord
+from convatlas.record.series import series_of
 from convatlas.studies.values import Value, value_of_evaluation, value_of_run
 from tests.studies.conftest import study_of
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from convatlas.errors import UserError
-from convatlas.run.launch import start
-from convatlas.run.slurm import Resources
+from convatlas.jobs.launch import start
+from convatlas.jobs.slurm import Resources
 from convatlas.sweep import local
 from convatlas.sweep.local import WorkersEndedError, work_here
 from convatlas.sweep.worker import StopFlag

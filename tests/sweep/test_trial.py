@@ -17,13 +17,13 @@ import pytest
 from optuna.trial import Trial, TrialState
 
 from convatlas.errors import UserError
-from convatlas.planning import plan_run
-from convatlas.run.lock import Owner, Watch, process_start
+from convatlas.record.lock import Owner, Watch, process_start
 from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import Sweep
 from convatlas.sweep.pruning import Reports
 from convatlas.sweep.trial import Training
 from convatlas.sweep.worker import Outcome, StopFlag, Stopped
+from convatlas.training.plan import plan_run
 from tests.conftest import SMALL
 from tests.gates import until
 from tests.sweep.definitions import make_sweep
@@ -183,7 +183,7 @@ def _with_owner(owner: Owner) -> Callable[..., Any]:
 
 def test_a_training_ends_with_the_worker_that_started_it(tmp_path: Path) -> None:
     starter = (
-        "import sys; from pathlib import Path; from convatlas.run.launch import start; import time\n"
+        "import sys; from pathlib import Path; from convatlas.jobs.launch import start; import time\n"
         "sleeper = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
         "child = start(sleeper, Path(sys.argv[1]), die_with_parent=True)\n"
         "print(child.pid, flush=True); time.sleep(60)"

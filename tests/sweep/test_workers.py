@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from convatlas.errors import UserError
-from convatlas.run.lock import Owner
+from convatlas.record.lock import Owner
 from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import DEATHS, NUM_TRIALS, REASON, Sweep, open_sweep
 from convatlas.sweep.storage import VARIABLE, address

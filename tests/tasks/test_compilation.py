@@ -3,11 +3,11 @@ import torch
 import torch._inductor.config
 
 from convatlas.errors import UserError
-from convatlas.models.resnet import CifarResNet
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.models.classification.resnet import CifarResNet
+from convatlas.tasks.classification.task import ClassificationTask
 from convatlas.tasks.optimization import OptimizerRecipe
 from tests.compiler import needs_compiler
-from tests.tasks.test_classification import batch_of, task
+from tests.tasks.classification.test_task import batch_of, task
 
 RECIPE = OptimizerRecipe(algorithm=torch.optim.SGD, learning_rate=0.1)
 

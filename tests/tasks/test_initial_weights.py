@@ -10,8 +10,8 @@ from torch import nn
 
 from convatlas.data.class_list import ClassList
 from convatlas.errors import UserError
-from convatlas.models.resnet import CifarResNet, ResNet
-from convatlas.tasks.classification import ClassificationTask
+from convatlas.models.classification.resnet import CifarResNet, ResNet
+from convatlas.tasks.classification.task import ClassificationTask
 from tests.models.test_published_weights import IMAGENET, file_name, run_checkpoint, smooth_images
 
 RESNET18 = torchvision.models.ResNet18_Weights.IMAGENET1K_V1

@@ -112,7 +112,8 @@ def test_norms_and_biases_can_be_left_without_decay() -> None:
 
 
 def test_timm_is_imported_where_it_is_chosen_and_nowhere_else() -> None:
-    code = "import sys; from convatlas.config import *; from convatlas.planning import TYPES; import pipelines.train; "
+    code = "import sys; from convatlas.config.composition import check_config, compose; import pipelines.train; "
+    code += "from convatlas.training.plan import TYPES; "
     code += "check_config(compose('train', sys.argv[1:]), TYPES); print('timm' in sys.modules)"
     found = [
         subprocess.run([sys.executable, "-c", code, choice], capture_output=True, text=True, check=True).stdout.strip()

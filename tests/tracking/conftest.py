@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from convatlas.config import compose, plain
+from convatlas.config.composition import compose, plain
 from convatlas.record.lines import read_metrics
 from pipelines.sync import sync
 from tests.conftest import SMALL

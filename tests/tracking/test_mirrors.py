@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.errors import UserError
 from convatlas.tracking.mirrors import WandbMirror, description, tensorboard_mirror
-from convatlas.tracking.publisher_process import make_job
+from convatlas.tracking.wandb.process import make_job
 from pipelines.train import train
 from tests.conftest import SMALL
 

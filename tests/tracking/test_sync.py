@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from convatlas.config import compose
+from convatlas.config.composition import compose
 from convatlas.errors import UserError
-from convatlas.run.checkpoints import read_checkpoint
-from convatlas.run.lock import RunLock
-from convatlas.tracking.checkpoints import checkpoint_step
+from convatlas.record.lock import RunLock
+from convatlas.tracking.wandb.artifacts import checkpoint_step
+from convatlas.training.checkpoint_io import read_checkpoint
 from pipelines.sync import show, status, sync
 from tests.gates import PATIENCE, until
 from tests.tracking.conftest import bytes_under, record, rows, set_tracking, summary, synced

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.utils import make_grid, save_image
 
-from convatlas.models.architecture import Architecture
+from convatlas.models.base import Architecture
 
 TILE = 44
 """About how many pixels a side a filter is shown in."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from convatlas.models.architecture import Architecture
+from convatlas.models.base import Architecture
 from convatlas.models.outputs import ClassifierOutput
 
 KINDS: dict[type[nn.Module], str] = {

@@ -1,6 +1,6 @@
 """What a loader yields and a task receives."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -40,6 +40,17 @@ class ViewBatch(NamedTuple):
     images: list[list[Tensor]]
     labels: Tensor
     indices: Tensor
+
+
+class Views(Protocol):
+    """What a test protocol makes of an image."""
+
+    @property
+    def crops(self) -> int:
+        """Crops of the network's size that one image amounts to."""
+
+    def __call__(self, image: Tensor) -> list[Tensor]:
+        """The views of an image, (C, H, W) uint8, in stacks (V, C, h, w) of one size each."""
 
 
 class SegmentationBatch(NamedTuple):

@@ -21,9 +21,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import Field, TypeAdapter
 
-from convatlas.console import slow_progress
-from convatlas.data import scan
+from convatlas.data.sources import scan
 from convatlas.errors import UserError
+from convatlas.utils.console import slow_progress
 
 ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")

@@ -7,13 +7,13 @@ but neither the content of masks nor any image. Nothing here may change: the dig
 import hashlib
 from functools import singledispatch
 
-from convatlas.data.coco import CocoSource
-from convatlas.data.image_data import ImageDataModule
-from convatlas.data.masks import MaskFiles, ShapeScenes
-from convatlas.data.object_datasets import SceneSource
-from convatlas.data.shards import ShardSource
-from convatlas.data.sources import ArraySource, FolderSource
-from convatlas.data.voc import VocSource
+from convatlas.data.detection.coco import CocoSource
+from convatlas.data.detection.datasets import SceneSource
+from convatlas.data.detection.voc import VocSource
+from convatlas.data.module import ImageDataModule
+from convatlas.data.segmentation.sources import MaskFiles, ShapeScenes
+from convatlas.data.sources.images import ArraySource, FolderSource
+from convatlas.data.sources.shards import ShardSource
 
 
 def legacy_fingerprint(data: ImageDataModule) -> str:

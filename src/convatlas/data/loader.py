@@ -17,13 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convatlas.data.augment import Augmentation
-from convatlas.data.batch import Batch, ViewBatch
-from convatlas.data.decode import ImageError
-from convatlas.data.order import Indices
+from convatlas.data.batch import Batch, ViewBatch, Views
+from convatlas.data.images.decode import ImageError
+from convatlas.data.sampler import Indices
 from convatlas.data.skipped import SkippedImages
-from convatlas.data.sources import Source
-from convatlas.data.views import Views
+from convatlas.data.sources.images import Source
+from convatlas.data.transforms.image import Augmentation
 
 SampleT = TypeVar("SampleT")
 

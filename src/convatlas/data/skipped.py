@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 from threading import Lock
 
-from convatlas.data.decode import ImageError
-from convatlas.jsonio import printable, writing
+from convatlas.data.images.decode import ImageError
+from convatlas.utils.files import printable, writing
 
 
 class SkippedImages:

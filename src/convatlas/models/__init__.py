@@ -1,5 +1,5 @@
 """Architectures as plain ``torch.nn.Module``s, one file each; they know nothing of Lightning."""
 
-from convatlas.public_names import public_attributes
+from convatlas.config.public_names import public_attributes
 
 __getattr__ = public_attributes(__name__)

@@ -12,7 +12,7 @@ from torchvision.models import WeightsEnum
 from torchvision.ops import FrozenBatchNorm2d
 
 from convatlas.errors import UserError
-from convatlas.models.architecture import Architecture
+from convatlas.models.base import Architecture
 from convatlas.models.stored_weights import Origin
 
 SETTINGS = MappingProxyType({"stride_in": "3x3", "pool": "padded"})

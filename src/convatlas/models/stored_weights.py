@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from convatlas.errors import UserError
-from convatlas.torchfile import read_torch_file
+from convatlas.utils.tensors import read_torch_file
 
 WRAPPERS = ("state_dict", "model")
 """Entries that are taken without being asked for."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from convatlas.errors import UserError
-from convatlas.models.architecture import Architecture, OnBackbone
+from convatlas.models.base import Architecture, OnBackbone
 from convatlas.models.published_weights import UNUSED, published_weights, torchvision_file
-from convatlas.models.segmenter import Segmenter
+from convatlas.models.segmentation.segmenter import Segmenter
 from convatlas.models.stored_weights import Origin, StoredWeights, read_stored_weights
 
 TORCHVISION = "torchvision"

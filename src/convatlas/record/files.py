@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from convatlas.errors import UnreadableError
-from convatlas.jsonio import check_format, read_json, read_mapping
+from convatlas.utils.files import check_format, read_json, read_mapping
 
 
 def _check_moment(text: str) -> str:

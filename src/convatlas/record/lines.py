@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from convatlas.errors import UnreadableError
-from convatlas.nesting import is_writable
+from convatlas.utils.nesting import is_writable
 
 Line = dict[str, Any]
 """One line: ``step``, ``epoch`` and ``time``, and metrics by name; non-finite numbers are texts such as ``"NaN"``."""

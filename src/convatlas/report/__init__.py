@@ -1,5 +1,5 @@
 """Pages and tables made from the record of runs."""
 
-from convatlas.public_names import public_attributes
+from convatlas.config.public_names import public_attributes
 
 __getattr__ = public_attributes(__name__)

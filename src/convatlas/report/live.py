@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from convatlas.errors import UserError
-from convatlas.jsonio import dumps
+from convatlas.record.reader import RunReader, RunRecord, StateOf
+from convatlas.report.figures.panels import Dashboard
 from convatlas.report.page import Report, build_report
-from convatlas.report.panels import Dashboard
-from convatlas.report.run_record import RunReader, RunRecord, StateOf
 from convatlas.report.selection import by_start, runs_in, selected
+from convatlas.utils.files import dumps
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from convatlas.report.groups import Group
-from convatlas.report.tables import Table, expectations_table, results_table, runs_table
+from convatlas.record.groups import Group
+from convatlas.report.views.tables import Table, expectations_table, results_table, runs_table
 
 ROWS = 200
 """Runs in the table; the rest is counted below it."""

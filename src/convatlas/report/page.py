@@ -10,11 +10,7 @@ from markupsafe import Markup
 from plotly.offline.offline import get_plotlyjs
 
 from convatlas.errors import UserError
-from convatlas.jsonio import dumps, write_atomic
-from convatlas.report.evaluation_figures import NAMED_CLASSES
-from convatlas.report.evaluation_view import evaluation_view
-from convatlas.report.figures import COLOURS, Figure, buckets_per_curve, panel_figure
-from convatlas.report.groups import (
+from convatlas.record.groups import (
     Group,
     differing_keys,
     flatten,
@@ -23,13 +19,17 @@ from convatlas.report.groups import (
     metric_names,
     value_text,
 )
-from convatlas.report.hyperparameters import parallel_coordinates
+from convatlas.record.reader import RunRecord
+from convatlas.report.figures.curves import COLOURS, Figure, buckets_per_curve, panel_figure
+from convatlas.report.figures.evaluation_figures import NAMED_CLASSES
+from convatlas.report.figures.hyperparameters import parallel_coordinates
+from convatlas.report.figures.panels import Dashboard
 from convatlas.report.markdown import markdown
 from convatlas.report.markup import TEMPLATES, script_json
-from convatlas.report.panels import Dashboard
-from convatlas.report.run_record import RunRecord
-from convatlas.report.run_view import about, headline, notes, origin
-from convatlas.report.tables import SETTINGS, expectations_table, results_table, runs_table
+from convatlas.report.views.evaluation import evaluation_view
+from convatlas.report.views.run_view import about, headline, notes, origin
+from convatlas.report.views.tables import SETTINGS, expectations_table, results_table, runs_table
+from convatlas.utils.files import dumps, write_atomic
 
 DETAILED = 4
 """Runs whose evaluation and origin a page shows; of more runs, the best."""

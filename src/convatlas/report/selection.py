@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convatlas.errors import UserError
+from convatlas.record.reader import RunRecord
 from convatlas.report.page import filter_text
-from convatlas.report.run_record import RunRecord
 
 
 def named_runs(patterns: Sequence[str]) -> list[Path]:

@@ -5,9 +5,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
-from convatlas.jsonio import dumps
 from convatlas.report.live import LiveReport
 from convatlas.report.page import render_page
+from convatlas.utils.files import dumps
 
 ADDRESS = "127.0.0.1"
 """The loopback interface alone: a login node has other users' machines on its network."""

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, Valid
 from pydantic.dataclasses import dataclass
 
 from convatlas.errors import UserError
-from convatlas.report.groups import short_key, value_text
+from convatlas.record.groups import short_key, value_text
 
 CLOSED = ConfigDict(extra="forbid")
 Setting = bool | int | float | str

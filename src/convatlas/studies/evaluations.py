@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convatlas.config import quoted
-from convatlas.jsonio import dumps
+from convatlas.config.composition import quoted
 from convatlas.record.files import read_evaluation
 from convatlas.studies.design import Cell, Study
 from convatlas.studies.outcome import Block
 from convatlas.studies.plan import Plan, PlannedRun
+from convatlas.utils.files import dumps
 
 
 @dataclass(frozen=True)

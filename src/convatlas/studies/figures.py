@@ -4,10 +4,10 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from convatlas.report.figures import COLOURS, Figure, panel_figure
-from convatlas.report.groups import Group, short_key, value_text
-from convatlas.report.panels import Panel
-from convatlas.report.quantities import is_share, metric_label
+from convatlas.record.groups import Group, short_key, value_text
+from convatlas.record.quantities import is_share, metric_label
+from convatlas.report.figures.curves import COLOURS, Figure, panel_figure
+from convatlas.report.figures.panels import Panel
 from convatlas.studies.design import Study
 from convatlas.studies.outcome import Outcome, Result
 from convatlas.studies.tables import figure_label, number_text, result_text

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from convatlas.report.run_record import RunRecord
+from convatlas.record.reader import RunRecord
 from convatlas.studies.design import Cell, Study
 from convatlas.studies.evaluations import Evaluation
 from convatlas.studies.outcome import Block

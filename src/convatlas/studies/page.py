@@ -11,19 +11,19 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from convatlas.jsonio import dumps, write_atomic
-from convatlas.report.figures import COLOURS, Figure
-from convatlas.report.groups import Group, group_key, group_runs
+from convatlas.record.groups import Group, group_key, group_runs
+from convatlas.record.reader import RunRecord
+from convatlas.report.figures.curves import COLOURS, Figure
 from convatlas.report.markdown import escape, table_text
 from convatlas.report.markup import TEMPLATES
 from convatlas.report.page import Report, filter_text, render_page
-from convatlas.report.run_record import RunRecord
-from convatlas.report.tables import runs_table
+from convatlas.report.views.tables import runs_table
 from convatlas.studies.design import Cell
 from convatlas.studies.figures import curves, dots, over_factor
 from convatlas.studies.outcome import Outcome
 from convatlas.studies.remarks import method, notes
 from convatlas.studies.tables import figure_label, findings_table, results_table
+from convatlas.utils.files import dumps, write_atomic
 
 SECTIONS = ("question", "verdicts", "results", "training", "runs", "definition")
 """The parts of the page, top to bottom: a template ``study_…`` of this name each."""

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from convatlas.config import check_config, compose, overridden_keys
-from convatlas.data.image_data import ImageDataModule
+from convatlas.config.composition import check_config, compose, overridden_keys
+from convatlas.data.module import ImageDataModule
 from convatlas.errors import DivergedError, UnreadableError, UserError
-from convatlas.planning import TYPES, check_metric, plan_run
-from convatlas.run.directory import RunDirectory
-from convatlas.run.lock import run_state
+from convatlas.record.directory import RunDirectory
+from convatlas.record.lock import run_state
 from convatlas.studies.design import Cell, Study
+from convatlas.training.plan import TYPES, check_metric, plan_run
 
 OWN_KEYS = {"seed": "study.seeds says which", "run.fresh": "a study goes on with its runs; expected run.attempt=2"}
 """Keys of ``train`` that a study does not leave to its arms, and why."""

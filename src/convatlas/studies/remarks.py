@@ -1,6 +1,6 @@
 """What a reader of a study must know about its figures, in sentences."""
 
-from convatlas.report.groups import short_key, value_text
+from convatlas.record.groups import short_key, value_text
 from convatlas.studies.design import Study
 from convatlas.studies.outcome import Outcome
 from convatlas.studies.statistics import CONFIDENCE, LEVEL, WILCOXON_FROM

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from convatlas.report.groups import short_key, value_text
-from convatlas.report.quantities import metric_label, metric_text, spread_text
-from convatlas.report.tables import Cell, Row, Table
+from convatlas.record.groups import short_key, value_text
+from convatlas.record.quantities import metric_label, metric_text, spread_text
+from convatlas.report.views.tables import Cell, Row, Table
 from convatlas.studies.design import Study
 from convatlas.studies.outcome import Finding, Outcome, Result
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from convatlas.errors import UserError
-from convatlas.report.run_record import RunRecord, number
-from convatlas.report.series import Series
+from convatlas.record.reader import RunRecord, number
+from convatlas.record.series import Series
 from convatlas.studies.design import Study
 
 

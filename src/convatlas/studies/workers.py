@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from convatlas.errors import UserError
-from convatlas.run.launch import train_command
-from convatlas.run.lock import Watch
+from convatlas.jobs.launch import train_command
+from convatlas.jobs.supervisor import Command, run_commands
+from convatlas.record.lock import Watch
 from convatlas.studies.evaluations import Evaluation
 from convatlas.studies.plan import Plan
-from convatlas.studies.processes import Command, run_commands
 
 
 class Workers:

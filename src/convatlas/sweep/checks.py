@@ -7,16 +7,16 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from convatlas.config import check_config, compose, overridden_keys, plain
-from convatlas.data.image_data import ImageDataModule
+from convatlas.config.composition import check_config, compose, overridden_keys, plain
+from convatlas.config.stored import TRAINING, check_stored
+from convatlas.data.module import ImageDataModule
 from convatlas.errors import UserError
-from convatlas.planning import TYPES, check_metric, plan_run
-from convatlas.run.environment import world_size
-from convatlas.stored import TRAINING, check_stored
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.space import Space, Values
 from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import Course
+from convatlas.training.plan import TYPES, check_metric, plan_run
+from convatlas.training.trainer import world_size
 
 OURS = ("run.root", "run.attempt", "run.fresh")
 """What the sweep says itself."""

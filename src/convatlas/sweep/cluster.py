@@ -4,9 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from convatlas.run.directory import RunDirectory, now
-from convatlas.run.provenance import SOURCE
-from convatlas.run.slurm import (
+from convatlas.jobs.slurm import (
     Cluster,
     Resources,
     is_queued,
@@ -15,7 +13,9 @@ from convatlas.run.slurm import (
     sbatch_command,
     submit,
 )
-from convatlas.run.snapshot import is_checkout, scripts_of, snapshot
+from convatlas.jobs.snapshot import is_checkout, scripts_of, snapshot
+from convatlas.record.directory import RunDirectory, now
+from convatlas.record.provenance import SOURCE
 
 
 def submit_workers(

@@ -17,18 +17,18 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 from pydantic import NonNegativeInt
 
-from convatlas.arguments import reduced, targets
-from convatlas.config import parse_overrides
-from convatlas.console import warn
+from convatlas.config.arguments import reduced, targets
+from convatlas.config.composition import parse_overrides
+from convatlas.config.public_names import public_name
+from convatlas.config.stored import SWEEP, check_stored
+from convatlas.config.value_types import Name, check_value
 from convatlas.errors import UnreadableError, UserError
-from convatlas.jsonio import FORMAT, check_format, read_mapping, write_atomic
-from convatlas.public_names import public_name
-from convatlas.run.lock import Watch
-from convatlas.stored import SWEEP, check_stored
+from convatlas.record.lock import Watch
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.space import Parameter, Space
 from convatlas.sweep.storage import JOURNAL, VARIABLE, Mutex, address, open_storage, reading_trials
-from convatlas.value_types import Name, check_value
+from convatlas.utils.console import warn
+from convatlas.utils.files import FORMAT, check_format, read_mapping, write_atomic
 
 FILE = "sweep.yaml"
 IDENTITY = ("space", "sampler", "pruner", "objective")

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from convatlas.errors import ReportedError, UserError
-from convatlas.run.launch import end, start
-from convatlas.run.slurm import Resources
+from convatlas.jobs.launch import end, start
+from convatlas.jobs.slurm import Resources
 from convatlas.sweep.worker import EXIT_STATUS, StopFlag
 
 POLL_SECONDS = 0.2

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from convatlas.console import metric_text
 from convatlas.errors import DivergedError, UserError
+from convatlas.record.directory import RunDirectory
 from convatlas.record.lines import LineReader
-from convatlas.run.directory import RunDirectory
+from convatlas.utils.console import metric_text
 
 
 @dataclass(frozen=True)

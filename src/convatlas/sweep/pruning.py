@@ -2,8 +2,8 @@
 
 from optuna.trial import Trial
 
+from convatlas.record.directory import RunDirectory
 from convatlas.record.lines import LineReader
-from convatlas.run.directory import RunDirectory
 from convatlas.sweep.objective import Objective
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from convatlas.jsonio import write_atomic
 from convatlas.sweep.definition import REASON, RUN, Sweep
 from convatlas.sweep.space import override_text
+from convatlas.utils.files import write_atomic
 
 TABLE = "trials.csv"
 

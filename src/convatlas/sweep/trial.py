@@ -10,17 +10,17 @@ from pathlib import Path
 from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
 
-from convatlas.config import check_config, compose, plain
-from convatlas.data.image_data import ImageDataModule
+from convatlas.config.composition import check_config, compose, plain
+from convatlas.config.stored import TRAINING, check_stored
+from convatlas.data.module import ImageDataModule
 from convatlas.errors import DivergedError, UnreadableError, UserError
-from convatlas.planning import TYPES, plan_run
-from convatlas.run.directory import RunDirectory
-from convatlas.run.launch import end, start
-from convatlas.run.lock import Watch
-from convatlas.stored import TRAINING, check_stored
+from convatlas.jobs.launch import end, start
+from convatlas.record.directory import RunDirectory
+from convatlas.record.lock import Watch
 from convatlas.sweep.definition import FILE, RUN, Sweep
 from convatlas.sweep.pruning import Reports
 from convatlas.sweep.worker import EXIT_STATUS, Outcome, StopFlag, Stopped
+from convatlas.training.plan import TYPES, plan_run
 
 POLL_SECONDS = 0.5
 """How often the record and the signals are looked at."""

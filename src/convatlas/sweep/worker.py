@@ -10,7 +10,7 @@ from types import FrameType
 from optuna.trial import Trial, TrialState
 
 from convatlas.errors import UserError
-from convatlas.run.lock import RunLock
+from convatlas.record.lock import RunLock
 from convatlas.sweep.claim import claim, undecided
 from convatlas.sweep.definition import NUM_TRIALS, REASON, STOPPED, Sweep
 from convatlas.sweep.result import trial_line, write_table

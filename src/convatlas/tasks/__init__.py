@@ -1,5 +1,5 @@
 """LightningModules, one per problem type: loss, metrics and optimizer around a network."""
 
-from convatlas.public_names import public_attributes
+from convatlas.config.public_names import public_attributes
 
 __getattr__ = public_attributes(__name__)

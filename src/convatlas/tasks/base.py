@@ -11,14 +11,14 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from convatlas.config.value_types import Name
 from convatlas.errors import DivergedError, UserError
-from convatlas.models.architecture import Architecture
+from convatlas.models.base import Architecture
 from convatlas.models.weights import LoadedWeights, load_weights
 from convatlas.tasks.compilation import compiled
 from convatlas.tasks.initial_weights import check_initial_weights
+from convatlas.tasks.interfaces import Images, Predicted
 from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
-from convatlas.tasks.protocols import Images, Predicted
-from convatlas.value_types import Name
 
 
 class Task(LightningModule):

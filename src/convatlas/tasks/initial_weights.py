@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from convatlas.console import warn
 from convatlas.errors import UserError
-from convatlas.models.architecture import Architecture
+from convatlas.models.base import Architecture
 from convatlas.models.published_weights import least_input_deviation
 from convatlas.models.weights import LoadedWeights
-from convatlas.rank import is_rank_zero
-from convatlas.tasks.protocols import Images
+from convatlas.tasks.interfaces import Images
+from convatlas.utils.console import warn
+from convatlas.utils.distributed import is_rank_zero
 
 
 def check_initial_weights(net: Architecture, loaded: Sequence[LoadedWeights], data: Images) -> None:

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from convatlas.console import warn
 from convatlas.errors import UserError
-from convatlas.tracking.checkpoints import Policy
-from convatlas.tracking.publisher_process import PublisherProcess, make_job
-from convatlas.tracking.wandb_server import WandbError, credentials
+from convatlas.tracking.wandb.artifacts import Policy
+from convatlas.tracking.wandb.process import PublisherProcess, make_job
+from convatlas.tracking.wandb.server import WandbError, credentials
+from convatlas.utils.console import warn
 
 
 class WandbMirror(Logger):

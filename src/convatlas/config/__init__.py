@@ -1,0 +1,1 @@
+"""Compose configurations, check them against constructors, and look up public names."""

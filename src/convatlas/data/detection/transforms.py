@@ -1,0 +1,211 @@
+"""What happens to an image and its objects together, between the file and the batch.
+
+As in ``augment``, everything is drawn from the sample's own random generator. Images are resized bilinearly, masks by
+the nearest pixel.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF
+
+from convatlas.data.transforms.image import Step
+from convatlas.errors import UserError
+
+MIN_SIDE = 0.1
+"""Pixels; an object of which less is left is not shown."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image and its objects as the network will see them.
+
+    Attributes:
+        image: (C, H, W) uint8.
+        boxes: x0, y0, x1, y1 in pixels, (n, 4) float32.
+        labels: Classes from 0, (n,) int64.
+        masks: (n, H, W) uint8, 0 or 1; None where there are none.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+    def resized(self, height: int, width: int) -> "Shown":
+        """The same in another size."""
+        if (height, width) == self.size:
+            return self
+        factors = torch.tensor([width / self.size[1], height / self.size[0]] * 2)
+        return Shown(
+            image=TF.resize(self.image, [height, width], antialias=True),
+            boxes=self.boxes * factors,
+            labels=self.labels,
+            masks=None if self.masks is None else _nearest(self.masks, height, width),
+        )
+
+    def window(self, top: int, left: int, height: int, width: int) -> "Shown":
+        """A part of the image, with zeros where it leaves it, and what is left of the objects there."""
+        around = [-left, left + width - self.size[1], -top, top + height - self.size[0]]
+        limits = torch.tensor([width, height, width, height])
+        boxes = (self.boxes - torch.tensor([left, top, left, top])).clamp(min=0).minimum(limits)
+        cut = Shown(
+            image=F.pad(self.image, around),
+            boxes=boxes,
+            labels=self.labels,
+            masks=None if self.masks is None else F.pad(self.masks, around),
+        )
+        return cut.visible()
+
+    def visible(self) -> "Shown":
+        """Only the objects of which something is left."""
+        kept = ((self.boxes[:, 2:] - self.boxes[:, :2]) >= MIN_SIDE).all(dim=1)
+        if self.masks is not None:
+            kept &= self.masks.flatten(1).ne(0).any(dim=1)
+        if kept.all():
+            return self
+        masks = None if self.masks is None else self.masks[kept]
+        return replace(self, boxes=self.boxes[kept], labels=self.labels[kept], masks=masks)
+
+
+class ObjectStep(Protocol):
+    """Changes an image and its objects."""
+
+    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+        """Map them to what is shown in their place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectAugmentation:
+    """What is done to an image and its objects.
+
+    Args:
+        resize: Makes both as large as the network sees them; None as in an evaluation, of which the data know.
+        joint: What is done to both after that, in order.
+        steps: What is done to the image alone at the end, in order.
+    """
+
+    resize: ObjectStep | None = None
+    joint: Mapping[str, ObjectStep] = field(default_factory=dict)
+    steps: Mapping[str, Step] = field(default_factory=dict)
+
+    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+        """Change an image and its objects; those of which nothing is left are gone."""
+        for joint in (*([] if self.resize is None else [self.resize]), *self.joint.values()):
+            shown = joint(shown, generator)
+        image = shown.image
+        for step in self.steps.values():
+            image = step(image, generator)
+        return replace(shown, image=image).visible()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeShortSide:
+    """The short side to a number of pixels, or less where the long one would become too long.
+
+    Faster R-CNN (section 3.3): 600 and 1000; FPN (section 5) and Mask R-CNN: 800 and 1333.
+
+    Args:
+        short_sides: The numbers of pixels that one is drawn from; several are multi-scale training.
+        long_side: Most pixels of the long side.
+
+    Raises:
+        UserError: No number to draw from.
+    """
+
+    short_sides: Sequence[PositiveInt]
+    long_side: PositiveInt
+
+    def __post_init__(self) -> None:
+        if not self.short_sides:
+            raise UserError("augment.resize.short_sides=[]: expected at least one number of pixels")
+
+    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+        """Resize an image and its objects."""
+        drawn = self.short_sides[int(generator.integers(len(self.short_sides)))]
+        return shown.resized(*scaled_size(shown.size, drawn, self.long_side))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleJitter:
+    """A random scale, then a random window of a fixed size (Ghiasi et al. 2021, section 3: 0.1 to 2, 1024 pixels).
+
+    Args:
+        scale: Range of the factor; at 1 the image just fits into the window.
+        size: Height and width of the window in pixels.
+
+    Raises:
+        UserError: A range that does not rise above 0.
+    """
+
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    size: PositiveInt = 1024
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise UserError(
+                f"augment.resize.scale=[{self.scale[0]},{self.scale[1]}]: expected two numbers above 0 that do not fall"
+            )
+
+    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+        """Resize, and cut or pad."""
+        factor = float(generator.uniform(*self.scale)) * self.size / max(shown.size)
+        resized = shown.resized(*(max(1, round(side * factor)) for side in shown.size))
+        top, left = (int(generator.integers(max(0, side - self.size) + 1)) for side in resized.size)
+        return resized.window(top, left, *(min(self.size, side) for side in resized.size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HorizontalFlip:
+    """Mirror left and right.
+
+    Args:
+        p: Probability.
+
+    Raises:
+        UserError: It is not one.
+    """
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise UserError(f"augment.joint.flip.p={self.p}: expected a probability from 0 to 1")
+
+    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+        """Maybe flip an image and its objects."""
+        if generator.random() >= self.p:
+            return shown
+        x0, y0, x1, y1 = shown.boxes.unbind(1)
+        width = shown.size[1]
+        return replace(
+            shown,
+            image=shown.image.flip(-1),
+            boxes=torch.stack([width - x1, y0, width - x0, y1], dim=1),
+            masks=None if shown.masks is None else shown.masks.flip(-1),
+        )
+
+
+def scaled_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
+    """Height and width of an image when its short side becomes ``short_side``, or its long one ``long_side``."""
+    factor = min(short_side / min(size), long_side / max(size))
+    height, width = (max(1, round(side * factor)) for side in size)
+    return height, width
+
+
+def _nearest(masks: Tensor, height: int, width: int) -> Tensor:
+    if not len(masks):
+        return masks.new_zeros(0, height, width)
+    resized: Tensor = TF.resize(masks, [height, width], interpolation=TF.InterpolationMode.NEAREST_EXACT)
+    return resized

@@ -1,0 +1,1 @@
+"""Data sets, loading and the LightningDataModule of semantic segmentation."""

@@ -1,0 +1,86 @@
+"""The loader of images with masks: crops of one size for training, whole images for evaluation."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convatlas.data.batch import SegmentationBatch, WholeImageBatch
+from convatlas.data.images.decode import ImageError, Picture
+from convatlas.data.loader import PrefetchingLoader
+from convatlas.data.sampler import Indices
+from convatlas.data.segmentation.sources import MaskSource
+from convatlas.data.segmentation.transforms import JointAugmentation
+
+Sample = tuple[Tensor, Tensor, Tensor | None]
+"""An image (C, H, W), its mask (H, W), and the weights of its pixels."""
+
+
+class MaskLoader(PrefetchingLoader):
+    """Yields a ``SegmentationBatch`` with an augmentation, otherwise a ``WholeImageBatch``.
+
+    Args:
+        source: The images and masks.
+        augmentation: What is done to an image and its mask; None shows them whole.
+        image_size: Height and width of an augmented image in pixels.
+        arguments: Those of ``PrefetchingLoader``.
+    """
+
+    def __init__(
+        self, *, source: MaskSource, augmentation: JointAugmentation | None, image_size: int, **arguments: Any
+    ) -> None:
+        super().__init__(source=source, **arguments)
+        self.source = source
+        self.augmentation = augmentation
+        self.image_size = image_size
+
+    def start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> "_Pending":
+        """Let the pool prepare a batch, an image a task."""
+        parts = [pool.submit(self.read, entry, epoch, self._show) for entry in entries.tolist()]
+        return _Pending(parts, crops=self.augmentation is not None)
+
+    def _show(self, index: int, member: int, generator: np.random.Generator) -> Sample:
+        picture, mask = self.source.open(member), self.source.mask(member)
+        check_size(self.source.path(member), picture, mask)
+        if self.augmentation is None:
+            return picture.pixels(), mask, None
+        return self.augmentation.show(picture, mask, generator, self.image_size)
+
+
+class _Pending:
+    """A batch whose images threads are preparing."""
+
+    def __init__(self, parts: list[Future[tuple[int, Sample] | None]], *, crops: bool) -> None:
+        self.parts = parts
+        self.crops = crops
+
+    def result(self) -> SegmentationBatch | WholeImageBatch:
+        """Wait for the batch; the first error of a thread is raised here."""
+        found = [sample for part in self.parts if (sample := part.result()) is not None]
+        indices = torch.tensor([index for index, _ in found], dtype=torch.int64)
+        images = [image for _, (image, _, _) in found]
+        masks = [mask for _, (_, mask, _) in found]
+        if not self.crops:
+            return WholeImageBatch(images, masks, indices)
+        weights = [weight for _, (_, _, weight) in found if weight is not None]
+        stacked = torch.stack(images).contiguous(memory_format=torch.channels_last)
+        return SegmentationBatch(stacked, torch.stack(masks), indices, torch.stack(weights) if weights else None)
+
+
+def check_size(name: str, picture: Picture, mask: Tensor) -> None:
+    """Refuse a mask that is not as large as its image.
+
+    Raises:
+        ImageError: Names the image and both sizes.
+    """
+    if (picture.height, picture.width) != tuple(mask.shape):
+        turned = (picture.width, picture.height) == tuple(mask.shape)
+        hint = " (if the image has an EXIF orientation, its mask has to fit the upright image)" if turned else ""
+        raise ImageError(
+            name,
+            "mask",
+            f"the image has {picture.height} x {picture.width} pixels, its mask {mask.shape[0]} x {mask.shape[1]}; "
+            f"expected the same{hint}",
+        )

@@ -1,0 +1,168 @@
+"""Where images come from: a folder a class, arrays in memory, or tar shards."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.io import encode_png
+
+from convatlas.data.class_list import ClassList
+from convatlas.data.digests import FileDigests
+from convatlas.data.images.decode import IMAGE_SUFFIXES, Background, Picture, open_picture, read_file
+from convatlas.data.sources.packed_names import Names
+from convatlas.data.sources.scan import ImageScan, is_hidden, suffix_of
+from convatlas.errors import UserError
+
+Labels = NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Labelled images that can be read in any order, by several threads at once."""
+
+    labels: Labels
+    background: Background
+    """The colour behind transparent pixels; ``set_background`` sets it."""
+
+    def open(self, index: int) -> Picture:
+        """One image, to be decoded as far as it is needed."""
+
+    def encoded(self, index: int) -> bytes:
+        """The stored file's bytes."""
+
+    def path(self, index: int) -> str:
+        """Name one image for a message."""
+
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """Digests by part of what the source holds: another image, label or order is another digest.
+
+        Args:
+            files: Digests the files of images and labels.
+        """
+
+
+class FolderSource:
+    """``root/<class>/**/<image>``: the images of a class, in the order of their names.
+
+    Args:
+        root: The folder of one split.
+        class_list: The classes; each is a subfolder.
+        in_channels: 1 for greyscale, 3 for RGB.
+        scan_cache: Where the lists of files are kept, as ``ImageScan`` has it.
+
+    Attributes:
+        passed_over: Number of files in the folder that are not among the images, by suffix.
+
+    Raises:
+        UserError: A class without a folder or without images, a folder that is no class.
+    """
+
+    background: Background = None
+
+    def __init__(self, root: Path, class_list: ClassList, in_channels: int, scan_cache: str | None = None) -> None:
+        self.root = root
+        self.class_list = class_list
+        self.in_channels = in_channels
+        folders = set(class_folders(root))
+        if strange := sorted(folders - set(class_list.names)):
+            raise UserError(f"data.root: {root / strange[0]} is not one of the {len(class_list.names)} classes")
+        scan = ImageScan(scan_cache)
+
+        def images(name: str) -> list[bytes]:
+            found = scan.images(root / name) if name in folders else []
+            if not found:
+                problem = "has no images" if name in folders else "is missing"
+                raise UserError(
+                    f"data.root: the class folder {root / name} {problem}; expected {', '.join(IMAGE_SUFFIXES)} files"
+                )
+            return found
+
+        self.names = Names(map(images, class_list.names))
+        self.passed_over = scan.passed_over
+        self.labels: Labels = np.repeat(np.arange(len(self.names.counts)), self.names.counts)
+
+    def open(self, index: int) -> Picture:
+        """Read one image."""
+        path = self.path(index)
+        return open_picture(read_file(Path(path)), self.in_channels, path, self.background)
+
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes."""
+        return read_file(Path(self.path(index)))
+
+    def path(self, index: int) -> str:
+        """The image's path."""
+        return f"{self.root}/{self.class_list.names[self.labels[index]]}/{os.fsdecode(self.names[index])}"
+
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """The names in each class, and the images."""
+        names = hashlib.sha256(self.names.digest() + self.names.counts.tobytes()).hexdigest()
+        return {"names": names, **files.images(len(self.labels), self.path)}
+
+
+class ArraySource:
+    """Images that are in memory already.
+
+    Args:
+        images: (N, H, W) or (N, H, W, C) uint8.
+        labels: (N,) classes.
+        name: What the images are called in messages.
+    """
+
+    background: Background = None
+
+    def __init__(self, images: NDArray[np.uint8], labels: Sequence[int] | Labels, name: str) -> None:
+        stacked = images[..., None] if images.ndim == 3 else images
+        # Channels last in memory, as decoded images and batches are; the resize into a batch wants both alike.
+        self.images = torch.from_numpy(np.ascontiguousarray(stacked)).permute(0, 3, 1, 2)
+        self.labels: Labels = np.asarray(labels, dtype=np.int64)
+        self.name = name
+
+    def open(self, index: int) -> Picture:
+        """One image."""
+        return Picture.of(self.images[index], self.path(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The image as a PNG."""
+        return bytes(encode_png(self.images[index]).numpy())
+
+    def path(self, index: int) -> str:
+        """The data set and the number of the image."""
+        return f"{self.name}[{index}]"
+
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """The pixels and the classes."""
+        pixels = self.images.permute(0, 2, 3, 1).contiguous().numpy()
+        digest = hashlib.sha256(f"{pixels.shape}".encode())
+        digest.update(pixels.data)
+        return {"image_contents": digest.hexdigest(), "labels": hashlib.sha256(self.labels.data).hexdigest()}
+
+
+def files_outside_classes(root: Path) -> Counter[str]:
+    """Count the files of a split that lie in no class folder, by suffix; hidden ones are left out."""
+    names = [os.fsencode(path.name) for path in root.iterdir() if not path.is_dir()]
+    return Counter(f"{suffix_of(name)} outside the class folders" for name in names if not is_hidden(name))
+
+
+def class_folders(root: Path) -> list[str]:
+    """The names of the class folders of a split, sorted; hidden folders are left out.
+
+    Raises:
+        UserError: The split's folder is missing, empty or cannot be read.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root: {root} is missing; expected a folder with a folder for each class")
+    try:
+        folders = sorted(
+            path.name for path in root.iterdir() if path.is_dir() and not is_hidden(os.fsencode(path.name))
+        )
+    except OSError as error:
+        raise UserError(f"data.root: {root} cannot be read ({error.strerror})") from error
+    if not folders:
+        raise UserError(f"data.root: {root} is empty; expected a folder for each class")
+    return folders

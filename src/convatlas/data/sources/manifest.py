@@ -1,0 +1,101 @@
+"""What a folder of shards is to hold: written before the first shard, completed shard by shard."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, TypeAdapter
+
+from convatlas.errors import UserError
+from convatlas.utils.files import FORMAT, check_format, dumps, read_json, write_atomic
+
+NAME = "manifest.json"
+
+
+@dataclass
+class ShardRecord:
+    """One shard.
+
+    Args:
+        name: Its file name.
+        samples: Number of images.
+        bytes: Its size; None while it is not written.
+        sha256: Of the shard, as hexadecimal digits.
+        index_sha256: Of its index.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[^/]+\.tar$")]
+    samples: NonNegativeInt
+    bytes: int | None = None
+    sha256: str | None = None
+    index_sha256: str | None = None
+
+
+@dataclass
+class Manifest:
+    """All shards of a data set, and what they were made of.
+
+    Args:
+        settings: What was done to the images, and how many a shard holds.
+        source: Fingerprint of the names and classes that went in.
+        splits: The shards of each split, in order.
+        images: Digests of all that went in, by part; None while shards are missing: an image that could not be read
+            may still be mended.
+    """
+
+    settings: dict[str, Any]
+    source: str
+    splits: dict[str, list[ShardRecord]]
+    images: dict[str, str] | None = None
+
+    @classmethod
+    def read(cls, root: Path) -> "Manifest | None":
+        """The manifest of a folder; None if there is none.
+
+        Raises:
+            UserError: It is damaged, or written by a newer ConvAtlas.
+        """
+        path = root / NAME
+        if not path.is_file():
+            return None
+        try:
+            content = read_json(path, dict)
+            check_format(path, content)
+            return TypeAdapter(cls).validate_python(content)
+        except ValueError as error:
+            raise UserError(f"{path}: damaged; expected what `convatlas data prepare` wrote") from error
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether there is a shard that was finished."""
+        return any(shard.sha256 for shards in self.splits.values() for shard in shards)
+
+    def write(self, root: Path) -> None:
+        """Replace the manifest of a folder."""
+        write_atomic(root / NAME, dumps({"format": FORMAT} | asdict(self), indent=1))
+
+    def check_shards(self, root: Path, present: Iterable[Path]) -> None:
+        """Refuse a folder that lacks a part of its shards, or has others.
+
+        Args:
+            root: The folder.
+            present: The shards that would be read.
+
+        Raises:
+            UserError: Naming the first shard that is not there, is of another size, or is not listed.
+        """
+        listed = {shard.name for shards in self.splits.values() for shard in shards}
+        for path in present:
+            if path.name not in listed:
+                raise UserError(f"{path}: not among the shards that {NAME} lists; expected it in a folder of its own")
+        for shard in (shard for shards in self.splits.values() for shard in shards):
+            path = root / shard.name
+            size = path.stat().st_size if path.is_file() else None
+            if shard.bytes is None or size is None:
+                raise UserError(f"{path}: not written yet, or lost; run the same `convatlas data prepare` again")
+            if size != shard.bytes:
+                raise UserError(
+                    f"{path}: truncated or damaged: {size:,} bytes, expected {shard.bytes:,}, as {NAME} says; copy it "
+                    "again, or run the same `convatlas data prepare` again"
+                )

@@ -1,0 +1,213 @@
+"""Plain tar shards in WebDataset layout with an offset index, read through a memory map.
+
+A sample is two members, ``00000000.jpg`` and ``00000000.cls`` (the class as digits). ``tar tf`` lists them. Beside
+``x.tar`` lies ``x.index.npy``, an array of (offset, size, label), so that nothing is scanned at the start.
+"""
+
+import hashlib
+import io
+import os
+import tarfile
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from convatlas.data.digests import FileDigests, text_digest
+from convatlas.data.images.decode import IMAGE_SUFFIXES, Background, Picture, open_picture
+from convatlas.data.sources.images import Labels
+from convatlas.data.sources.scan import is_hidden
+from convatlas.errors import UserError
+
+ENTRY = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])
+HEADER_BYTES = 512
+NAME_BYTES = 100
+
+
+class Sample(NamedTuple):
+    """An image on its way into a shard.
+
+    Attributes:
+        name: The member's name, such as ``00000000.jpg``.
+        encoded: Its bytes.
+        label: Its class.
+    """
+
+    name: str
+    encoded: bytes
+    label: int
+
+
+def index_path(shard: Path) -> Path:
+    """The offset index of a shard."""
+    return shard.with_suffix(".index.npy")
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> None:
+    """Write a shard and its index; the same samples give the same bytes, and a kill never leaves half of either.
+
+    Args:
+        path: The shard, ``….tar``; its index is written beside it.
+        samples: The images, in order.
+    """
+    entries = []
+
+    def write(file: IO[bytes]) -> None:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for name, encoded, label in samples:
+                entries.append((tar.offset + HEADER_BYTES, len(encoded), label))
+                _add(tar, name, encoded)
+                _add(tar, f"{name.partition('.')[0]}.cls", str(label).encode())
+
+    _replace(path, write)
+    _write_index(path, entries)
+
+
+def index_shard(path: Path) -> int:
+    """Write the index of a shard that other software made.
+
+    Args:
+        path: The shard; each of its samples has one image and its class as digits in a ``.cls`` beside it.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        UserError: It is no tar file, or a sample has not one image and one class from 0.
+    """
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if any(map(is_hidden, map(os.fsencode, PurePosixPath(member.name).parts))):
+                    continue
+                folder, _, base = member.name.rpartition("/")
+                key, _, suffix = base.partition(".")
+                sample = f"{folder}/{key}"
+                if f".{suffix}".lower().endswith(IMAGE_SUFFIXES):
+                    if sample in images:
+                        raise UserError(f"{path}: {member.name} is a second image of its sample; expected one")
+                    images[sample] = (member.offset_data, member.size)
+                elif suffix == "cls" and (content := tar.extractfile(member)):
+                    if sample in labels:
+                        raise UserError(f"{path}: {member.name} is a second class of its sample; expected one")
+                    if not (label := content.read().strip()).isdigit():
+                        raise UserError(f"{path}: {member.name} is {label!r}; expected the class as digits, from 0")
+                    labels[sample] = int(label)
+    except (tarfile.TarError, ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be indexed ({error}); expected an uncompressed tar") from error
+    if not images or images.keys() != labels.keys():
+        raise UserError(
+            f"{path}: {len(images)} images and {len(labels)} classes; expected an image and a .cls with its class as "
+            "digits for each sample"
+        )
+    _write_index(path, [(*place, labels[sample]) for sample, place in images.items()])
+    return len(images)
+
+
+class ShardSource:
+    """The samples of tar shards, one shard after the other.
+
+    Args:
+        shards: The tar files; the index of each lies beside it.
+        in_channels: 1 for greyscale, 3 for RGB.
+
+    Raises:
+        UserError: A shard or its index is missing, or damaged.
+    """
+
+    background: Background = None
+
+    def __init__(self, shards: Sequence[Path], in_channels: int) -> None:
+        self.shards = list(shards)
+        self.in_channels = in_channels
+        indices = [_read_index(shard) for shard in self.shards]
+        self._entries = np.concatenate(indices)
+        self._ends = np.cumsum([len(index) for index in indices]).tolist()
+        self.labels: Labels = self._entries["label"].astype(np.int64)
+        self._maps = [_map(shard, index) for shard, index in zip(self.shards, indices, strict=True)]
+
+    def open(self, index: int) -> Picture:
+        """Read one image."""
+        return open_picture(self.encoded(index), self.in_channels, self.path(index), self.background)
+
+    def encoded(self, index: int) -> bytes:
+        """The member's bytes."""
+        offset, size, _ = self._entries[index].item()
+        return self._maps[self._shard_of(index)][offset : offset + size].tobytes()
+
+    def path(self, index: int) -> str:
+        """The shard and the member's name, read from its header."""
+        shard = self._shard_of(index)
+        start = self._entries["offset"][index] - HEADER_BYTES
+        member = self._maps[shard][start : start + NAME_BYTES].tobytes().partition(b"\0")[0]
+        return f"{self.shards[shard].name}/{os.fsdecode(member)}"
+
+    @property
+    def index_digest(self) -> bytes:
+        """SHA-256 of the sizes, places and classes of all samples."""
+        return hashlib.sha256(self._entries.data).digest()
+
+    def digests(self, files: FileDigests) -> dict[str, str]:
+        """The index, and the shards' names and sizes or contents."""
+        return {
+            "names": text_digest(shard.name for shard in self.shards),
+            "index": self.index_digest.hex(),
+            **files.images(len(self.shards), lambda number: str(self.shards[number]), "shard"),
+        }
+
+    def _shard_of(self, index: int) -> int:
+        return bisect_right(self._ends, index)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # owner, group and time are zero
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _write_index(shard: Path, entries: Sequence[tuple[int, int, int]]) -> None:
+    _replace(index_path(shard), lambda file: np.save(file, np.array(entries, dtype=ENTRY)))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _read_index(shard: Path) -> NDArray[np.void]:
+    path = index_path(shard)
+    try:
+        with path.open("rb") as file:
+            index: NDArray[np.void] = np.lib.format.read_array(file)  # np.load would open archives, too
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: missing; expected the offset index of {shard.name} (`convatlas data index root={shard.parent}` "
+            "writes it)"
+        ) from error
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
+        raise UserError(f"{path}: not an offset index ({error})") from error
+    if index.dtype != ENTRY or index.ndim != 1 or any((index[name] < 0).any() for name in ENTRY.names or ()):
+        raise UserError(f"{path}: not an offset index; expected an array of (offset, size, label), none below 0")
+    return index
+
+
+def _map(shard: Path, index: NDArray[np.void]) -> NDArray[np.uint8]:
+    """The bytes of a shard; unlike Python's own memory maps, torch's keep no file open: there may be thousands."""
+    if not shard.is_file():
+        raise UserError(f"{shard}: missing; expected the shard that {index_path(shard).name} describes")
+    size = shard.stat().st_size
+    needed = int((index["offset"] + index["size"]).max(initial=0))
+    if size < needed:
+        raise UserError(f"{shard}: truncated: {size:,} bytes, expected at least {needed:,}, as its index says")
+    mapped: NDArray[np.uint8] = torch.from_file(str(shard), shared=False, size=size, dtype=torch.uint8).numpy()
+    return mapped

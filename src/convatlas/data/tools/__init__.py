@@ -1,0 +1,1 @@
+"""What the ``convatlas data`` verbs do: verify, describe, prepare and time a data set."""

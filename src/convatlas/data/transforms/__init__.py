@@ -1,0 +1,1 @@
+"""Augmentation of images, on the CPU and on the device."""

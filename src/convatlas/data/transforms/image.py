@@ -1,0 +1,273 @@
+"""What happens to an image between the file and the batch: a crop, then steps on what it shows.
+
+A crop fills a row of the batch with a part of a stored image; it decides which part, so that no more than that is
+decoded. Steps change the row. Both draw from the sample's own random generator alone, so that an image's augmentation
+is a function of (seed, epoch, index) on every thread and rank.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from convatlas.data.batch import Batch
+from convatlas.data.images.decode import Picture
+from convatlas.data.transforms.on_device import BatchStep, Mix, partners
+from convatlas.errors import UserError
+
+Box = tuple[int, int, int, int]
+"""Top, left, height and width, in pixels of the stored image."""
+
+Step = Callable[[Tensor, np.random.Generator], Tensor]
+"""Takes an image, (C, H, W) uint8, and returns one of the same shape."""
+
+
+class Crop(Protocol):
+    """Shows a part of a stored image."""
+
+    def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
+        """Fill ``out``, (C, size, size) uint8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What is done to a training image.
+
+    Args:
+        crop: What part of it is shown.
+        steps: What is done to that part by the loader, in order.
+        batch: What is done to normalised batches on the device, in order.
+        mix: How two samples become one, at the end, on the device; None leaves them apart.
+        repeats: Copies of each sample in a global batch, each augmented anew; the epoch stays as long (Hoffer et al.
+            2020, section 3).
+        image_size: Height and width in training, in pixels, or a function of the epoch; None for that of the data.
+    """
+
+    crop: Crop
+    steps: Mapping[str, Step] = field(default_factory=dict)
+    batch: Mapping[str, BatchStep] = field(default_factory=dict)
+    mix: Mix | None = None
+    repeats: PositiveInt = 1
+    image_size: PositiveInt | Callable[[int], int] | None = None
+
+    @property
+    def draws(self) -> int:
+        """Numbers that the loader draws for the device, for each sample."""
+        return sum(step.width for step in self._on_device())
+
+    def size(self, epoch: int) -> int | None:
+        """Height and width of an epoch's images, where they are not those of the data."""
+        return self.image_size(epoch) if callable(self.image_size) else self.image_size
+
+    def show(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
+        """Fill a row of a batch, (C, size, size) uint8."""
+        self.crop(picture, generator, out)
+        for step in self.steps.values():
+            changed = step(out, generator)
+            if changed is not out:
+                out.copy_(changed)
+
+    def draw(self, generator: np.random.Generator, size: int, out: Tensor) -> None:
+        """Draw what the device needs for one sample, (draws,) float32."""
+        out.copy_(torch.from_numpy(np.concatenate([step.draw(generator, size) for step in self._on_device()])))
+
+    def on_device(self, batch: Batch) -> Batch:
+        """Augment a normalised batch with what was drawn for it."""
+        if batch.draws is None:
+            return batch
+        draws = torch.split(batch.draws, [step.width for step in self._on_device()], dim=1)
+        images = batch.images
+        for step, drawn in zip(self.batch.values(), draws, strict=False):  # what is left over is the mixing's
+            images = step(images, drawn)
+        if self.mix is None:
+            return batch._replace(images=images)
+        images, weights = self.mix(images, draws[-1])
+        return batch._replace(images=images, mixed_labels=partners(batch.labels), label_weights=weights)
+
+    def _on_device(self) -> list[BatchStep | Mix]:
+        return [*self.batch.values(), *([] if self.mix is None else [self.mix])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CenterCrop:
+    """The evaluation's geometry: short side to ``resize``, then the central square.
+
+    Args:
+        resize: Short side before the crop, antialiased bilinear; None leaves the image as it is.
+    """
+
+    resize: PositiveInt | None = None
+
+    def __call__(self, picture: Picture, generator: np.random.Generator | None, out: Tensor) -> None:
+        """Fill ``out``, (C, size, size), with the centre; a smaller image is padded with zeros around it."""
+        out.copy_(center_crop(picture.pixels(), out.shape[-1], self.resize))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PadCrop:
+    """Zero padding and a random crop (He et al. 2016, section 4.2: 4 pixels around 32).
+
+    Args:
+        padding: Pixels added on each side, besides what a smaller image needs to fill the crop.
+        resize: Short side before the crop; None leaves the image as it is.
+    """
+
+    padding: NonNegativeInt
+    resize: PositiveInt | None = None
+
+    def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
+        """Fill ``out``, (C, size, size)."""
+        size = out.shape[-1]
+        image = _resized(picture.pixels(), self.resize)
+        margins = (max(0, size - side) // 2 + self.padding for side in image.shape[-2:])
+        top, left = (
+            int(generator.integers(max(0, side + 2 * margin - size) + 1)) - margin
+            for side, margin in zip(image.shape[-2:], margins, strict=True)
+        )
+        out.copy_(_window(image, top, left, size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomResizedCrop:
+    """A crop of random area and aspect, resized (Szegedy et al. 2015, section 6: 8 % to 100 %, 3/4 to 4/3).
+
+    Args:
+        scale: Range of the crop's share of the image's area.
+        ratio: Range of its width divided by its height, drawn on a logarithmic scale.
+
+    Raises:
+        UserError: A range that does not rise above 0.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
+            if not 0 < low <= high:
+                raise UserError(f"augment.crop.{name}=[{low},{high}]: expected two numbers above 0 that do not fall")
+
+    def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
+        """Fill ``out``, (C, size, size)."""
+        _fill(out, picture, self.box(picture.height, picture.width, generator))
+
+    def box(self, image_height: int, image_width: int, generator: np.random.Generator) -> Box:
+        """Draw the part of an image that is shown."""
+        low, high = map(math.log, self.ratio)
+        for _ in range(10):
+            share, shape, down, right = generator.random(4).tolist()
+            area = image_height * image_width * (self.scale[0] + (self.scale[1] - self.scale[0]) * share)
+            ratio = math.exp(low + (high - low) * shape)
+            width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < width <= image_width and 0 < height <= image_height:
+                top, left = int(down * (image_height - height + 1)), int(right * (image_width - width + 1))
+                return top, left, height, width
+        # No draw fits a very long image: the central part of an allowed aspect.
+        width = min(image_width, round(image_height * self.ratio[1]))
+        height = min(image_height, round(image_width / self.ratio[0]))
+        return (image_height - height) // 2, (image_width - width) // 2, height, width
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleJitterCrop:
+    """Short side drawn from a range, then a random crop (VGG, section 3.1; ResNet, section 3.4: 256 to 480).
+
+    The crop is cut from the stored image and then resized, which shows the same as resizing all of it first. One
+    scale, 256 to 256, is AlexNet's crop (Krizhevsky et al. 2012, section 4.1).
+
+    Args:
+        min_side: Smallest short side.
+        max_side: Largest short side.
+
+    Raises:
+        UserError: The smallest is larger than the largest.
+    """
+
+    min_side: PositiveInt
+    max_side: PositiveInt
+
+    def __post_init__(self) -> None:
+        if self.min_side > self.max_side:
+            raise UserError(
+                f"augment.crop.min_side={self.min_side}: expected at most augment.crop.max_side={self.max_side}"
+            )
+
+    def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
+        """Fill ``out``, (C, size, size)."""
+        _fill(out, picture, self.box(picture.height, picture.width, out.shape[-1], generator))
+
+    def box(self, image_height: int, image_width: int, size: int, generator: np.random.Generator) -> Box:
+        """Draw the part of an image that is shown at ``size`` pixels a side."""
+        short = min(image_height, image_width)
+        side = int(generator.integers(self.min_side, self.max_side + 1))
+        stored = max(1, min(short, round(size * short / side)))  # a side under ``size`` shows the whole short side
+        top, left = (int(generator.integers(length - stored + 1)) for length in (image_height, image_width))
+        return top, left, stored, stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class HorizontalFlip:
+    """Mirror left and right.
+
+    Args:
+        p: Probability.
+
+    Raises:
+        UserError: It is not one.
+    """
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise UserError(f"augment.steps.flip.p={self.p}: expected a probability from 0 to 1")
+
+    def __call__(self, image: Tensor, generator: np.random.Generator) -> Tensor:
+        """Maybe flip an image, (C, H, W)."""
+        return image.flip(-1) if generator.random() < self.p else image
+
+
+def center_crop(image: Tensor, size: int, resize: int | None) -> Tensor:
+    """The central square of an image, (C, H, W) to (C, size, size), as torchvision's evaluations cut it.
+
+    Args:
+        image: uint8.
+        size: Side of the square in pixels; a smaller image is padded with zeros around it.
+        resize: Short side before the crop, antialiased bilinear; None leaves the image as it is.
+    """
+    image = _resized(image, resize)
+    top, left = (_middle(side - size) for side in image.shape[-2:])
+    return _window(image, top, left, size)
+
+
+def _resized(image: Tensor, short_side: int | None) -> Tensor:
+    resized: Tensor = image if short_side is None else TF.resize(image, [short_side], antialias=True)
+    return resized
+
+
+def _fill(out: Tensor, picture: Picture, box: Box) -> None:
+    """Resize a part of a stored image into ``out``, (C, size, size), antialiased bilinear."""
+    size = out.shape[-1]
+    part = picture.region(*box, size)[None].contiguous(memory_format=torch.channels_last)
+    # The kernel behind torchvision's resize, which so writes into the batch itself.
+    torch.ops.aten._upsample_bilinear2d_aa.out(part, [size, size], False, out=out[None])
+
+
+def _middle(spare: int) -> int:
+    # As torchvision's center_crop rounds: published evaluations depend on it.
+    return round(spare / 2) if spare > 0 else -(-spare // 2)
+
+
+def _window(image: Tensor, top: int, left: int, size: int) -> Tensor:
+    """The square at (top, left), with zeros where it leaves the image: (C, H, W) to (C, size, size)."""
+    height, width = image.shape[-2:]
+    if (top, left, height, width) == (0, 0, size, size):
+        return image
+    # One kernel pads and, where the padding is negative, crops.
+    return torch.constant_pad_nd(image, [-left, left + size - width, -top, top + size - height])

@@ -1,0 +1,209 @@
+"""What is done to a normalised batch on its device.
+
+Every random number is drawn on the CPU from the sample's own generator, as the loader fills the batch; the device
+applies the numbers to all samples at once and never waits for the host. So a batch is the same on every device, and a
+sample the same in every batch (a mixed sample together with its neighbour).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convatlas.data.normalization import check_std
+from convatlas.errors import UserError
+
+Draws = NDArray[np.float32]
+
+EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
+EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+"""Of the covariance of ImageNet's RGB in [0, 1], one column each; fb.resnet.torch, for AlexNet's paper has none."""
+
+
+class BatchStep(Protocol):
+    """Changes a batch of images."""
+
+    @property
+    def width(self) -> int:
+        """Numbers drawn for a sample."""
+
+    def draw(self, generator: np.random.Generator, size: int) -> Draws:
+        """Draw what is done to one image of ``size`` × ``size`` pixels: (width,) float32."""
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Do it: images (N, C, H, W) float, normalised, and draws (N, width), to images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lighting:
+    """Colour noise along the principal components of ImageNet's pixels (Krizhevsky et al. 2012, section 4.1).
+
+    Args:
+        std: The standard deviations that the images were divided by.
+        alpha_std: Standard deviation of the noise, in units of a component's eigenvalue.
+
+    Raises:
+        UserError: The images are not RGB, or a standard deviation is not that of pixels in [0, 1].
+    """
+
+    width: ClassVar[int] = 3
+
+    std: tuple[float, ...]
+    alpha_std: float = 0.1
+
+    def __post_init__(self) -> None:
+        if len(self.std) != 3:
+            raise UserError(
+                f"augment.batch.lighting: the components are those of RGB, expected 3 channels, not {len(self.std)}; "
+                "~augment.batch.lighting leaves it out"
+            )
+
+        check_std("augment.batch.lighting.std (data.std, unless you say otherwise)", self.std)
+
+    def draw(self, generator: np.random.Generator, size: int) -> Draws:
+        """Draw the offsets of the normalised channels: (3,)."""
+        alpha = generator.normal(0.0, self.alpha_std, 3)
+        offsets: Draws = (EIGENVECTORS @ (alpha * EIGENVALUES) / self.std).astype(np.float32)
+        return offsets
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Shift the colours of images (N, 3, H, W)."""
+        return images + draws[:, :, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomErasing:
+    """A rectangle set to 0, which is the mean colour (Zhong et al. 2020, algorithm 1).
+
+    Args:
+        p: Probability.
+        scale: Range of the rectangle's share of the image's area.
+        ratio: Range of its height divided by its width, drawn on a logarithmic scale as torchvision does.
+
+    Raises:
+        UserError: A number outside its range.
+    """
+
+    width: ClassVar[int] = 4
+
+    p: float = 0.5
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.p <= 1 and 0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
+            raise UserError(f"augment.batch: {self}: expected p and shares from 0 to 1, and ranges that rise above 0")
+
+    def draw(self, generator: np.random.Generator, size: int) -> Draws:
+        """Draw the rectangle's top, left, height and width in pixels: (4,), zeros for none."""
+        box = np.zeros(4, dtype=np.float32)
+        if generator.random() < self.p:
+            for _ in range(10):
+                area = size * size * generator.uniform(*self.scale)
+                ratio = math.exp(generator.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+                height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+                if height < size and width < size:
+                    top, left = generator.integers(size - height + 1), generator.integers(size - width + 1)
+                    box[:] = top, left, height, width
+                    break
+        return box
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Erase in images (N, C, H, W)."""
+        return torch.where(_inside(draws, images), 0.0, images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Each image mixed with its neighbour: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019), one drawn for a pair.
+
+    The samples 2k and 2k + 1 of a batch are partners, and the numbers of the first hold for both. With
+    ``switch_probability`` 0 it is mixup alone, with 1 cutmix alone.
+
+    Args:
+        mixup_alpha: Both parameters of the beta distribution of mixup's weight (section 2 of its paper).
+        cutmix_alpha: The same for the area that cutmix keeps (section 3.1 of its paper).
+        switch_probability: Probability of cutmix rather than mixup.
+        p: Probability that a pair is mixed at all.
+
+    Raises:
+        UserError: A parameter outside its range.
+    """
+
+    width: ClassVar[int] = 5
+
+    mixup_alpha: float = 0.2
+    cutmix_alpha: float = 1.0
+    switch_probability: float = 0.5
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        alphas, probabilities = (self.mixup_alpha, self.cutmix_alpha), (self.switch_probability, self.p)
+        if min(alphas) <= 0 or min(probabilities) < 0 or max(probabilities) > 1:
+            raise UserError(f"augment.mix: {self}: expected both alphas above 0 and probabilities from 0 to 1")
+
+    def draw(self, generator: np.random.Generator, size: int) -> Draws:
+        """Draw how a pair is mixed: (5,).
+
+        The weight of the own image, then top, left, height and width in pixels of the box where it has none: for mixup
+        the box is empty, for cutmix the weight is 1.
+        """
+        weight, top, left, height, width = 1.0, 0, 0, 0, 0
+        if generator.random() < self.p:
+            if generator.random() < self.switch_probability:
+                kept = generator.beta(self.cutmix_alpha, self.cutmix_alpha)
+                (top, bottom), (left, right) = (_cut(generator, size, math.sqrt(1 - kept)) for _ in range(2))
+                height, width = bottom - top, right - left
+            else:
+                weight = generator.beta(self.mixup_alpha, self.mixup_alpha)
+        return np.array([weight, top, left, height, width], dtype=np.float32)
+
+    def __call__(self, images: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix the pairs of a batch.
+
+        Args:
+            images: (N, C, H, W) float, N even.
+            draws: (N, 5); every second row is used.
+
+        Returns:
+            The mixed images, (N, C, H, W), and the weight of each image's own label, (N,) float32: the share of its
+            pixels; the rest is the partner's.
+
+        Raises:
+            UserError: N is odd.
+        """
+        count, _, height, width = images.shape
+        if count % 2:
+            raise UserError(
+                f"data.global_batch_size: a part of {count} images reaches augment.mix, which mixes pairs; "
+                "expected an even number of images on each rank and in each accumulation part"
+            )
+        draws = draws[0::2].repeat_interleave(2, dim=0)
+        weight, box = draws[:, 0], draws[:, 1:]
+        weights = torch.where(_inside(box, images), 0.0, weight[:, None, None, None])
+        mixed = torch.lerp(partners(images), images, weights.to(images.dtype))
+        return mixed, weight * (1 - box[:, 2] * box[:, 3] / (height * width))
+
+
+def partners(samples: Tensor) -> Tensor:
+    """Each sample's partner in ``Mix``: (N, …) with the rows 2k and 2k + 1 exchanged."""
+    return samples.view(-1, 2, *samples.shape[1:]).flip(1).view(samples.shape)
+
+
+def _cut(generator: np.random.Generator, size: int, share: float) -> tuple[int, int]:
+    """First pixel and the one behind the last of a side around a uniform centre, cut off at the image's border."""
+    centre, half = int(generator.integers(size)), int(size * share) // 2
+    return max(0, centre - half), min(size, centre + half)
+
+
+def _inside(boxes: Tensor, images: Tensor) -> Tensor:
+    """Which pixels of images (N, C, H, W) lie in boxes (N, 4) of top, left, height, width: (N, 1, H, W) bool."""
+    top, left, height, width = boxes[:, :, None].unbind(1)
+    rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
+    in_rows = (rows >= top) & (rows < top + height)
+    in_columns = (columns >= left) & (columns < left + width)
+    return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]

@@ -1,0 +1,176 @@
+"""The directory of a run and the state it is in."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from convatlas.errors import UnreadableError, UserError
+from convatlas.record.files import read_config, read_jobs, read_provenance, read_summary
+from convatlas.utils.console import warn
+from convatlas.utils.files import (
+    FORMAT,
+    dumps,
+    make_directory,
+    read_lines,
+    sync_directory,
+    sync_file,
+    write_atomic,
+    writing,
+)
+
+RESERVED_BYTES = 16_384
+"""Room on the disk that a run keeps for its last summary."""
+
+
+class RunDirectory:
+    """``<root>/<run_id>/``: configuration, provenance, metrics, summary, checkpoints, evaluations.
+
+    Args:
+        path: The directory; it need not exist.
+        attempt: Which of the attempts at the same run this is.
+        identity: The name that ``run_id`` gives to the run; None where the directory has that name.
+    """
+
+    def __init__(self, path: Path, attempt: int = 1, identity: str | None = None) -> None:
+        self.path = path
+        self.attempt = attempt
+        self.identity = path.name if identity is None else identity
+        self.run_id = path.name
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+        self.previous = self.checkpoints / "previous.ckpt"
+        self.skipped = path / "skipped_images.txt"
+        self._reserve = path / ".reserve"
+
+    @classmethod
+    def choose(cls, root: str, run_id: str, attempt: int, fresh: bool) -> "RunDirectory":
+        """The directory of a run's attempt: ``…``, ``…-a2``, ``…-a3``; with ``fresh`` the first free one from there."""
+        run = cls(Path(root) / (run_id if attempt == 1 else f"{run_id}-a{attempt}"), attempt)
+        return cls.choose(root, run_id, attempt + 1, fresh) if fresh and run.path.exists() else run
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What is known of the run so far; empty before it starts.
+
+        Raises:
+            UnreadableError: It is damaged, or written by a newer ConvAtlas.
+        """
+        return read_summary(self.path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its planned end."""
+        return self.summary.get("state") == "finished"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run has recorded its configuration."""
+        return (self.path / "config.yaml").is_file()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration on record.
+
+        Raises:
+            UnreadableError: It is absent or damaged.
+        """
+        return read_config(self.path)
+
+    @property
+    def jobs(self) -> list[dict[str, Any]]:
+        """The SLURM jobs that were submitted for the run, the oldest first.
+
+        Raises:
+            UnreadableError: The list is damaged.
+        """
+        return read_jobs(self.path)
+
+    def add_job(self, **entries: Any) -> None:
+        """Remember a job that was submitted."""
+        write_atomic(self.path / "jobs.json", dumps([*self.jobs, entries], indent=2))
+
+    def create(self) -> None:
+        """Make the directory.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        try:
+            make_directory(self.checkpoints)
+            probe = self.path / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"run.root={self.path.parent}: cannot be written ({error.strerror})") from error
+
+    def begin(self, config: dict[str, Any], class_list: list[str], provenance: dict[str, Any]) -> None:
+        """Write down what produces this run before its first step.
+
+        Args:
+            config: The expanded configuration.
+            class_list: The classes, in order.
+            provenance: What ``collect_provenance`` found.
+
+        Raises:
+            UnreadableError: The summary or provenance of an earlier attempt is damaged; it is left as it is.
+            UserError: The disk is full or cannot be written.
+        """
+        earlier, before = read_provenance(self.path), self.summary
+        self._warn_of_damaged_classes()
+        write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_atomic(self.path / "class_list.txt", "".join(f"{name}\n" for name in class_list))
+        if earlier:  # a resumed run keeps what it was before
+            provenance = provenance | {"earlier_attempts": [*earlier.pop("earlier_attempts", []), earlier]}
+        write_atomic(self.path / "provenance.json", dumps(provenance, indent=2))
+        name = f"{config['model']['name']} on {config['data']['name']}"
+        kept = {key: before[key] for key in ("started", "train_seconds") if key in before}
+        entries = {"format": FORMAT, "run_id": self.run_id, "identity": self.identity, "name": name}
+        entries |= {"state": "running", "started": now(), "host": platform.node()}
+        write_atomic(self.path / "summary.json", dumps(entries | kept, indent=2))
+        write_atomic(self._reserve, os.urandom(RESERVED_BYTES))  # random bytes, so that no file system compresses them
+
+    def _warn_of_damaged_classes(self) -> None:
+        try:
+            read_lines(self.path / "class_list.txt")
+        except FileNotFoundError:
+            pass
+        except UnreadableError as error:
+            warn(f"{error}; it is written again")
+
+    def num_skipped(self) -> int:
+        """Images that ``data.on_error=skip`` left out so far, over all ranks and attempts."""
+        return len(set(self.skipped.read_bytes().splitlines())) if self.skipped.is_file() else 0
+
+    def sync_record(self) -> None:
+        """Wait until all that was recorded is on the disk.
+
+        Raises:
+            UserError: The disk is full or cannot be written.
+        """
+        for path in (self.metrics, self.skipped):
+            if path.is_file():
+                with writing(path):
+                    sync_file(path)
+        with writing(self.path):
+            sync_directory(self.path)
+
+    def update(self, **entries: Any) -> None:
+        """Add to the summary how an attempt ended, also on a disk that is full: there is a reserve for that.
+
+        Raises:
+            UserError: The disk cannot be written all the same.
+        """
+        with writing(self.path):
+            self._reserve.unlink(missing_ok=True)
+        write_atomic(self.path / "summary.json", dumps(self.summary | entries, indent=2))
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""The parts of reports: tables, evaluations, predictions."""

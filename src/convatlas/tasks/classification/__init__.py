@@ -1,0 +1,1 @@
+"""The LightningModule of image classification, its predictions and its test protocols."""

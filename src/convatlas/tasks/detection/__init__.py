@@ -1,0 +1,1 @@
+"""The LightningModule of object detection, its predictions and average precision."""

@@ -1,0 +1,140 @@
+"""What a detector found in the images of one evaluation, from all ranks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torchvision.ops import box_iou
+
+from convatlas.data.detection.objects import Objects, encode_masks
+from convatlas.errors import UserError
+from convatlas.models.detection.detector import Detection
+from convatlas.tasks.detection.average_precision import AveragePrecision, Found, average_precision
+
+CERTAIN = 0.5
+"""Score from which a detection is counted and drawn."""
+OVERLAP = 0.5
+"""IoU from which it is the object."""
+SHOWN = 12
+"""Images that are drawn: the worst, and as many spread over the split."""
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """How many objects of an image were found, by detections of at least ``CERTAIN``.
+
+    Attributes:
+        index: Position in the split.
+        right: Objects with a detection of their class.
+        missed: Objects without.
+        wrong: Detections without an object of their class; those of crowds do not count.
+    """
+
+    index: int
+    right: int
+    missed: int
+    wrong: int
+
+
+class ObjectPredictions:
+    """The detections of a split.
+
+    Args:
+        split: The split that is evaluated.
+        num_classes: Number of classes.
+        objects: What is in an image of the split, by its position.
+
+    Attributes:
+        found: What was found in each image, in the order of the split after ``gather``.
+        scores: How well, likewise.
+        precision: ``box`` and, of networks with masks, ``mask``; after ``gather``.
+    """
+
+    def __init__(self, split: str, num_classes: int, objects: Callable[[int], Objects]) -> None:
+        self.split = split
+        self.num_classes = num_classes
+        self.objects = objects
+        self.found: list[Found] = []
+        self.scores: list[ImageScore] = []
+        self.precision: dict[str, AveragePrecision] = {}
+
+    @property
+    def num_samples(self) -> int:
+        """Number of images, once they are gathered."""
+        return len(self.found)
+
+    def update(self, index: int, said: Detection) -> None:
+        """Keep what was found in one image, in pixels of the stored image."""
+        self.found.append(found_in(index, said))
+
+    def gather(self) -> None:
+        """Bring the detections of all ranks together and compare them with what is there.
+
+        Raises:
+            UserError: There are none: every image was skipped.
+        """
+        if dist.is_available() and dist.is_initialized():
+            everyone: list[list[Found]] = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(everyone, self.found)
+            self.found = [found for part in everyone for found in part]
+        if not self.found:
+            raise UserError(f"data.on_error=skip: none of the {self.split} images can be decoded")
+        self.found.sort(key=lambda found: found.index)
+        objects = [self.objects(found.index) for found in self.found]
+        self.scores = [_score(*pair) for pair in zip(self.found, objects, strict=True)]
+        self.precision = {"box": average_precision(self.found, objects, self.num_classes, "box")}
+        if all(found.masks is not None for found in self.found):
+            self.precision["mask"] = average_precision(self.found, objects, self.num_classes, "mask")
+
+    def metrics(self) -> dict[str, float]:
+        """``<split>/box_map``, ``<split>/box_map_50``, ``<split>/mask_map`` and so on, of the sizes that there are."""
+        return {
+            f"{self.split}/{kind}_{name}": value
+            for kind, precision in self.precision.items()
+            for name, value in precision.metrics.items()
+            if name == "map" or value == value
+        }
+
+    def worst(self) -> list[int]:
+        """Rows of the images with the most errors, the worst first, at most ``SHOWN``."""
+        errors = {row: score.missed + score.wrong for row, score in enumerate(self.scores)}
+        ranked = sorted((row for row in errors if errors[row]), key=lambda row: (-errors[row], row))
+        return ranked[:SHOWN]
+
+    def sample(self) -> list[int]:
+        """Rows spread evenly over the split, at most ``SHOWN``."""
+        count = min(SHOWN, len(self.found))
+        return [row * len(self.found) // count for row in range(count)]
+
+
+def found_in(index: int, said: Detection) -> Found:
+    """What was found in one image, in pixels of the stored image, off the device and compact."""
+    masks = encode_masks(said["masks"].cpu().numpy()) if "masks" in said else None
+    boxes, labels, scores = (said[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
+    return Found(index, boxes, labels.astype(np.int64), scores, masks)
+
+
+def _score(found: Found, true: Objects) -> ImageScore:
+    """Give each certain detection, the most certain first, the object that it overlaps most and nobody has."""
+    certain = np.flatnonzero(found.scores >= CERTAIN)
+    overlaps = box_iou(torch.from_numpy(found.boxes[certain]), torch.from_numpy(true.boxes)).numpy()
+    overlaps[found.labels[certain, None] != true.labels[None]] = 0
+    taken: NDArray[np.bool_] = np.zeros(len(true.labels), np.bool_)
+    wrong = 0
+    for row in _by_score(found.scores[certain]):
+        free = np.where(taken & ~true.crowd, 0, overlaps[row])
+        best = int(free.argmax()) if len(free) else -1
+        if best >= 0 and free[best] >= OVERLAP:
+            taken[best] = True
+        else:
+            wrong += 1
+    single = ~true.crowd
+    return ImageScore(found.index, int((taken & single).sum()), int((~taken & single).sum()), wrong)
+
+
+def _by_score(scores: NDArray[np.float32]) -> Sequence[int]:
+    order: list[int] = np.argsort(-scores, kind="stable").tolist()
+    return order

@@ -1,0 +1,1 @@
+"""The LightningModule of semantic segmentation, its predictions and its test protocols."""

@@ -1,0 +1,179 @@
+"""Semantic segmentation: cross-entropy of pixels, mean intersection over union."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from convatlas.config.value_types import Name
+from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
+from convatlas.errors import UserError
+from convatlas.models.outputs import ClassifierOutput
+from convatlas.models.segmentation.segmenter import Segmenter
+from convatlas.models.segmentation.unet import centre
+from convatlas.models.weights import load_backbone
+from convatlas.tasks.base import Task
+from convatlas.tasks.interfaces import Images
+from convatlas.tasks.optimization import OptimizerRecipe, Schedule
+from convatlas.tasks.segmentation.confusion import PixelConfusion
+from convatlas.tasks.segmentation.predictions import MaskPredictions
+from convatlas.tasks.segmentation.protocols import DenseViews
+
+
+class SegmentationTask(Task):
+    """A segmentation network with its loss, metrics and optimizer.
+
+    Logs ``train/loss`` and ``train/learning_rate`` as they come, ``train/mean_iou`` once an epoch, and ``loss``,
+    ``mean_iou``, ``pixel_accuracy``, ``mean_accuracy`` and ``frequency_weighted_iou`` of the split that is evaluated,
+    from one confusion matrix over all ranks.
+
+    Args:
+        name: The architecture, as its configuration file is called.
+        net: The network.
+        backbone: ``weights``: a trained classification network that the backbone starts from; a file,
+            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: as below, of that file.
+        auxiliary_weight: Weight of the auxiliary head's loss.
+        weights: What the whole network starts from, likewise.
+        weights_entry: Which weights of that file, if it holds several, keys joined by dots; None is ``state_dict`` or
+            ``model``.
+        reset_classifier: Take such weights at their own number of classes and start a new last layer, to fine-tune.
+        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
+        compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
+        optimizer: How to optimize; None for a network that is only evaluated.
+        schedule: The learning-rate schedule; None likewise.
+
+    Attributes:
+        views: How an evaluation shows whole images to the network.
+        predictions: What the last evaluation said of each image.
+    """
+
+    problem = "segmentation"
+    usual_protocol = "whole_image"
+    monitor = "val/mean_iou"
+    measures = "loss|mean_iou|pixel_accuracy|mean_accuracy|frequency_weighted_iou"
+    net: Segmenter
+
+    def __init__(
+        self,
+        *,
+        name: Name,
+        net: Segmenter,
+        backbone: Mapping[str, str | None] | None = None,
+        auxiliary_weight: float = 0.5,
+        weights: str | None = None,
+        weights_entry: str | None = None,
+        reset_classifier: bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
+        optimizer: OptimizerRecipe | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        source = (backbone or {}).get("weights")
+        if source is not None and weights is not None:
+            raise UserError(
+                f"model.weights={weights}, model.backbone.weights={source}: both start the backbone; expected one"
+            )
+        super().__init__(
+            name=name,
+            net=net,
+            weights=weights,
+            weights_entry=weights_entry,
+            reset_classifier=reset_classifier,
+            channels_last=channels_last,
+            optimizer=optimizer,
+            schedule=schedule,
+            compile=compile,
+        )
+        entry = (backbone or {}).get("weights_entry")
+        if source is not None:
+            self.loaded.append(load_backbone(net, source, entry=entry))
+        elif entry is not None:
+            raise UserError(f"model.backbone.weights_entry={entry}: expected model.backbone.weights, the file")
+        self.auxiliary_weight = auxiliary_weight
+        self.views = DenseViews()
+        self.train_confusion = PixelConfusion(self.num_classes)
+        self.val_confusion = PixelConfusion(self.num_classes)
+        self.test_confusion = PixelConfusion(self.num_classes)
+        self.predictions: MaskPredictions | None = None
+
+    def check_data(self, data: Images) -> None:
+        """Refuse images that the network is not for.
+
+        Raises:
+            UserError: Data of another problem, or an image size that the network does not take.
+        """
+        super().check_data(data)
+        self.net.output_size(data.image_size)
+
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        """Log-probabilities (num_classes, H, W) of normalised images, each (C, H, W)."""
+        return self.views(self.net, images)
+
+    def loss(self, output: Tensor | ClassifierOutput, batch: SegmentationBatch) -> Tensor:
+        """The training loss: the mean cross-entropy of the pixels that are not void, plus the auxiliary head's.
+
+        The weights of pixels multiply their losses. A batch of void pixels alone has a loss of 0.
+        """
+        if isinstance(output, ClassifierOutput):
+            auxiliary = [self.loss(logits, batch) for logits in output.auxiliary]
+            return self.loss(output.logits, batch) + self.auxiliary_weight * sum(auxiliary, torch.zeros(()))
+        labels = centre(batch.labels, *output.shape[-2:])
+        counted = (labels != VOID).sum().clamp(min=1)
+        if batch.weights is None:
+            return F.cross_entropy(output, labels, ignore_index=VOID, reduction="sum") / counted
+        losses = F.cross_entropy(output, labels, ignore_index=VOID, reduction="none")
+        return (losses * centre(batch.weights, *output.shape[-2:])).sum() / counted
+
+    def training_step(self, batch: SegmentationBatch) -> Tensor:
+        """One forward pass; the loss, a scalar."""
+        output = self.output(batch)
+        loss = self.loss(output, batch)
+        logits = output.logits if isinstance(output, ClassifierOutput) else output
+        self.train_confusion.update(logits.detach().argmax(dim=1), centre(batch.labels, *logits.shape[-2:]))
+        self.log_step(loss)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean IoU over the epoch's crops, as they were when each was trained on."""
+        super().on_train_epoch_end()
+        self.log("train/mean_iou", self.train_confusion.scores()["mean_iou"])
+        self.train_confusion.reset()
+
+    def validation_step(self, batch: WholeImageBatch) -> None:
+        """Count one batch of the tuning split."""
+        self._count(self.val_confusion, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the tuning split's metrics, reduced once over all ranks."""
+        self._log_scores(self.val_confusion, "val")
+
+    def on_test_start(self) -> None:
+        """Begin an evaluation of the split that the data module names."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.predictions = MaskPredictions(data.split, data.num_samples(data.split), self.num_classes)
+
+    def test_step(self, batch: WholeImageBatch) -> None:
+        """Count one batch of the reported split and keep what is said of its images."""
+        for index, classes, labels in zip(
+            batch.indices.tolist(), self._count(self.test_confusion, batch), batch.labels, strict=True
+        ):
+            self.predictions.update(index, classes, labels)  # type: ignore[union-attr]
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics and gather the predictions of all ranks."""
+        self.predictions.gather(self.test_confusion.compute()[0])  # type: ignore[union-attr]
+        self._log_scores(self.test_confusion, self.predictions.split)  # type: ignore[union-attr]
+
+    def _count(self, confusion: PixelConfusion, batch: WholeImageBatch) -> list[Tensor]:
+        """Count a batch; the predicted classes of each image, (H, W)."""
+        predicted = []
+        for scores, labels in zip(self(batch.images), batch.labels, strict=True):
+            predicted.append(scores.argmax(dim=0))
+            losses = F.nll_loss(scores[None], labels[None], ignore_index=VOID, reduction="none")
+            confusion.update(predicted[-1], labels, losses)
+        return predicted
+
+    def _log_scores(self, confusion: PixelConfusion, split: str) -> None:
+        self.log_dict({f"{split}/{name}": value for name, value in confusion.scores().items()})
+        confusion.reset()

@@ -1,0 +1,378 @@
+"""Publishes the record of a run to W&B, in a process of its own: ``python -m convatlas.tracking.wandb.publisher``.
+
+W&B can only be appended to, and so is the record. Row i of the W&B history is line i of ``metrics.jsonl``; to publish
+is to ask how many rows the server holds and to send the others. That is the same for a run that trains, one that was
+offline, one that was half published, and one that is published already.
+
+Standard input brings one line, the ``Job``, and ends when the run does; standard output carries one JSON object when
+the W&B run is open and one when all is sent, or instead of either ``{"error": reason}``. What the network or the server
+do stops this process alone.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convatlas.errors import UnreadableError, UserError
+from convatlas.record.files import file_inside, read_provenance, read_summary
+from convatlas.record.lines import LineReader
+from convatlas.tracking.wandb.artifacts import Policy, checkpoint_file, delete_superseded, kept, send_checkpoints
+from convatlas.tracking.wandb.media import evaluation_media
+from convatlas.tracking.wandb.server import HeldRun, WandbError, WandbServer
+
+POLL_SECONDS = 2.0
+"""How often a run that trains is looked at."""
+INIT_SECONDS = 10.0
+"""How long the server may take to open the W&B run."""
+SETTLE_SECONDS = 10.0
+"""How long the server may take to count what it was sent."""
+SAME_SECONDS = 1.0
+"""Two rows of one step whose times are closer are one; a server may round."""
+DIGEST = "record"
+"""Where the W&B summary says which state of the record it shows."""
+FATAL = "ERROR+4"
+"""The level that wandb-core gives an error which ends its sending of rows."""
+FILES = ("provenance.json", "class_list.txt")
+"""What of the run's directory becomes files of the W&B run, which has the configuration as such."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to publish, and how.
+
+    Args:
+        directory: The run's directory.
+        run_id: The W&B run's id and name.
+        config: The resolved configuration.
+        project: The W&B project.
+        entity: Whose project; None is the user's own.
+        group: What the run is grouped with.
+        job_type: What it is in its group.
+        tags: Its tags.
+        notes: Its notes.
+        checkpoints: Which checkpoints become artifacts.
+        answer_seconds: How long the server may take for an answer.
+        finish_seconds: How long it may take for what is left at the end.
+        live: Whether the run trains, as this process's parent.
+    """
+
+    directory: str
+    run_id: str
+    config: dict[str, Any]
+    project: str
+    entity: str | None
+    group: str
+    job_type: str
+    tags: list[str]
+    notes: str | None
+    checkpoints: Policy
+    answer_seconds: float
+    finish_seconds: float
+    live: bool
+
+
+class Publication:
+    """The W&B run of a record.
+
+    Args:
+        job: What to publish.
+
+    Raises:
+        WandbError: The server cannot be reached or refuses, or another process publishes the run.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.directory = Path(job.directory)
+        self.folder = self.directory / "wandb"  # what W&B writes for itself, while this runs
+        self._guard = self._lock()
+        self.server = WandbServer.connect(job.answer_seconds)
+        self.entity = job.entity or self.server.entity
+        self._reader = LineReader(self.directory / "metrics.jsonl")
+        self._rows = self._reader.new()
+        self.current = False
+        for wandb_id in self._ids():
+            held = self.server.run(self.entity, job.project, wandb_id)
+            if held is not None and not self._is_start(held):
+                continue  # another record had the same id
+            self.wandb_id = wandb_id
+            self.num_before = self._sent = held.num_rows if held else 0
+            self.current = not job.live and held is not None and self._is_shown(held)
+            if self.current or self._open():
+                break
+
+    @property
+    def url(self) -> str:
+        """The run's page."""
+        base = self.server.url.replace("https://api.wandb.ai", "https://wandb.ai")
+        return f"{base}/{self.entity}/{self.job.project}/runs/{self.wandb_id}"
+
+    def send(self) -> None:
+        """Send the lines that are new."""
+        self._rows += self._reader.new()
+        for index in range(self._sent, self._num_ready()):
+            self._run.log(self._row(index), step=index)
+            self._sent = index + 1
+
+    def finish(self) -> dict[str, Any]:
+        """Send what is left, end the W&B run, and ask the server what it holds.
+
+        Returns:
+            ``url``, ``rows`` of the history, ``new`` ones of these, ``checkpoints`` sent, ``deleted`` versions,
+            ``missing`` checkpoints.
+
+        Raises:
+            WandbError: The server does not hold all of it.
+        """
+        result = {"url": self.url, "sent": not self.current, "missing": self._missing()}
+        result |= {"new": 0, "checkpoints": [], "deleted": 0}
+        if self.current:
+            return result | {"rows": self.num_before}
+        self.send()
+        self._save_files()
+        state = self._state()
+        killed = state == "running"
+        refusal = None
+        if not (killed and self.job.live):  # else the same command may be going on already, and waits for this to end
+            try:
+                result |= self._send_checkpoints()
+            except Exception as error:  # whatever the network and the server make wandb raise
+                refusal = WandbError(f"its checkpoints are not taken ({' '.join(str(error).split())})")
+            self._run.summary[DIGEST] = None if refusal else self._digest()
+        self._run.summary.update({**self._summary(), "state": "interrupted" if killed else state})
+        if state == "preempted":
+            self._run.mark_preempting()
+        self._run.finish(exit_code=0 if state == "finished" else 1)
+        self._verify()
+        if refusal:
+            raise refusal
+        shutil.rmtree(self.folder)
+        return result | {"rows": self._sent, "new": self._sent - self.num_before}
+
+    def _lock(self) -> Any:
+        """Be the only process that publishes this run; a system's lock ends with its process."""
+        guard = (self.directory / ".publishing").open("w", encoding="utf-8")
+        deadline = time.monotonic() + self.job.answer_seconds
+        while True:
+            try:
+                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise WandbError(f"another process publishes {self.directory}") from None
+                time.sleep(0.1)
+            else:
+                return guard
+
+    def _ids(self) -> Iterator[str]:
+        """The ids that the W&B run may have: the run's own, unless another record, or a deleted run, has used it."""
+        yield self.job.run_id
+        for attempt in itertools.count(2):
+            yield f"{self.job.run_id}-w{attempt}"
+
+    def _is_start(self, held: HeldRun) -> bool:
+        """Whether what the server holds is the start of this record: the last row's time tells, nothing is ever cut."""
+        if not held.num_rows:
+            return True
+        if held.num_rows > len(self._rows):
+            return False
+        line, last = self._rows[held.num_rows - 1], held.last
+        same_step: bool = last.get("trainer/global_step") == line["step"]
+        return same_step and bool(abs(last.get("_timestamp", 0) - line.get("time", 0)) < SAME_SECONDS)
+
+    def _is_shown(self, held: HeldRun) -> bool:
+        return held.num_rows == self._num_ready() and held.summary.get(DIGEST) == self._digest()
+
+    def _open(self) -> bool:
+        """Open the W&B run; False where one of this id was deleted, which W&B keeps for ever."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR"):
+            os.environ[name] = str(self.folder.resolve())
+        os.environ["WANDB_SILENT"] = "true"
+        os.environ.pop("WANDB_SERVICE", None)  # wandb's process of who started this one
+        import wandb
+
+        self.wandb: Any = wandb
+        job, git = self.job, self._provenance().get("git") or {}
+        settings = wandb.Settings(
+            console="off",
+            init_timeout=INIT_SECONDS,
+            finish_timeout=job.finish_seconds,
+            disable_git=True,
+            git_commit=git.get("commit"),
+            host=(self._provenance().get("host") or {}).get("name"),
+            program="convatlas",
+            x_disable_meta=not job.live,  # the machine that publishes is not the one that trained
+            x_disable_stats=not job.live,
+            x_disable_machine_info=not job.live,
+            x_stats_pid=os.getppid(),
+            x_save_requirements=False,
+        )
+        try:
+            self._run = wandb.init(
+                id=self.wandb_id,
+                name=job.run_id,
+                entity=self.entity,
+                project=job.project,
+                config=job.config | {"run_id": job.run_id},
+                group=job.group,
+                job_type=job.job_type,
+                tags=job.tags,
+                notes=job.notes,
+                resume="allow",
+                mode="online",  # whatever WANDB_MODE says
+                settings=settings,
+            )
+        except wandb.Error as error:
+            if "previously created and deleted" in str(error):
+                wandb.teardown()
+                return False
+            raise WandbError(" ".join(str(error).split())) from error
+        self._run.define_metric("trainer/global_step")
+        self._run.define_metric("epoch", step_metric="trainer/global_step")
+        self._run.define_metric("*", step_metric="trainer/global_step")
+        return True
+
+    def _num_ready(self) -> int:
+        """How many lines can be sent: the test's waits for the pictures that go with it."""
+        waiting = not (self.directory / "evaluation" / "test.json").is_file()
+        return next((i for i, line in enumerate(self._rows) if waiting and _is_test(line)), len(self._rows))
+
+    def _row(self, index: int) -> dict[str, Any]:
+        line = dict(self._rows[index])
+        if missing := {"epoch", "time"} - line.keys():
+            path = self.directory / "metrics.jsonl"
+            raise UnreadableError(f"{path}:{index + 1}: damaged line, expected {' and '.join(sorted(missing))}")
+        step, epoch, when = (line.pop(key) for key in ("step", "epoch", "time"))
+        row = {"trainer/global_step": step, "epoch": epoch, "_timestamp": when}
+        row |= {name: float(value) for name, value in line.items()}  # "NaN" too
+        if _is_test(line):
+            row |= evaluation_media(self.wandb, self.directory / "evaluation" / "test.json")
+        return row
+
+    def _state(self) -> str:
+        """How the run ended; ``running`` where it was killed."""
+        return str(self._summary().get("state", "running"))
+
+    def _summary(self) -> dict[str, Any]:
+        summary = read_summary(self.directory)
+        return {key: value for key, value in summary.items() if key not in ("format", "test", "run_id", "name", "host")}
+
+    def _provenance(self) -> dict[str, Any]:
+        return read_provenance(self.directory)
+
+    def _digest(self) -> str:
+        """A hash of what is published, files by their size and time of change."""
+        stats = [
+            (name, file.stat().st_size, file.stat().st_mtime_ns)
+            for name in kept(self.job.checkpoints)
+            if (file := checkpoint_file(self.directory, name)).is_file()
+        ]
+        texts = [
+            path.read_bytes() for name in ("metrics.jsonl", "summary.json") if (path := self.directory / name).is_file()
+        ]
+        return hashlib.sha256(b"".join(texts) + json.dumps(stats).encode()).hexdigest()
+
+    def _missing(self) -> list[str]:
+        """The checkpoints that a finished run should have, and has not."""
+        if self._state() != "finished":
+            return []
+        return [name for name in kept(self.job.checkpoints) if not checkpoint_file(self.directory, name).is_file()]
+
+    def _save_files(self) -> None:
+        """Save copies: to files that lie elsewhere W&B would link, and write through its links."""
+        folder = Path(self._run.dir)
+        saved = []
+        for name in FILES:
+            if (file := file_inside(self.directory, name)) is None:
+                raise UnreadableError(f"{self.directory / name}: missing, or a link out of the run's directory")
+            saved.append(Path(shutil.copy(file, folder / name)))
+        if diff := (self._provenance().get("git") or {}).get("diff"):
+            saved.append(folder / "diff.patch")
+            saved[-1].write_text(diff, encoding="utf-8")
+        for file in saved:
+            self._run.save(str(file), base_path=str(folder), policy="now")
+
+    def _send_checkpoints(self) -> dict[str, Any]:
+        names = [name for name in kept(self.job.checkpoints) if checkpoint_file(self.directory, name).is_file()]
+        if not names:
+            return {}
+        for artifact in send_checkpoints(self._run, self.wandb, self.directory, names):
+            artifact.wait(timeout=int(self.job.finish_seconds))
+        path = f"{self.entity}/{self.job.project}/{self.wandb_id}"
+        return {"checkpoints": names, "deleted": delete_superseded(self.wandb, path, self.job.checkpoints)}
+
+    def _verify(self) -> None:
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            held = self.server.run(self.entity, self.job.project, self.wandb_id)
+            if held is not None and self._is_start(held) and held.num_rows == self._sent:
+                return
+            if time.monotonic() > deadline:
+                num_rows = held.num_rows if held else 0
+                raise WandbError(f"{self.url} holds {num_rows:,} of {self._sent:,} rows{self._reason()}")
+            time.sleep(0.5)
+
+    def _reason(self) -> str:
+        """Why wandb-core stopped sending rows; where it has not, the last error that it noted."""
+        notes = [note for log in self.folder.glob("**/debug-internal.log") for note in _notes(log)]
+        errors = [note for note in notes if note["level"].startswith("ERROR")]
+        fatal = [note for note in errors if note["level"] == FATAL]  # other requests may fail after it
+        return "".join(f" ({note['msg']})" for note in (fatal or errors)[-1:])
+
+
+def _notes(log: Path) -> list[dict[str, str]]:
+    """The entries of wandb-core's own log that have a level and a text; a line that is being written is left out."""
+    notes = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            note = json.loads(line)
+            if isinstance(note, dict) and {"level", "msg"} <= note.keys():
+                notes.append({key: str(note[key]) for key in ("level", "msg")})
+    return notes
+
+
+def main() -> int:
+    """Publish one run."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # meant for the run, whose end ends this
+    results = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is no result
+
+    def say(result: Mapping[str, Any]) -> None:
+        os.write(results, json.dumps(result).encode() + b"\n")
+
+    job = Job(**json.loads(sys.stdin.readline()))
+    try:
+        publication = Publication(job)
+        say({"url": publication.url})
+        while job.live and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
+            publication.send()
+        say(publication.finish())
+    except (WandbError, UserError, OSError) as error:
+        say({"error": " ".join(str(error).split())})
+        return 1
+    return 0
+
+
+def _is_test(line: Mapping[str, Any]) -> bool:
+    return any(name.startswith("test/") for name in line)
+
+
+if __name__ == "__main__":
+    # wandb's own clean-up at the end of a process waits for a server that may not answer.
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,143 @@
+"""Runs that commit a11ee17 wrote, whose identities were hashes of the whole configuration.
+
+Such a run is found by what it recorded, and goes on in its directory and under its name.
+"""
+
+import copy
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from convatlas.config.arguments import expanded, targets
+from convatlas.config.public_names import public_name
+from convatlas.data.legacy_fingerprint import legacy_fingerprint
+from convatlas.data.module import ImageDataModule
+from convatlas.errors import UnreadableError
+from convatlas.record.directory import RunDirectory
+from convatlas.record.identity import decisive_settings, initial_weights, without_effect_removed
+from convatlas.utils.console import warn
+from convatlas.utils.distributed import is_rank_zero
+
+WITHOUT_EFFECT = (
+    "run",
+    "model.weights",
+    "model.backbone.weights",
+    "format",
+    "expected",
+    "seeds",
+    "tracking",
+    "data.threads",
+    "data.prefetch",
+    "data.root",
+    "data.dataset.download",
+    "data.dataset.scan_cache",
+    "data.split",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar",
+)
+"""Keys that did not count for a11ee17's identities."""
+
+DEFAULTS = Path(__file__).parent / "a11ee17_defaults.json"
+"""The defaults of a11ee17's constructors by public name, those of Lightning 2.6, torch 2.15 and timm 1.0 included."""
+
+
+def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: ImageDataModule) -> RunDirectory | None:
+    """Look beside the directory of a run that does not exist for one of a11ee17 that is the same run.
+
+    The data are compared by a11ee17's own rule, which does not see the content of masks.
+
+    Args:
+        run: Where the run would be.
+        settings: Its resolved configuration.
+        data: Its images.
+
+    Returns:
+        The directory of the former run, or None.
+    """
+    name, data_name, seed = settings["model"]["name"], settings["data"]["name"], settings["seed"]
+    attempt = "" if run.attempt == 1 else f"-a{run.attempt}"
+    for path in sorted(run.path.parent.glob(f"{escape(name)}-{escape(data_name)}-????????-s{seed}{attempt}")):
+        candidate = RunDirectory(path, run.attempt, run.identity)
+        if not candidate.has_begun:
+            continue
+        try:
+            recorded = candidate.config
+            if not _was_written_before(recorded):
+                if candidate.summary.get("identity") == run.identity:  # the run of before, which has gone on since
+                    return candidate
+                continue
+        except UnreadableError as error:
+            if is_rank_zero():
+                warn(f"{error}; it is not known whether that is this run, begun by an earlier version")
+            continue
+        if not _are_equal(recorded, settings):
+            continue
+        weights = initial_weights(settings["model"])
+        if path.name.removesuffix(attempt) == former_run_id(recorded, legacy_fingerprint(data), *weights):
+            if is_rank_zero():
+                sys.stderr.write(
+                    f"convatlas: {path} is this run, begun by an earlier version; it goes on under that name. Masks "
+                    "and labels could not be compared, as that version did not record them\n"
+                )
+            return candidate
+    return None
+
+
+def recorded_settings(run: RunDirectory) -> dict[str, Any]:
+    """The expanded configuration that a run recorded; what a11ee17 left out is taken from ``DEFAULTS``.
+
+    Raises:
+        UnreadableError: It is damaged.
+    """
+    try:
+        recorded = run.config
+    except UnreadableError as error:
+        raise UnreadableError(
+            f"{error}; without that file the run goes on, and its settings are not compared"
+        ) from error
+    if not _was_written_before(recorded):
+        return recorded
+    former: dict[str, dict[str, Any]] = json.loads(DEFAULTS.read_text(encoding="utf-8"))
+
+    def defaults_of(target: str) -> Mapping[str, Any]:
+        return former.get(public_name(target) or target, {})
+
+    settings: dict[str, Any] = expanded(recorded, defaults_of)
+    return settings
+
+
+def former_run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
+    """The name that a11ee17 gave to a run: a hash of its whole configuration but ``WITHOUT_EFFECT``."""
+    decisive = copy.deepcopy(dict(config))
+    seed = decisive.pop("seed")
+    for key in WITHOUT_EFFECT:
+        *parents, last = key.split(".")
+        node = decisive
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    decisive["data"].pop("seed", None)
+    text = json.dumps([decisive, *fingerprints], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{config['model']['name']}-{config['data']['name']}-{digest}-s{seed}"
+
+
+def _are_equal(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a recorded configuration is that of the command; what the command does not name is not imported."""
+    named, wanted = (targets(without_effect_removed(config)) for config in (recorded, settings))
+    return named <= wanted and decisive_settings(recorded) == decisive_settings(settings)
+
+
+def _was_written_before(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration has a11ee17's private names."""
+    model = config.get("model")
+    target = model.get("_target_") if isinstance(model, dict) else None
+    return isinstance(target, str) and public_name(target) not in (None, target)

@@ -1,0 +1,167 @@
+"""What a run will be, before anything of it exists: its images, its name, its place."""
+
+import hashlib
+import json
+import re
+from collections.abc import MutableMapping
+from typing import Annotated, Any, Literal
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
+
+from convatlas.config.arguments import expanded
+from convatlas.config.composition import fill_num_classes, plain
+from convatlas.data.module import ImageDataModule
+from convatlas.errors import UnreadableError, UserError
+from convatlas.record.directory import RunDirectory
+from convatlas.record.expectation import Expectation
+from convatlas.record.files import read_provenance
+from convatlas.record.identity import changed_settings, initial_weights, run_id
+from convatlas.record.provenance import differing_parts
+from convatlas.tasks.base import Task
+from convatlas.training.legacy_runs import find_run_of_before, recorded_settings
+
+TYPES: dict[str, Any] = {
+    "seed": NonNegativeInt,
+    "tf32": bool | None,
+    "run.root": str,
+    "run.attempt": PositiveInt,
+    "run.fresh": bool,
+    "run.checkpoint_minutes": PositiveFloat,
+    "run.checkpoint_steps": PositiveInt | None,
+    "ema.decay": Annotated[float, Field(gt=0, lt=1)] | None,
+    "ema.every_n_steps": PositiveInt,
+    "data.split": Literal["test"],
+    "expected": list[Expectation],
+    "seeds": list[NonNegativeInt],
+    "trainer.max_epochs": PositiveInt,
+    "trainer.log_every_n_steps": PositiveInt,
+    "trainer.devices": PositiveInt | Literal["auto"],
+    "trainer.num_nodes": PositiveInt,
+}
+"""What a run asks of keys beyond their constructors."""
+
+
+def plan_run(
+    config: DictConfig, opened: MutableMapping[str, ImageDataModule] | None = None
+) -> tuple[RunDirectory, ImageDataModule]:
+    """Find the images of a run and the directory that belongs to it.
+
+    Args:
+        config: Composed from ``conf/train.yaml``; ``data.num_classes`` is filled in from the class list.
+        opened: Of runs that are only to be named: the images that were opened for others of them, by configuration.
+            The same ones serve all seeds, and new ones are added.
+
+    Returns:
+        The directory, which need not exist, and the data module.
+
+    Raises:
+        UserError: A mistake in the data's configuration or in the images; a run of this identity was begun with other
+            defaults than today's.
+    """
+    if opened is None:
+        data = _open_images(config.data)
+    else:
+        key = json.dumps({**plain(config)["data"], "seed": None}, sort_keys=True)
+        data = opened[key] = opened.get(key) or _open_images(config.data)
+    fill_num_classes(config, len(data.class_list.names))
+    settings = plain(config)
+    identity = run_id(settings, data.fingerprint, *initial_weights(settings["model"]))
+    run = RunDirectory.choose(config.run.root, identity, config.run.attempt, config.run.fresh)
+    if not run.path.exists() and not config.run.fresh:
+        run = find_run_of_before(run, settings, data) or run
+    if run.has_begun and (differences := changed_settings(recorded_settings(run), expanded(settings))):
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise UserError(
+            f"{run.path}: a default has changed since this run began: {differences[0]}{more}; give the former value if "
+            "the key is still there, or run.fresh=true for a new attempt"
+        )
+    return run, data
+
+
+def run_on_other_data(config: DictConfig, run: RunDirectory, data: ImageDataModule) -> str | None:
+    """Find a run of the same settings on other data, for a run that is new: it says why the run does not go on.
+
+    Args:
+        config: As ``plan_run`` left it.
+        run: The run's directory.
+        data: Its data.
+
+    Returns:
+        The directory of the latest such run and the parts that differ, or None if there is no such run.
+    """
+    if run.path.exists() or not run.path.parent.is_dir():
+        return None
+    settings = plain(config)
+    weights = initial_weights(settings["model"])
+    start = f"{settings['model']['name']}-{settings['data']['name']}-"
+    found: list[tuple[str, str]] = []
+    for path in run.path.parent.iterdir():
+        if not path.name.startswith(start):
+            continue
+        try:
+            recorded = read_provenance(path)
+            started, fingerprint, digests = (recorded[key] for key in ("started", "data_fingerprint", "data_digests"))
+        except (UnreadableError, KeyError):  # a damaged record, or one from before digests were told apart
+            continue
+        if run_id(settings, fingerprint, *weights) == re.sub(r"-a\d+$", "", path.name):
+            other = differing_parts(digests, data.digests)
+            if other:
+                found.append((started, f"{path} ({', '.join(other)} differ)"))
+    return max(found)[1] if found else None
+
+
+def _open_images(config: DictConfig) -> ImageDataModule:
+    try:
+        data: ImageDataModule = instantiate(config)
+    except InstantiationException as error:  # Hydra's, whatever the constructor raised
+        if isinstance(error.__cause__, UserError):
+            raise UserError(str(error.__cause__)) from error
+        raise
+    return data
+
+
+def check_metric(key: str, metric: str, config: DictConfig) -> None:
+    """Refuse a metric of an evaluation that runs of this configuration do not have.
+
+    Args:
+        key: What is set to the metric, for the message.
+        metric: With its split: ``val/top1``; those of the training itself are not known before.
+        config: Composed from ``conf/train.yaml``.
+
+    Raises:
+        UserError: The task measures other things.
+    """
+    split, _, quantity = metric.partition("/")
+    task: type[Task] = get_class(config.model._target_)
+    if split != "train" and not re.fullmatch(task.measures, quantity):
+        raise UserError(f"{key}={metric}: {task.problem} has {split}/({task.measures})")
+
+
+def state_at_start(task: Task, data: ImageDataModule) -> dict[str, str]:
+    """Fingerprints of what a run does before its first step: two runs that differ here differ from step 0.
+
+    Args:
+        task: As it was constructed, before a checkpoint is loaded: so a resumed run's are those of its beginning.
+        data: Not yet dealt to ranks: the order is that of the global batches.
+
+    Returns:
+        ``initial_weights`` and ``first_order`` (the images of the first epoch's batches), SHA-256.
+    """
+    order = hashlib.sha256()
+    for batch in data.train_order(epoch=0, accumulation=1):
+        order.update(batch.tobytes())
+    return {"initial_weights": weights_digest(task.net), "first_order": order.hexdigest()}
+
+
+def weights_digest(net: nn.Module) -> str:
+    """The SHA-256 of a network's parameters and buffers with their names, shapes and types."""
+    weights = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return weights.hexdigest()

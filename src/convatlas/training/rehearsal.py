@@ -1,0 +1,202 @@
+"""Check that training can go on from a checkpoint: load each of its parts into a new object of its kind."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.utilities.migration.utils import migrate_checkpoint
+from torch import Tensor
+
+from convatlas.data.module import ImageDataModule
+from convatlas.errors import UserError
+from convatlas.models.base import Architecture
+from convatlas.models.weights import TRAINED, check_fit
+from convatlas.tasks.base import Task
+from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
+from convatlas.training.callbacks.checkpointing import recorded_bytes
+from convatlas.training.callbacks.resume_state import KEY as PROCESS_STATES
+from convatlas.training.callbacks.resume_state import metric_states
+from convatlas.training.checkpoint_io import KEY, read_run_checkpoint
+from convatlas.training.trainer import build_trainer
+
+AVERAGE: Mapping[str, Any] = {
+    "averaging_state": {"n_averaged": torch.tensor(0)},
+    "callbacks": {"ExponentialAverage": {"latest_update_step": 0}},
+}
+"""The further entries of a checkpoint of a run that keeps an average of its weights."""
+POSITION = {"epoch": 0, "batches": 0}
+"""The state of a data loader."""
+COURSE = Course(steps=10**6, steps_per_epoch=10**3)
+"""A length of training that every schedule takes; a checkpoint brings its own."""
+
+
+class Rehearsal:
+    """Loads checkpoints on trial, before a run writes anything.
+
+    Lightning finds out in the middle of the start that a part does not fit, and PyTorch perhaps at the first step.
+
+    Args:
+        trainer: The configuration of the trainer.
+        task: The run's; it stays as it is.
+        data: Its data.
+
+    Raises:
+        UserError: The trainer refuses a setting.
+    """
+
+    def __init__(self, trainer: DictConfig, task: Task, data: ImageDataModule) -> None:
+        self._trainer = build_trainer(trainer, logger=False, enable_checkpointing=False)
+        self._loops = self._trainer.fit_loop.state_dict()
+        self._task = task
+        self._data = data
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint of the run from which training can go on.
+
+        Raises:
+            UserError: As ``read_run_checkpoint``; a part has another form than a checkpoint of this run, or is refused.
+        """
+        checkpoint = read_run_checkpoint(path)
+        where = f"checkpoint={path}"
+        try:
+            for weights in ("state_dict", TRAINED):
+                if weights in checkpoint:
+                    found = {name.removeprefix("net."): value for name, value in checkpoint[weights].items()}
+                    check_fit(cast(Architecture, self._task.net), f"{where}: {weights}", found)
+            self._load({**checkpoint})
+        except UserError:
+            raise
+        except Exception as error:  # whatever wrong content leads the libraries to
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UserError(f"{where}: damaged: training cannot go on from it ({reason})") from error
+        return checkpoint
+
+    def _load(self, checkpoint: dict[str, Any]) -> None:
+        """Load all parts but the weights; anything may be raised."""
+        if checkpoint[KEY]["config"]["trainer"]["log_every_n_steps"] <= 0:
+            raise ValueError("config.trainer.log_every_n_steps: expected a positive number")
+        best = checkpoint["callbacks"]["RunCheckpoints"]["best_value"]
+        compare_form(best, None if best is None else 0.0, "callbacks.RunCheckpoints.best_value")
+        compare_form(recorded_bytes(checkpoint), 0, "callbacks.RunCheckpoints.record_bytes")
+        if TRAINED in checkpoint:
+            compare_form(checkpoint, AVERAGE, "average")
+        migrate_checkpoint(checkpoint)
+        (optimizer_state,), (schedule_state,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+        recipe = cast(OptimizerRecipe, self._task.optimizer_recipe)
+        optimizer = recipe.build(self._task.net.parameters(), self._data.global_batch_size)
+        schedule = cast(Schedule, self._task.schedule)(optimizer, COURSE)
+        load_on_trial(optimizer, optimizer.state_dict(), optimizer_state, "optimizer_states")
+        check_moments(optimizer)
+        load_on_trial(schedule, schedule.state_dict(), schedule_state, "lr_schedulers")
+        load_on_trial(self._trainer.fit_loop, self._loops, checkpoint["loops"]["fit_loop"], "loops")
+        step, epochs = self._trainer.global_step, vars(self._trainer.fit_loop.epoch_progress.current)["processed"]
+        if step != checkpoint["global_step"]:
+            raise ValueError(f"loops are at step {step}, global_step is {checkpoint['global_step']}")
+        if max(epochs, self._trainer.current_epoch) > cast(int, self._trainer.max_epochs):
+            raise ValueError(f"loops: more epochs are over than trainer.max_epochs={self._trainer.max_epochs}")
+        loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [POSITION])
+        compare_form(loaders, [POSITION], "loops.state_dict.combined_loader")
+        metrics = metric_states(self._task)
+        states = checkpoint[PROCESS_STATES]
+        if not isinstance(states, list) or not states:
+            raise ValueError(f"{PROCESS_STATES}: expected one for each rank")
+        for state in states:
+            _check_process(state, metrics)
+
+
+def compare_form(found: Any, expected: Any, where: str) -> None:
+    """Compare the keys, types and shapes of built-in containers and tensors, not the numbers in them.
+
+    Args:
+        found: What a file holds; it may have further keys.
+        expected: The same as a new object has it; texts and None have to be equal.
+        where: The part, for the message.
+
+    Raises:
+        ValueError: Naming the first place that differs.
+    """
+    fits = type(found) is type(expected)
+    if isinstance(expected, Tensor):
+        fits = isinstance(found, Tensor) and found.shape == expected.shape
+    elif isinstance(expected, float):
+        fits = isinstance(found, int | float)
+    elif isinstance(expected, str):
+        fits = found == expected
+    elif isinstance(expected, dict) and fits:
+        for key, value in expected.items():
+            if key not in found:
+                raise ValueError(f"{where}.{key} is missing")
+            compare_form(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, list | tuple) and fits:
+        fits = len(found) == len(expected)
+        for number, (item, value) in enumerate(zip(found, expected, strict=False)):
+            compare_form(item, value, f"{where}.{number}")
+    if not fits:
+        raise ValueError(f"{where}: expected {_kind(expected)}, found {_kind(found)}")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)}"
+    if isinstance(value, str):
+        return repr(value[:40])
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else type(value).__name__
+
+
+def load_on_trial(target: Any, form: dict[str, Any], state: Any, where: str) -> None:
+    """Load a state into an object and compare what it is then with the form of a new one.
+
+    Args:
+        target: A new object with ``state_dict`` and ``load_state_dict``.
+        form: What its ``state_dict`` was when it was new.
+        state: From a file.
+        where: The part of the file, for the message.
+
+    Raises:
+        ValueError: As ``compare_form``; what the object raises itself is of any type.
+    """
+    _check_filled(state, form, where)
+    target.load_state_dict(state)
+    compare_form(target.state_dict(), form, where)
+
+
+def _check_filled(state: Any, form: dict[str, Any], where: str) -> None:
+    """Refuse a mapping that is empty or none, which many objects load without a word; older versions lack some keys."""
+    if form and (not isinstance(state, dict) or not state):
+        raise ValueError(f"{where}: expected {', '.join(map(str, form))}, found {_kind(state)}")
+    for key, inner in form.items():
+        if isinstance(inner, dict) and key in state:
+            _check_filled(state[key], inner, f"{where}.{key}")
+
+
+def check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Compare what an optimizer keeps of each parameter with the parameter; Adafactor keeps a row and a column.
+
+    Raises:
+        ValueError: It has another shape, is no tensor or number, or belongs to no parameter.
+    """
+    for parameter, state in optimizer.state.items():
+        if not isinstance(parameter, Tensor):
+            raise ValueError(f"optimizer_states: state of {parameter!r}, which is no parameter")
+        shape = parameter.shape
+        factors = ((*shape[:-1], 1), (*shape[:-2], 1, *shape[-1:])) if len(shape) > 1 else ()
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape not in (shape, (), *factors):
+                raise ValueError(f"optimizer_states: {name} is {_kind(value)}, its parameter {_kind(parameter)}")
+            plain = (value is None and name == "momentum_buffer") or (name == "step" and isinstance(value, int | float))
+            if not (plain or isinstance(value, Tensor)):
+                raise ValueError(f"optimizer_states: {name}: expected a tensor, found {_kind(value)}")
+
+
+def _check_process(state: dict[str, Any], metrics: dict[str, dict[str, Any]]) -> None:
+    """Load the random numbers of a rank into new generators; compare the forms of the rest."""
+    random.Random().setstate(state["random"]["python"])
+    np.random.RandomState().set_state(state["random"]["numpy"])
+    torch.Generator().set_state(state["random"]["torch"])
+    compare_form(state["loader"], POSITION, f"{PROCESS_STATES}.loader")
+    expected = {name: metrics[name] for name in state["metrics"]}
+    compare_form(state["metrics"], expected, f"{PROCESS_STATES}.metrics")
