@@ -26,11 +26,11 @@ from tests.wandb_server import KEY, WandbServer
 ROOT = Path(__file__).parents[1]
 TRAIN = [
     *SMALL,
-    "trainer.max_epochs=20",
+    "trainer.max_epochs=5",
     "trainer.log_every_n_steps=1",
-    "run.checkpoint_steps=5",
+    "run.checkpoint_steps=4",
 ]
-"""A run of half a minute: 120 steps."""
+"""A run of 30 steps, held at the tenth by a gate where a test needs it to be under way."""
 JOB = ["cluster=cpu", "resources=two_cpu_nodes", "resources.cpus_per_task=1"]
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -100,7 +100,7 @@ def alone(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def gate(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Gate]:
     """Holds the ranks of what is submitted in the midst of the training."""
     usual = cluster.environment
-    with Gate(tmp_path / "gate", step=30) as closed:
+    with Gate(tmp_path / "gate", step=10) as closed:
         cluster.environment = usual | closed.variables
         yield closed
     cluster.environment = usual

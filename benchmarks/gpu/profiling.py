@@ -1,17 +1,16 @@
 """Profile a training step: kernels, transfers, waits of the host, the optimizer, and what ranks ask each other."""
 
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import distributed
-from torch.multiprocessing.spawn import spawn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.cases import build_task
@@ -120,11 +119,14 @@ def _optimizer_rows(model: str, parameters: list[torch.nn.Parameter], setting: S
 def question_seconds() -> float:
     """Seconds that a rank of two spends on a question of ``Agreement`` when it asks without a step in between."""
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_ask, (folder,), nprocs=2)  # type: ignore[no-untyped-call]
-        return float((Path(folder) / "seconds").read_text(encoding="utf-8"))
+        other = multiprocessing.get_context("spawn").Process(target=_ask, args=(1, folder))
+        other.start()
+        seconds = _ask(0, folder)
+        other.join()
+    return seconds
 
 
-def _ask(rank: int, folder: str) -> None:
+def _ask(rank: int, folder: str) -> float:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     agreement = Agreement()
     strategy = SimpleNamespace(_timeout=timedelta(minutes=1))
@@ -135,6 +137,5 @@ def _ask(rank: int, folder: str) -> None:
         agreement.reached(False)
     agreement.forget()
     seconds = (time.perf_counter() - start) / QUESTIONS
-    if rank == 0:
-        (Path(folder) / "seconds").write_text(str(seconds), encoding="utf-8")
     distributed.destroy_process_group()
+    return seconds
