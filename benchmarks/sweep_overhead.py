@@ -23,7 +23,8 @@ from convatlas.config.composition import compose_around_train, plain
 from convatlas.jobs.launch import start, train_command
 from convatlas.sweep.definition import IDENTITY, MAX_RETRIES, NUM_TRIALS, open_sweep, write_sweep
 from convatlas.sweep.trial import Training
-from convatlas.sweep.worker import StopFlag, work
+from convatlas.sweep.worker import work
+from convatlas.utils.signals import StopFlag
 from pipelines.sweep import OWN_KEYS
 
 SMALL = ["experiment=quickstart", "tracking=none", "trainer.max_epochs=2", "trainer.limit_train_batches=6"]

@@ -37,7 +37,7 @@ from convatlas.training.callbacks.ddp_buckets import SettledBuckets
 from convatlas.training.callbacks.ema import ExponentialAverage
 from convatlas.training.callbacks.progress import Throughput, progress
 from convatlas.training.callbacks.resume_state import ProcessStates
-from convatlas.training.callbacks.stopping import Preempted, StopSignals
+from convatlas.training.callbacks.stopping import StopSignals
 from convatlas.training.checkpoint_io import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
 from convatlas.training.gpu import gpu_settings, set_tf32
 from convatlas.training.plan import TYPES, plan_run, run_on_other_data, state_at_start
@@ -49,6 +49,7 @@ from convatlas.utils.clock import STARTUP
 from convatlas.utils.console import metric_text, print_fields, print_result, warn
 from convatlas.utils.distributed import is_rank_zero
 from convatlas.utils.files import writing
+from convatlas.utils.signals import Preempted
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -164,7 +165,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         finally:
             close_mirrors(mirrors)
             stop.leave_together()
-            stop.restore()
+            stop.flag.release()
     return _result(run, already_finished=False)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convatlas.jobs.supervisor import Command, run_commands
-from convatlas.training.callbacks.stopping import Preempted
+from convatlas.utils.signals import Preempted
 
 
 def command(tmp_path: Path, name: str, script: str) -> Command:
@@ -18,7 +18,7 @@ def command(tmp_path: Path, name: str, script: str) -> Command:
 def test_a_command_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     commands = [command(tmp_path, f"c{status}", f"print({status}); raise SystemExit({status})") for status in (0, 3, 0)]
     ended: list[tuple[str, int]] = []
-    run_commands(commands, 1, lambda one, status: ended.append((one.name, status)))
+    run_commands(commands, 1, lambda one, status: bool(ended.append((one.name, status))))
     assert ended == [("c0", 0), ("c3", 3), ("c0", 0)]
     assert (tmp_path / "c3.log").read_text(encoding="utf-8") == "3\n"
 
@@ -43,7 +43,7 @@ def test_a_signal_ends_what_runs_and_starts_nothing_more(tmp_path: Path, number:
     threading.Thread(target=interrupt, daemon=True).start()
     before = signal.getsignal(number)
     with pytest.raises(Preempted) as stopped:
-        run_commands(commands, 1, lambda one, status: None)
+        run_commands(commands, 1, lambda one, status: False)
     assert (stopped.value.code, stopped.value.signal_name) == (75, number.name)
     assert commands[0].log.read_text(encoding="utf-8") == "ready\nsaved\n"
     assert not commands[1].log.exists()

@@ -217,7 +217,7 @@ def test_a_study_that_is_stopped_saves_its_trainings_and_goes_on(tmp_path: Path)
         assert process.wait(PATIENCE) == 75
     (summary,) = tmp_path.glob("runs/*/summary.json")  # one at a time: the other arm had not begun
     assert read_json(summary)["state"] == "preempted"
-    assert "waits for 1 to save themselves" in (tmp_path / "errors").read_text(encoding="utf-8")
+    assert "waiting for 1 to stop" in (tmp_path / "errors").read_text(encoding="utf-8")
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     (log,) = tmp_path.glob("studies/*/logs/plain20*.log")

@@ -88,7 +88,7 @@ class RunCheckpoints(Checkpoint):
             )  # and after a validation within the epoch likewise
         ):
             return
-        wanted = time.monotonic() - self._saved_at >= self.seconds or self.stop.received is not None
+        wanted = time.monotonic() - self._saved_at >= self.seconds or bool(self.stop.flag.received)
         due = self._agreement.reached(wanted)
         if due or (self.steps is not None and trainer.global_step % self.steps == 0):
             self._save_last(trainer)
