@@ -14,11 +14,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from convatlas.config.composition import compose as compose_config
+from convatlas.config.composition import compose_around_train as compose
 from convatlas.config.composition import project_path
 from convatlas.data.classification import datasets as dataset
 from convatlas.errors import UserError
 from convatlas.studies.design import read_study
-from pipelines.study import compose, show, study
+from pipelines.study import show, study
 from pipelines.train import train
 from tests.conftest import SMALL, read_json
 from tests.gates import PATIENCE, Gate
