@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +43,20 @@ class Command:
 
 
 def run_commands(
-    commands: Sequence[Command], num_workers: int, ended: Callable[[Command, int], bool], share_cores: bool = False
+    commands: Sequence[Command],
+    num_workers: int,
+    ended: Callable[[Command, int], object],
+    *,
+    max_restarts: int = 0,
+    share_cores: bool = False,
 ) -> None:
     """Run commands in their order, a limited number at a time. One that fails does not stop the others.
 
     Args:
         commands: The commands.
         num_workers: Number of commands that run at the same time.
-        ended: Called with each command that has ended and its exit status; true starts the command again.
+        ended: Called with each command that has ended and its exit status.
+        max_restarts: How often each command is started again after SIGKILL.
         share_cores: Divide the cores between the commands by ``OMP_NUM_THREADS``, unless the user has set it.
 
     Raises:
@@ -58,7 +65,7 @@ def run_commands(
     """
     threads = str(max(1, usable_cores() // num_workers))
     shared = {"OMP_NUM_THREADS": threads} if share_cores and "OMP_NUM_THREADS" not in os.environ else {}
-    stop = StopFlag()
+    stop, restarts = StopFlag(), Counter[Command]()
     waiting, running, told = list(commands), dict[Command, subprocess.Popen[bytes]](), 0
     stop.listen()
     try:
@@ -77,8 +84,14 @@ def run_commands(
             for command, process in list(running.items()):
                 if (status := process.poll()) is not None:
                     del running[command]
-                    if not stop.received and ended(command, status):
+                    if stop.received:
+                        continue
+                    if status == -signal.SIGKILL and restarts[command] < max_restarts:
+                        restarts[command] += 1
+                        sys.stderr.write(f"convatlas: {command.name} was killed; starting it again\n")
                         waiting.insert(0, command)
+                    else:
+                        ended(command, status)
     finally:
         stop.restore()
     if stop.received:
@@ -107,7 +120,7 @@ def run_training(
     before, written = run.summary, log.stat().st_size if log.exists() else 0
     words, variables = tuple(train_command(overrides, ranks)), tuple((environment or {}).items())
     statuses: list[int] = []
-    run_commands([Command(run.run_id, words, log, variables)], 1, lambda _, status: bool(statuses.append(status)))
+    run_commands([Command(run.run_id, words, log, variables)], 1, lambda _, status: statuses.append(status))
     (status,) = statuses
     if status == EXIT_STATUS:
         raise Preempted("another process")

@@ -66,14 +66,13 @@ class Workers:
         failed: list[dict[str, Any]] = []
         ended = 0
 
-        def tell(command: Command, status: int) -> bool:
+        def tell(command: Command, status: int) -> None:
             nonlocal ended
             ended += 1
             text = f"ended with status {status}, see {command.log}" if status else "is done"
             sys.stderr.write(f"convatlas: {ended} of {len(commands)}: {command.name} {text}\n")
             if status:
                 failed.append({"name": command.name, "status": status, "log": str(command.log)})
-            return False
 
         if commands:
             sys.stderr.write(f"convatlas: {len(commands)} to do, {self._num_workers} at a time; logs: {self._logs}\n")

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import platform
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,19 +54,9 @@ def work_here(
         Command(name, (*base, name, *overrides), None, tuple(own.items()), True, tuple(locked))
         for name, own, locked in zip(names, variables, gpus, strict=True)
     ]
-    left = dict.fromkeys(names, retries)
     statuses: set[int] = set()
-
-    def ended(command: Command, status: int) -> bool:
-        if status != -signal.SIGKILL or not left[command.name]:
-            statuses.add(status)
-            return False
-        left[command.name] -= 1
-        sys.stderr.write(f"convatlas: worker {command.name} was killed; a new one continues its trial\n")
-        return True
-
     try:
-        run_commands(commands, workers, ended)
+        run_commands(commands, workers, lambda _, status: statuses.add(status), max_restarts=retries)
     except Preempted:
         statuses = {EXIT_STATUS}
     finally:
