@@ -39,14 +39,8 @@ from convatlas.training.trainer import quiet_libraries
 from convatlas.utils.console import print_fields, print_table, warn_left_out
 from convatlas.utils.files import read_each
 
-OWN_KEYS = ("study", "cluster", "resources", "num_workers", "array_limit", "dry_run", "output", "format")
 TYPES = {"num_workers": PositiveInt, "array_limit": PositiveInt | None, "dry_run": bool, "output": str | None}
 """What a study asks of its own keys."""
-
-
-def compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/study.yaml``; ``train`` holds the overrides that are for all arms."""
-    return compose_around_train(name, overrides, OWN_KEYS)
 
 
 def study(config: DictConfig) -> dict[str, Any]:
@@ -150,4 +144,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(study, show, TYPES, compose, lambda result: 1 if result["failed"] else 0)
+    execute(study, show, TYPES, compose_around_train, lambda result: 1 if result["failed"] else 0)

@@ -11,7 +11,7 @@ queued or owned by a process is not submitted.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,6 @@ from convatlas.errors import UserError
 from convatlas.jobs.submission import submit_runs
 from convatlas.training.trainer import quiet_libraries
 from convatlas.utils.console import print_fields
-
-OWN_KEYS = ("cluster", "resources", "runs", "array_limit", "dry_run", "format")
-
-
-def compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/submit.yaml``; ``train`` holds the overrides that are for the job."""
-    return compose_around_train(name, overrides, OWN_KEYS)
 
 
 def submit(config: DictConfig) -> dict[str, Any]:
@@ -85,4 +78,6 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(submit, show, {"runs": str | None, "array_limit": PositiveInt | None, "dry_run": bool}, compose)
+    execute(
+        submit, show, {"runs": str | None, "array_limit": PositiveInt | None, "dry_run": bool}, compose_around_train
+    )

@@ -33,22 +33,23 @@ from convatlas.tracking.local import LocalRecord
 from convatlas.tracking.mirrors import close_mirrors, description
 from convatlas.training.agreement import agree, compare
 from convatlas.training.callbacks.checkpointing import RunCheckpoints
-from convatlas.training.callbacks.ddp_buckets import SettledBuckets
-from convatlas.training.callbacks.ema import ExponentialAverage
+from convatlas.training.callbacks.ddp_buckets import DeterministicBuckets
+from convatlas.training.callbacks.ema import EMA
 from convatlas.training.callbacks.progress import Throughput, progress
-from convatlas.training.callbacks.resume_state import ProcessStates
-from convatlas.training.callbacks.stopping import Preempted, StopSignals
+from convatlas.training.callbacks.resume_state import ResumeState
+from convatlas.training.callbacks.stopping import StopSignals
 from convatlas.training.checkpoint_io import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
 from convatlas.training.gpu import gpu_settings, set_tf32
 from convatlas.training.plan import TYPES, plan_run, run_on_other_data, state_at_start
 from convatlas.training.rehearsal import Rehearsal
 from convatlas.training.restore import load_task
-from convatlas.training.resume import resume_point
+from convatlas.training.resume import ResumePoint, resume_point
 from convatlas.training.trainer import build_trainer, lost_rank_told, quiet_libraries, world_size
 from convatlas.utils.clock import STARTUP
 from convatlas.utils.console import metric_text, print_fields, print_result, warn
 from convatlas.utils.distributed import is_rank_zero
 from convatlas.utils.files import writing
+from convatlas.utils.signals import Preempted
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -105,16 +106,13 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 
 def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task) -> dict[str, Any]:
+    """Resume or begin the run that this process owns, train, and record how it ended."""
     start = state_at_start(task, data)
     with lost_rank_told():
         compare(start)  # rank 0 owns the run: from here on no other process changes it
         if run.finished:  # by a process that rank 0 has waited for
             return _result(run, already_finished=True)
-        read = Rehearsal(config.trainer, task, data).read if run.has_begun else read_run_checkpoint
-        begin = resume_point(run, read)
-        if begin.checkpoint and run.best.is_file():
-            read(run.best)  # which may still be the best one when hours of training are over
-        compare({"step to go on from": str(begin.step)})
+        begin = _resume_point(config, run, data, task)
     record = LocalRecord(run.metrics, run.run_id)
     mirrors: list[Logger] = []
     settings: dict[str, Any] = expanded(plain(config))
@@ -137,16 +135,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         if is_rank_zero():
             _announce(config, run, data, task, trainer, begin.step)
         STARTUP.mark("trainer")
-        trainer.fit(task, datamodule=data, ckpt_path=begin.checkpoint, weights_only=True)
-        best = read_run_checkpoint(run.best)
-        load_task(task, best, run.best)
-        test = evaluate_split(trainer, task, data, str(run.best), run.path / "evaluation")
-        with writing(run.previous):
-            run.previous.unlink(missing_ok=True)
-        summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
-        summary["skipped_images"] = run.num_skipped()
-        if is_rank_zero():
-            run.sync_record()
+        summary = _train_and_evaluate(trainer, run, data, task, begin)
     except BaseException as error:
         failed = True
         outcome = stop.outcome(error)
@@ -164,12 +153,39 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         finally:
             close_mirrors(mirrors)
             stop.leave_together()
-            stop.restore()
+            stop.flag.release()
     return _result(run, already_finished=False)
 
 
+def _resume_point(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task) -> ResumePoint:
+    """Choose the checkpoint to continue from, the same one on all ranks, and check that it can be loaded."""
+    read = Rehearsal(config.trainer, task, data).read if run.has_begun else read_run_checkpoint
+    begin = resume_point(run, read)
+    if begin.checkpoint and run.best.is_file():
+        read(run.best)  # it may still be the best one after hours of training
+    compare({"step to go on from": str(begin.step)})
+    return begin
+
+
+def _train_and_evaluate(
+    trainer: pl.Trainer, run: RunDirectory, data: ImageDataModule, task: Task, begin: ResumePoint
+) -> dict[str, Any]:
+    """Train, evaluate the best checkpoint on the reported split, and summarise the run."""
+    trainer.fit(task, datamodule=data, ckpt_path=begin.checkpoint, weights_only=True)
+    best = read_run_checkpoint(run.best)
+    load_task(task, best, run.best)
+    test = evaluate_split(trainer, task, data, str(run.best), run.path / "evaluation")
+    with writing(run.previous):
+        run.previous.unlink(missing_ok=True)
+    summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
+    summary["skipped_images"] = run.num_skipped()
+    if is_rank_zero():
+        run.sync_record()
+    return summary
+
+
 def _end(run: RunDirectory, failed: bool, **entries: Any) -> None:
-    """Write down how the run ended; after a failure, which is what the user must see, trouble with it is a warning."""
+    """Record how the run ended. After a failure, which the user must see, an error here is only a warning."""
     try:
         run.update(**entries)
     except UserError as error:
@@ -188,8 +204,8 @@ def _trainer(
 ) -> pl.Trainer:
     callbacks: list[pl.Callback] = [
         CheckpointMetadata(run.run_id, expanded(plain(config)), data.class_list),
-        ProcessStates(),
-        SettledBuckets(),
+        ResumeState(),
+        DeterministicBuckets(),
         stop,
         RunCheckpoints(
             run,
@@ -203,7 +219,7 @@ def _trainer(
         progress(),
     ]
     if config.ema.decay is not None:
-        callbacks.append(ExponentialAverage(config.ema.decay, config.ema.every_n_steps))
+        callbacks.append(EMA(config.ema.decay, config.ema.every_n_steps))
     return build_trainer(
         config.trainer, logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0
     )

@@ -18,7 +18,8 @@ from convatlas.record.lock import Owner
 from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import DEATHS, NUM_TRIALS, REASON, Sweep, open_sweep
 from convatlas.sweep.storage import VARIABLE, address
-from convatlas.sweep.worker import Outcome, StopFlag, Stopped, work
+from convatlas.sweep.worker import Outcome, Stopped, work
+from convatlas.utils.signals import StopFlag
 from tests.gates import PATIENCE, until
 from tests.sweep.definitions import make_sweep
 

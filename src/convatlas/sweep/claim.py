@@ -5,6 +5,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from convatlas.sweep.definition import DEATHS, MAX_RETRIES, NUM_TRIALS, REASON, STOPPED, WORKER, Sweep
+from convatlas.utils.internals import private
 
 
 def claim(sweep: Sweep, name: str) -> Trial | None:
@@ -31,7 +32,7 @@ def claim(sweep: Sweep, name: str) -> Trial | None:
                 lock.unlink(missing_ok=True)  # one that was only silent for long ends when it sees this
             deaths = frozen.user_attrs.get(DEATHS, 0) + (not frozen.user_attrs.get(STOPPED, False))
             study.sampler = sweep.sampler(frozen.number)
-            trial = Trial(study, frozen._trial_id)
+            trial = Trial(study, private(frozen, "_trial_id", "optuna>=5"))
             trial.set_user_attr(DEATHS, deaths)
             trial.set_user_attr(STOPPED, False)
             if deaths <= study.user_attrs[MAX_RETRIES]:

@@ -1,11 +1,9 @@
 """A worker: does one trial after the other until none is left, or it is told to stop."""
 
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 
 from optuna.trial import Trial, TrialState
 
@@ -14,10 +12,7 @@ from convatlas.record.lock import RunLock
 from convatlas.sweep.claim import claim, undecided
 from convatlas.sweep.definition import NUM_TRIALS, REASON, STOPPED, Sweep
 from convatlas.sweep.result import trial_line, write_table
-
-EXIT_STATUS = 75
-"""What a worker that was told to stop ends with, as a run does."""
-
+from convatlas.utils.signals import EXIT_STATUS, StopFlag
 
 POLL_SECONDS = 1.0
 """How often the workers of which it is not known whether they are alive are looked at."""
@@ -40,21 +35,6 @@ class Outcome:
     state: TrialState
     values: list[float] | None = None
     reason: str | None = None
-
-
-class StopFlag:
-    """Remembers that SIGTERM, SIGUSR1 or Ctrl-C came."""
-
-    def __init__(self) -> None:
-        self.received = False
-
-    def listen(self) -> None:
-        """Handle the signals from here on."""
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
 
 
 Body = Callable[[Trial], Outcome]

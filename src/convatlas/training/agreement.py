@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from pytorch_lightning import Trainer
 from convatlas.config.composition import plain
 from convatlas.errors import UserError
 from convatlas.record.provenance import code_digest, environment
+from convatlas.training.lightning_internals import process_group_timeout
 from convatlas.training.trainer import build_trainer, check_ranks, lost_rank_told
 from convatlas.utils.distributed import ranks
 
@@ -106,7 +106,7 @@ def _difference(name: str, found: list[dict[str, str]]) -> str | None:
     return f"{name} is {values[0][:60]} on rank 0 and {values[rank][:60]} on rank {rank}"
 
 
-class Agreement:
+class RankVote:
     """Whether any rank wants something, known to all ranks at the same step: with several, one step later.
 
     The question travels between the CPUs while the next step is computed. Asking the GPUs, as Lightning's
@@ -121,8 +121,7 @@ class Agreement:
     def open(self, trainer: Trainer) -> None:
         """Connect the CPUs of all ranks; every rank must call this."""
         if trainer.world_size > 1:
-            timeout: timedelta | None = getattr(trainer.strategy, "_timeout", None)
-            self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
+            self._group = torch.distributed.new_group(backend="gloo", timeout=process_group_timeout(trainer))
 
     def reached(self, wanted: bool) -> bool:
         """Ask with this rank's wish, and hear whether any rank wished it when all asked the last time."""

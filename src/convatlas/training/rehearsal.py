@@ -17,7 +17,8 @@ from convatlas.models.base import Architecture
 from convatlas.models.weights import TRAINED, check_fit
 from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
-from convatlas.training.callbacks.checkpointing import recorded_bytes
+from convatlas.training.callbacks.checkpointing import STATE_KEY, recorded_bytes
+from convatlas.training.callbacks.ema import STATE_KEY as EMA_KEY
 from convatlas.training.callbacks.resume_state import KEY as PROCESS_STATES
 from convatlas.training.callbacks.resume_state import metric_states
 from convatlas.training.checkpoint_io import KEY, read_run_checkpoint
@@ -25,7 +26,7 @@ from convatlas.training.trainer import build_trainer
 
 AVERAGE: Mapping[str, Any] = {
     "averaging_state": {"n_averaged": torch.tensor(0)},
-    "callbacks": {"ExponentialAverage": {"latest_update_step": 0}},
+    "callbacks": {EMA_KEY: {"latest_update_step": 0}},
 }
 """The further entries of a checkpoint of a run that keeps an average of its weights."""
 POSITION = {"epoch": 0, "batches": 0}
@@ -79,9 +80,9 @@ class Rehearsal:
         """Load all parts but the weights; anything may be raised."""
         if checkpoint[KEY]["config"]["trainer"]["log_every_n_steps"] <= 0:
             raise ValueError("config.trainer.log_every_n_steps: expected a positive number")
-        best = checkpoint["callbacks"]["RunCheckpoints"]["best_value"]
-        compare_form(best, None if best is None else 0.0, "callbacks.RunCheckpoints.best_value")
-        compare_form(recorded_bytes(checkpoint), 0, "callbacks.RunCheckpoints.record_bytes")
+        best = checkpoint["callbacks"][STATE_KEY]["best_value"]
+        compare_form(best, None if best is None else 0.0, f"callbacks.{STATE_KEY}.best_value")
+        compare_form(recorded_bytes(checkpoint), 0, f"callbacks.{STATE_KEY}.record_bytes")
         if TRAINED in checkpoint:
             compare_form(checkpoint, AVERAGE, "average")
         migrate_checkpoint(checkpoint)

@@ -21,8 +21,8 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
 from convatlas.errors import RankLostError, UserError
-from convatlas.training.launched import LaunchedEnvironment
-from convatlas.training.srun import SrunEnvironment
+from convatlas.training.cluster_environments import LaunchedEnvironment, SrunEnvironment
+from convatlas.training.lightning_internals import disable_signal_handlers
 from convatlas.utils.distributed import by_srun, by_torchrun, by_variables, num_nodes, ranks, ranks_per_node
 
 
@@ -69,9 +69,7 @@ def build_trainer(config: DictConfig, plugins: Sequence[Any] = (), **arguments: 
         if isinstance(error.__cause__, MisconfigurationException | ValueError):
             raise UserError(f"trainer: {' '.join(str(error.__cause__).split())}") from error
         raise
-    # Lightning's handlers wait for other ranks within the handler, and its own question to them comes at every step.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    disable_signal_handlers(trainer)
     if config.sync_batchnorm and wanted > 1 and trainer.strategy.root_device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: PyTorch has it for GPUs only; leave it out on CPUs")
     return trainer

@@ -5,6 +5,7 @@ from typing import Any
 
 from convatlas.errors import UserError
 from convatlas.report.figures.panels import Axis, Dashboard, Panel
+from convatlas.tracking.wandb.internals import set_view_id, set_view_name
 
 AXES: dict[Axis, str] = {"step": "trainer/global_step", "epoch": "epoch", "hours": "RelativeTime(Wall)"}
 """What W&B calls the axes; the mirror logs the first two with every metric."""
@@ -44,12 +45,12 @@ def apply_workspace(dashboard: Dashboard, entity: str, project: str) -> dict[str
     workspace = workspaces.Workspace(
         entity=entity, project=project, name=dashboard.title, sections=[_section(dashboard)]
     )
-    # The package names a new view at random and finds an old one by its address alone: the name that we choose
-    # makes a second call find the view of the first.
-    workspace._internal_name = f"nw-{view_name(dashboard)}-v"
+    # The package finds an existing view by its address, which holds the name: with a fixed name, a second call finds
+    # the view of the first.
+    set_view_name(workspace, f"nw-{view_name(dashboard)}-v")
     try:
         earlier = _find(workspaces, workspace.url)
-        workspace._internal_id = "" if earlier is None else earlier._internal_id
+        set_view_id(workspace, earlier)
         workspace.save()
     except (Error, WandbApiFailedError) as error:
         raise UserError(f"project={entity}/{project}: W&B refuses the view ({' '.join(str(error).split())})") from error
