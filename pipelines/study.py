@@ -47,7 +47,7 @@ def study(config: DictConfig) -> dict[str, Any]:
     """Run what is missing of a study, and write down what came out.
 
     Args:
-        config: From ``compose``.
+        config: From ``compose_around_train``.
 
     Returns:
         ``runs``: each with ``run`` (the directory), ``state`` and ``overrides``; ``failed``: commands with their

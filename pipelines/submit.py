@@ -1,13 +1,12 @@
-"""Submit a run to SLURM; it outlives time limits, preemption and failing nodes.
+"""Submit runs to SLURM that survive time limits, preemption and node failures.
 
     convatlas submit experiment=quickstart cluster=cpu resources=one_cpu
     convatlas submit model=resnet50 data=imagenet data.root=/data resources=four_gpus resources.time=12:00:00
     convatlas submit runs=seeds.txt experiment=quickstart dry_run=true
 
-Takes the overrides of `train`, checks them and the images here, and submits slurm/train.sbatch, or slurm/array.sbatch
-for a file with the overrides of one run a line. The flags of sbatch and the Trainer's devices come from resources=NAME
-and cluster=NAME. The job runs the source as it is now, whatever is edited while it waits. A run that is finished,
-queued or owned by a process is not submitted.
+Takes the overrides of `train`, checks them and the data on this machine, and submits slurm/train.sbatch, or
+slurm/array.sbatch for a file with the overrides of one run per line. The flags of sbatch and the Trainer's devices come
+from resources=NAME and cluster=NAME. The job runs a copy of the present source: later edits do not affect it. A run that is finished, queued or owned by a process is not submitted.
 """
 
 import shlex
@@ -28,13 +27,13 @@ from convatlas.utils.console import print_fields
 
 
 def submit(config: DictConfig) -> dict[str, Any]:
-    """Submit one run, or an array of them.
+    """Submit one run, or an array of runs.
 
     Args:
-        config: From ``compose``.
+        config: From ``compose_around_train``.
 
     Returns:
-        As ``submit_runs``.
+        The result of ``submit_runs``.
 
     Raises:
         UserError: A mistake in the configuration, the data or the resources; no SLURM here, or it refuses.

@@ -3,9 +3,9 @@
     convatlas train experiment=quickstart
     convatlas train model=resnet50 data=imagefolder data.root=/data/birds trainer.max_epochs=30
 
-The same command is the same run: unfinished, it resumes; finished, it shows its result; `run.fresh=true` begins a
-new attempt beside it. Everything it writes is in runs/<run_id>/. On SIGTERM or SIGUSR1 it finishes the step, saves
-last.ckpt and exits with status 75.
+The same command is the same run: an unfinished run resumes, a finished one shows its result, and `run.fresh=true`
+starts a new attempt. A run writes only to runs/<run_id>/. On SIGTERM or SIGUSR1 it finishes the step, saves last.ckpt
+and exits with status 75.
 """
 
 import time
@@ -62,11 +62,10 @@ def train(config: DictConfig) -> dict[str, Any]:
         ``run_id``, ``run`` (the directory), ``state``, and the entries of ``summary.json``.
 
     Raises:
-        UserError: A mistake in the configuration, the data or the run directory, before the first step; an image
-            that cannot be decoded, a loss that is not finite or a full disk, when it is met; a run that another
-            process owns.
-        RankLostError: Another rank did not come, ended or fell silent.
-        Preempted: SIGTERM or SIGUSR1 came, and ``last`` is saved; the exit status is 75.
+        UserError: Before the first step: a mistake in the configuration, the data or the run directory, or a run that
+            another process owns. Later: an image that cannot be decoded, a loss that is not finite, or a full disk.
+        RankLostError: Another rank did not connect, ended or stopped responding.
+        Preempted: SIGTERM or SIGUSR1 arrived, and ``last`` is saved; the exit status is 75.
     """
     quiet_libraries()
     set_tf32(config.tf32)
@@ -75,7 +74,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     STARTUP.mark("data")
 
     ranks = world_size(config.trainer)
-    if config.run.fresh and ranks > 1:  # one may look before another has made it, the other after
+    if config.run.fresh and ranks > 1:  # a rank may look before and another after the directory exists
         raise UserError(f"run.fresh=true: {ranks} ranks cannot agree on a new attempt; give run.attempt={run.attempt}")
     if not config.trainer.limit_val_batches or config.trainer.check_val_every_n_epoch > config.trainer.max_epochs:
         raise UserError(
@@ -83,8 +82,8 @@ def train(config: DictConfig) -> dict[str, Any]:
             "expected at least one: the best checkpoint is chosen there"
         )
     agree(config, {"run": run.run_id, "data": data.fingerprint, "class list": data.class_list.hash})
-    # The order of resume: 1. a finished run is shown, 2. an unfinished one goes on from its last checkpoint,
-    # 3. otherwise model.weights is the start, 4. otherwise the seed's own initial weights are.
+    # The order of resume: 1. a finished run is shown; 2. an unfinished run resumes from its last checkpoint;
+    # 3. otherwise training starts from model.weights; 4. otherwise it starts from random weights of the seed.
     if run.finished:
         return _result(run, already_finished=True)
     task: Task = instantiate(
@@ -93,7 +92,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     task.check_data(data)
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     STARTUP.mark("model")
-    warnings = data.check_labels()  # on every rank: none waits for another that reads many masks
+    warnings = data.check_labels()  # on every rank, so that none waits for another that reads many masks
     STARTUP.mark("labels")
     if is_rank_zero():
         for message in warnings:
@@ -275,7 +274,7 @@ def _result(run: RunDirectory, already_finished: bool) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the result of a run for a person."""
+    """Print the result of a run."""
     if result["already_finished"]:
         print_result("This run is finished already; run.fresh=true starts a new attempt.", result["test"])
     else:

@@ -1,4 +1,4 @@
-"""A dashboard as a saved view of a W&B project: the panels of the local page, in W&B's own words."""
+"""Save a dashboard, with the panels of the local page, as a view of a W&B project."""
 
 import hashlib
 from typing import Any
@@ -8,7 +8,7 @@ from convatlas.report.figures.panels import Axis, Dashboard, Panel
 from convatlas.tracking.wandb.internals import set_view_id, set_view_name
 
 AXES: dict[Axis, str] = {"step": "trainer/global_step", "epoch": "epoch", "hours": "RelativeTime(Wall)"}
-"""What W&B calls the axes; the mirror logs the first two with every metric."""
+"""W&B's names of the axes; the mirror logs the first two with every metric."""
 
 ROW = 12
 """Width of half a section, of W&B's 24 columns."""
@@ -16,13 +16,13 @@ HEIGHT = 9
 
 
 def view_name(dashboard: Dashboard) -> str:
-    """The part of the view's address that stays the same as long as the dashboard has its title."""
+    """The part of the view's address that depends only on the title of the dashboard."""
     digest = hashlib.sha256(f"convatlas/{dashboard.title}".encode()).hexdigest()
     return digest[:11]
 
 
 def apply_workspace(dashboard: Dashboard, entity: str, project: str) -> dict[str, Any]:
-    """Create the view of a dashboard in a W&B project, or bring the one that is there up to date.
+    """Create the view of a dashboard in a W&B project, or update an existing one.
 
     Args:
         dashboard: The panels.
@@ -60,7 +60,7 @@ def apply_workspace(dashboard: Dashboard, entity: str, project: str) -> dict[str
 def _find(workspaces: Any, url: str) -> Any:
     try:
         return workspaces.Workspace.from_url(url)
-    except ValueError:  # the package's word for a view that is not there
+    except ValueError:  # the package raises this if there is no such view
         return None
 
 
