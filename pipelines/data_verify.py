@@ -5,7 +5,8 @@
 
 Errors stop a training: empty, unreadable, truncated or damaged files, files that are not images, decompression bombs.
 Notices do not: extensions of another format, CMYK, 16 bits, transparency, EXIF orientation; equal images within a
-split, across splits (leakage) and across classes. Writes verification.json with all findings, and verification.html, a page.
+split, across splits (leakage) and across classes. Writes verification.json with all findings, and the page
+verification.html.
 
 The exit status is 0 without errors and 3 with errors.
 """

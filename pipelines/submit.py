@@ -6,7 +6,8 @@
 
 Takes the overrides of `train`, checks them and the data on this machine, and submits slurm/train.sbatch, or
 slurm/array.sbatch for a file with the overrides of one run per line. The flags of sbatch and the Trainer's devices come
-from resources=NAME and cluster=NAME. The job runs a copy of the present source: later edits do not affect it. A run that is finished, queued or owned by a process is not submitted.
+from resources=NAME and cluster=NAME. The job runs a copy of the present source: later edits do not affect it.
+A run that is finished, queued or owned by a process is not submitted.
 """
 
 import shlex
