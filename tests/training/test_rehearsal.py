@@ -144,7 +144,7 @@ def optimizer_and_schedule(algorithm: str, schedule: str) -> tuple[torch.optim.O
         *(("torch.optim.SGD", schedule) for schedule in TABLE["schedule"]),
     ],
 )
-def test_every_optimizer_and_schedule_takes_what_it_has_saved(algorithm: str, schedule: str) -> None:
+def test_every_optimizer_and_schedule_loads_its_own_state(algorithm: str, schedule: str) -> None:
     optimizer, course = optimizer_and_schedule(algorithm, schedule)
     for _ in range(2):
         optimizer.step()
@@ -191,7 +191,7 @@ def test_previous_takes_over_from_a_misshapen_last(
         (["best"], r"best\.ckpt: damaged: training cannot go on from it \(ValueError: optimizer_states: [^\n]*$"),
     ],
 )
-def test_a_run_without_a_sound_checkpoint_is_left_as_it_is(unfinished: Path, names: list[str], message: str) -> None:
+def test_a_run_without_a_valid_checkpoint_is_not_changed(unfinished: Path, names: list[str], message: str) -> None:
     for name in names:
         damage_momentum(unfinished / "checkpoints" / f"{name}.ckpt")
     before = {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()}
