@@ -108,7 +108,7 @@ def test_the_previous_checkpoint_replaces_a_damaged_one_with_a_warning(
     assert newest[1]["global_step"] == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "l.ckpt: truncated" in line
-    assert line.endswith("going on from p.ckpt")
+    assert line.endswith("resuming from p.ckpt")
 
 
 def test_only_rank_zero_warns_of_a_damaged_checkpoint(

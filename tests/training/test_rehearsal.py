@@ -180,7 +180,7 @@ def test_previous_takes_over_from_a_misshapen_last(
     result = train(compose("train", [*SMALL, f"run.root={unfinished.parent}"]))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "momentum_buffer" in line]
     assert line.startswith("convatlas: warning: checkpoint=")
-    assert line.endswith("going on from previous.ckpt")
+    assert line.endswith("resuming from previous.ckpt")
     assert (result["state"], result["test"]) == ("finished", trained["test"])
 
 
@@ -188,7 +188,7 @@ def test_previous_takes_over_from_a_misshapen_last(
     ("names", "message"),
     [
         (["last", "previous"], r"last\.ckpt: .*; no other checkpoint is left: run\.fresh=true [^\n]*$"),
-        (["best"], r"best\.ckpt: damaged: training cannot go on from it \(ValueError: optimizer_states: [^\n]*$"),
+        (["best"], r"best\.ckpt: damaged: training cannot resume from it \(ValueError: optimizer_states: [^\n]*$"),
     ],
 )
 def test_a_run_without_a_valid_checkpoint_is_not_changed(unfinished: Path, names: list[str], message: str) -> None:

@@ -56,7 +56,7 @@ def test_steps_that_were_lost_are_named_and_trained_again(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("convatlas: warning: ")
     assert line.endswith(
-        "metrics.jsonl lacks steps 4 to 8 of the 9 that last.ckpt holds: going on from previous.ckpt, which trains "
+        "metrics.jsonl lacks steps 4 to 8 of the 9 that last.ckpt holds: resuming from previous.ckpt, which trains "
         "them again"
     )
 
