@@ -29,6 +29,7 @@ from convatlas.data.module import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.models.base import Architecture
 from convatlas.models.classification.classifier import Classifier
+from convatlas.record.quantities import named_text
 from convatlas.tasks.base import Task
 from convatlas.tasks.classification.ensembles import Ensemble, MultiView
 from convatlas.tasks.evaluation import evaluate_split, evaluation_file
@@ -161,7 +162,7 @@ def _images(data: Mapping[str, Any]) -> dict[str, Any]:
 def show(result: Mapping[str, Any]) -> None:
     """Print an evaluation for a person."""
     headline = f"{result['num_samples']:,} images of the {result['split']} split, {result['protocol']}"
-    print_result(headline, result["metrics"])
+    print_result(headline, [named_text(name, value) for name, value in result["metrics"].items()])
     sources = result["checkpoint"]
     network = {"checkpoint": sources} if isinstance(sources, str) else {"ensemble": ", ".join(sources)}
     print_fields({**network, "weights": result["weights"], "details": result["evaluation"]})

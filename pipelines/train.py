@@ -27,6 +27,7 @@ from convatlas.errors import UserError
 from convatlas.record.directory import RunDirectory, now
 from convatlas.record.lock import RunLock
 from convatlas.record.provenance import collect_provenance
+from convatlas.record.quantities import named_text
 from convatlas.tasks.base import Task
 from convatlas.tasks.evaluation import evaluate_split
 from convatlas.tracking.local import LocalRecord
@@ -46,7 +47,7 @@ from convatlas.training.restore import load_task
 from convatlas.training.resume import resume_point
 from convatlas.training.trainer import build_trainer, lost_rank_told, quiet_libraries, world_size
 from convatlas.utils.clock import STARTUP
-from convatlas.utils.console import metric_text, print_fields, print_result, warn
+from convatlas.utils.console import print_fields, print_result, warn
 from convatlas.utils.distributed import is_rank_zero
 from convatlas.utils.files import writing
 
@@ -260,16 +261,17 @@ def _result(run: RunDirectory, already_finished: bool) -> dict[str, Any]:
 
 def show(result: Mapping[str, Any]) -> None:
     """Print the result of a run for a person."""
+    metrics = [named_text(name, value) for name, value in result["test"].items()]
     if result["already_finished"]:
-        print_result("This run is finished already; run.fresh=true starts a new attempt.", result["test"])
+        print_result("This run is finished already; run.fresh=true starts a new attempt.", metrics)
     else:
-        print_result(f"Finished {result['epochs']} epochs, {result['steps']:,} steps.", result["test"])
+        print_result(f"Finished {result['epochs']} epochs, {result['steps']:,} steps.", metrics)
     run, best, skipped = result["run"], result["best"], result.get("skipped_images", 0)
     print_fields(
         {
             "run": run,
             **({"skipped": f"{skipped:,} images, listed in {run}/skipped_images.txt"} if skipped else {}),
-            "best": f"{run}/checkpoints/best.ckpt  ({best['metric']} {metric_text(best['metric'], best['value'])})",
+            "best": f"{run}/checkpoints/best.ckpt  ({named_text(best['metric'], best['value'])})",
             "report": f"convatlas report run={run}",
             "predict": f"convatlas predict checkpoint={run}/checkpoints/best.ckpt images=FOLDER",
         }

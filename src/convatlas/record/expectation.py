@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from convatlas.record.groups import Group, Statistic, lower_is_better
+from convatlas.record.groups import Group, Statistic
+from convatlas.record.quantities import lower_is_better
 
 Verdict = Literal["as expected", "better", "worse", "", "no result yet"]
 

@@ -72,11 +72,6 @@ def metric_names(runs: Sequence[RunRecord]) -> list[str]:
     return sorted(names, key=lambda name: name.startswith("best "))
 
 
-def lower_is_better(metric: str) -> bool:
-    """Losses; everything else that is reported is better when it is higher."""
-    return metric.endswith("loss")
-
-
 def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
     """Sort runs into groups, in the order in which each first appears."""
     members: dict[str, list[RunRecord]] = {}

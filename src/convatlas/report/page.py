@@ -15,10 +15,10 @@ from convatlas.record.groups import (
     differing_keys,
     flatten,
     group_runs,
-    lower_is_better,
     metric_names,
     value_text,
 )
+from convatlas.record.quantities import lower_is_better
 from convatlas.record.reader import RunRecord
 from convatlas.report.figures.curves import COLOURS, Figure, buckets_per_curve, panel_figure
 from convatlas.report.figures.evaluation_figures import NAMED_CLASSES

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from convatlas.errors import UserError
 from convatlas.record.groups import short_key, value_text
+from convatlas.record.quantities import quantity
 
 CLOSED = ConfigDict(extra="forbid")
 Setting = bool | int | float | str
@@ -95,7 +96,7 @@ class Study:
         statistic: The figure of a run: the metric's last value, its best one, or the epochs until it first reaches
             ``threshold``.
         threshold: What is to be reached.
-        mode: Whether more of the metric is better.
+        mode: Whether a larger or a smaller value of the metric is better.
         expect: What should come out.
         published: What the paper's figures are.
 
@@ -189,13 +190,14 @@ def read_study(values: Mapping[str, Any]) -> Study:
     """Check the keys of a study.
 
     Args:
-        values: The group ``study`` of the configuration, resolved.
+        values: The group ``study`` of the configuration, resolved. ``mode`` may be absent: it is the metric's own.
 
     Raises:
         UserError: A key is missing, unknown, of another type, or does not fit the others; names it.
     """
     try:
-        return TypeAdapter(Study).validate_python(values)
+        mode = quantity(str(values.get("metric"))).mode
+        return TypeAdapter(Study).validate_python({"mode": mode, **values})
     except ValidationError as error:
         first = error.errors()[0]
         given = "" if isinstance(first["input"], dict | list) else f"={first['input']}"

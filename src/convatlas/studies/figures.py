@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from convatlas.record.groups import Group, short_key, value_text
-from convatlas.record.quantities import is_share, metric_label
+from convatlas.record.quantities import is_fraction, metric_label
 from convatlas.report.figures.curves import COLOURS, Figure, panel_figure
 from convatlas.report.figures.panels import Panel
 from convatlas.studies.design import Study
@@ -125,8 +125,7 @@ def curves(study: Study, groups: Sequence[Group]) -> dict[str, tuple[str, Figure
     for name, axis in (("loss", "step"), (quantity, "epoch" if quantity != "loss" else "step")):
         metrics = [metric for metric in (f"train/{name}", f"val/{name}") if metric in logged]
         if metrics:
-            title = metric_label(f"/{name}").strip()
-            panels[name] = Panel(title[:1].upper() + title[1:], metrics, axis=axis)  # type: ignore[arg-type]
+            panels[name] = Panel(metric_label(name), metrics, axis=axis)  # type: ignore[arg-type]
     found = {}
     for name, panel in sorted(panels.items(), key=lambda item: item[0] == "loss"):
         figure = panel_figure(panel, groups)
@@ -186,7 +185,7 @@ def _mean(study: Study, result: Result, row: int, groups: Mapping[str, int]) -> 
 
 
 def _layout(study: Study, axis: str) -> Figure:
-    share = is_share(study.metric) and study.statistic != "epochs_to_reach"
+    share = is_fraction(study.metric) and study.statistic != "epochs_to_reach"
     title = html.escape(figure_label(study))
     return {axis: {"title": {"text": title}, "tickformat": "~%" if share else "~g"}}
 

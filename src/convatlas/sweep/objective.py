@@ -7,7 +7,7 @@ from typing import Any, Literal
 from convatlas.errors import DivergedError, UserError
 from convatlas.record.directory import RunDirectory
 from convatlas.record.lines import LineReader
-from convatlas.utils.console import metric_text
+from convatlas.record.quantities import terminal_text
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Objective:
         """A value for a person."""
         if value is None:
             return ""
-        return metric_text(self.metric, value) if self.by_epoch else f"{value:,.10g}"
+        return terminal_text(self.metric, value) if self.by_epoch else f"{value:,.10g}"
 
 
 def number(value: Any) -> float:

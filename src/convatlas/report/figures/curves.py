@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.record.groups import Group
-from convatlas.record.quantities import is_share, split_name
+from convatlas.record.quantities import is_fraction, split_name
 from convatlas.record.reader import RunRecord
 from convatlas.record.series import MAX_BUCKETS, Series, bounded, coarsen, smooth
 from convatlas.report.figures.panels import Axis, Panel
@@ -76,7 +76,7 @@ def panel_figure(panel: Panel, groups: Sequence[Group], limit: int = MAX_BUCKETS
             if runs:
                 traces += _traces(panel, curve, metric, order, runs, len(curves), limit)
     several = len(curves) > 1
-    share = all(is_share(metric) for metric in panel.metrics)
+    share = all(is_fraction(metric) for metric in panel.metrics)
     number_format = "~s" if panel.from_zero else "~g"
     layout = {
         "height": 300,
@@ -136,7 +136,7 @@ def _traces(
             "dash": "solid" if curves == 1 else DASHES[curve.position // COLOURS % len(DASHES)],
         },
     }
-    value_format = ".2%" if is_share(metric) else ".4g"
+    value_format = ".2%" if is_fraction(metric) else ".4g"
     if len(runs) > 1:
         return _mean_and_band(shared, series, x, smoothed, value_format, panel.axis)
     shared |= _markers(metric, len(series[0].steps))

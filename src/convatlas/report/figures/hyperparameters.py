@@ -4,8 +4,8 @@ import html
 import math
 from collections.abc import Sequence
 
-from convatlas.record.groups import Group, differing_keys, lower_is_better, metric_names, short_key, value_text
-from convatlas.record.quantities import metric_label, metric_text, spread_text
+from convatlas.record.groups import Group, differing_keys, metric_names, short_key, value_text
+from convatlas.record.quantities import lower_is_better, metric_label, metric_text, spread_text
 from convatlas.record.reader import number
 from convatlas.report.figures.curves import Figure
 

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from convatlas.record.quantities import metric_label
+
 Axis = Literal["step", "epoch", "hours"]
 
 
@@ -66,6 +68,5 @@ class Dashboard:
                 if name not in known and name.startswith(("train/", "val/")):
                     rest.setdefault(name.partition("/")[2], []).append(name)
             for quantity, metrics in rest.items():
-                title = quantity.replace("_", " ")
-                shown[quantity] = Panel(title[:1].upper() + title[1:], metrics)
+                shown[quantity] = Panel(metric_label(quantity), metrics)
         return shown

@@ -9,12 +9,18 @@ from convatlas.record.groups import (
     Group,
     differing_keys,
     final_metrics,
-    lower_is_better,
     metric_names,
     short_key,
     value_text,
 )
-from convatlas.record.quantities import duration_text, metric_label, metric_text, short_count, spread_text
+from convatlas.record.quantities import (
+    duration_text,
+    lower_is_better,
+    metric_label,
+    metric_text,
+    short_count,
+    spread_text,
+)
 from convatlas.record.reader import RunRecord, number
 
 SETTINGS = 8
