@@ -23,6 +23,7 @@ from convatlas.data.module import ImageDataModule
 from convatlas.errors import TrainingFailedError, UserError
 from convatlas.jobs.rerun import prepared_rerun
 from convatlas.jobs.supervisor import run_training
+from convatlas.record.directory import RunDirectory
 from convatlas.record.expectation import Expectation, judge
 from convatlas.record.groups import group_runs
 from convatlas.record.lines import read_metrics
@@ -105,9 +106,10 @@ def _run(config: DictConfig) -> dict[str, Any]:
         sys.stderr.writelines(f"convatlas: {line}\n" for line in [f"code: {rerun.code}", *rerun.differences])
         run_training(rerun.run, rerun.overrides, rerun.ranks, rerun.environment)
     found = read_run(rerun.run.path)
-    curves = [read_metrics(side.path / "metrics.jsonl") for side in (recorded, found)]
+    sides = [RunDirectory(side.path) for side in (recorded, found)]
+    curves = [read_metrics(side.metrics) for side in sides]
     agreement = compare_runs(recorded, found, curves, config.tolerance)
-    equal = equal_weights(*(side.path / "checkpoints" / "best.ckpt" for side in (recorded, found)))
+    equal = equal_weights(*(side.best for side in sides))
     verdict = agreement.verdict(equal)
     return {
         "reproduced": verdict != "different",

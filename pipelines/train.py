@@ -141,7 +141,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         trainer.fit(task, datamodule=data, ckpt_path=begin.checkpoint, weights_only=True)
         best = read_run_checkpoint(run.best)
         load_task(task, best, run.best)
-        test = evaluate_split(trainer, task, data, str(run.best), run.path / "evaluation")
+        test = evaluate_split(trainer, task, data, str(run.best), run.evaluation)
         with writing(run.previous):
             run.previous.unlink(missing_ok=True)
         summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}

@@ -12,15 +12,7 @@ import pytest
 from convatlas.config.composition import compose
 from convatlas.errors import NewerFormatError, UnreadableError, UserError
 from convatlas.record.directory import RunDirectory
-from convatlas.record.files import (
-    read_config,
-    read_evaluation,
-    read_jobs,
-    read_lock,
-    read_provenance,
-    read_source,
-    read_summary,
-)
+from convatlas.record.files import read_evaluation, read_lock, read_source
 from convatlas.record.lock import RunLock, Watch, run_state
 from convatlas.report.figures.panels import Dashboard
 from convatlas.report.live import LiveReport
@@ -37,10 +29,10 @@ EVALUATION: dict[str, Any] = {"split": "test", "classes": ["a"], "metrics": {}}
 ROW = {"class": "a", "colour": "#000000", "pixels": 1, "iou": 0.5, "accuracy": None}
 MASKS = EVALUATION | {"per_class_iou": [ROW], "pixel_confusion_matrix": [[1]]}
 READERS: dict[str, Callable[[Path], Any]] = {
-    "summary.json": read_summary,
-    "provenance.json": read_provenance,
-    "config.yaml": read_config,
-    "jobs.json": read_jobs,
+    "summary.json": lambda run: RunDirectory(run).summary,
+    "provenance.json": lambda run: RunDirectory(run).provenance,
+    "config.yaml": lambda run: RunDirectory(run).config,
+    "jobs.json": lambda run: RunDirectory(run).jobs,
     "git.json": lambda run: read_source(run / "git.json"),
     "lock.json": lambda run: read_lock(run / "lock.json"),
     "evaluation/test.json": lambda run: read_evaluation(run / "evaluation" / "test.json"),
@@ -149,15 +141,15 @@ def test_evaluations_are_read_as_they_are(run: Path, content: Any) -> None:
 
 
 def test_a_finished_run_without_its_result_is_damaged(run: Path) -> None:
-    summary = read_summary(run)
+    summary = RunDirectory(run).summary
     del summary["best"], summary["steps"]
     (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     with pytest.raises(UnreadableError, match=r"summary\.json: damaged, expected steps, best of a finished run$"):
-        read_summary(run)
+        _ = RunDirectory(run).summary
 
 
 def test_a_newer_format_is_refused_in_one_line_and_none_is_the_oldest(run: Path) -> None:
-    assert read_summary(run)["state"] == "finished"
+    assert RunDirectory(run).summary["state"] == "finished"
     for version in (0, 1):
         (run / "summary.json").write_text(json.dumps({"format": version, "state": "failed"}), encoding="utf-8")
         assert RunDirectory(run).summary["state"] == "failed"

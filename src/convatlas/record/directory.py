@@ -1,4 +1,4 @@
-"""The directory of a run and the state it is in."""
+"""The directory of a run: the names of its files, and how the small ones are written and read."""
 
 import os
 import platform
@@ -27,12 +27,12 @@ RESERVED_BYTES = 16_384
 
 
 class RunDirectory:
-    """``<root>/<run_id>/``: configuration, provenance, metrics, summary, checkpoints, evaluations.
+    """The directory ``<root>/<run_id>/``. Its attributes are the only place that spells the names of its files.
 
     Args:
         path: The directory; it need not exist.
-        attempt: Which of the attempts at the same run this is.
-        identity: The name that ``run_id`` gives to the run; None where the directory has that name.
+        attempt: The number of the attempt at the same run, from 1.
+        identity: The name that ``run_id`` gives to the run; None if the directory has that name.
     """
 
     def __init__(self, path: Path, attempt: int = 1, identity: str | None = None) -> None:
@@ -40,7 +40,14 @@ class RunDirectory:
         self.attempt = attempt
         self.identity = path.name if identity is None else identity
         self.run_id = path.name
+        self.config_file = path / "config.yaml"
+        self.class_list = path / "class_list.txt"
+        self.provenance_file = path / "provenance.json"
+        self.summary_file = path / "summary.json"
+        self.jobs_file = path / "jobs.json"
+        self.lock = path / "lock.json"
         self.metrics = path / "metrics.jsonl"
+        self.evaluation = path / "evaluation"
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
@@ -61,7 +68,7 @@ class RunDirectory:
         Raises:
             UnreadableError: It is damaged, or written by a newer ConvAtlas.
         """
-        return read_summary(self.path)
+        return read_summary(self.summary_file)
 
     @property
     def finished(self) -> bool:
@@ -71,7 +78,7 @@ class RunDirectory:
     @property
     def has_begun(self) -> bool:
         """Whether the run has recorded its configuration."""
-        return (self.path / "config.yaml").is_file()
+        return self.config_file.is_file()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -80,7 +87,16 @@ class RunDirectory:
         Raises:
             UnreadableError: It is absent or damaged.
         """
-        return read_config(self.path)
+        return read_config(self.config_file)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The provenance on record; empty before the run starts.
+
+        Raises:
+            UnreadableError: It is damaged.
+        """
+        return read_provenance(self.provenance_file)
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
@@ -89,11 +105,11 @@ class RunDirectory:
         Raises:
             UnreadableError: The list is damaged.
         """
-        return read_jobs(self.path)
+        return read_jobs(self.jobs_file)
 
     def add_job(self, **entries: Any) -> None:
         """Remember a job that was submitted."""
-        write_atomic(self.path / "jobs.json", dumps([*self.jobs, entries], indent=2))
+        write_atomic(self.jobs_file, dumps([*self.jobs, entries], indent=2))
 
     def create(self) -> None:
         """Make the directory.
@@ -121,23 +137,23 @@ class RunDirectory:
             UnreadableError: The summary or provenance of an earlier attempt is damaged; it is left as it is.
             UserError: The disk is full or cannot be written.
         """
-        earlier, before = read_provenance(self.path), self.summary
+        earlier, before = self.provenance, self.summary
         self._warn_of_damaged_classes()
-        write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        write_atomic(self.path / "class_list.txt", "".join(f"{name}\n" for name in class_list))
+        write_atomic(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_atomic(self.class_list, "".join(f"{name}\n" for name in class_list))
         if earlier:  # a resumed run keeps what it was before
             provenance = provenance | {"earlier_attempts": [*earlier.pop("earlier_attempts", []), earlier]}
-        write_atomic(self.path / "provenance.json", dumps(provenance, indent=2))
+        write_atomic(self.provenance_file, dumps(provenance, indent=2))
         name = f"{config['model']['name']} on {config['data']['name']}"
         kept = {key: before[key] for key in ("started", "train_seconds") if key in before}
         entries = {"format": FORMAT, "run_id": self.run_id, "identity": self.identity, "name": name}
         entries |= {"state": "running", "started": now(), "host": platform.node()}
-        write_atomic(self.path / "summary.json", dumps(entries | kept, indent=2))
+        write_atomic(self.summary_file, dumps(entries | kept, indent=2))
         write_atomic(self._reserve, os.urandom(RESERVED_BYTES))  # random bytes, so that no file system compresses them
 
     def _warn_of_damaged_classes(self) -> None:
         try:
-            read_lines(self.path / "class_list.txt")
+            read_lines(self.class_list)
         except FileNotFoundError:
             pass
         except UnreadableError as error:
@@ -168,7 +184,7 @@ class RunDirectory:
         """
         with writing(self.path):
             self._reserve.unlink(missing_ok=True)
-        write_atomic(self.path / "summary.json", dumps(self.summary | entries, indent=2))
+        write_atomic(self.summary_file, dumps(self.summary | entries, indent=2))
 
 
 def now() -> str:

@@ -1,4 +1,4 @@
-"""The small JSON files of a run directory: read with a check of the entries that others rely on."""
+"""Read the small files of a run directory and check the entries that other modules rely on."""
 
 from datetime import datetime
 from pathlib import Path
@@ -225,13 +225,12 @@ class _Lock(_Entries):
     slurm_restart: Count = 0
 
 
-def read_summary(run: Path) -> dict[str, Any]:
-    """Read the ``summary.json`` of a run directory; empty before the run starts.
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read the summary of a run; empty before the run starts.
 
     Raises:
         UnreadableError: It is damaged, or written by a newer ConvAtlas.
     """
-    path = run / "summary.json"
     try:
         summary = read_json(path, dict)
     except FileNotFoundError:
@@ -240,22 +239,20 @@ def read_summary(run: Path) -> dict[str, Any]:
     return _checked(path, summary, _Summary)
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """Read the ``config.yaml`` of a run directory, the resolved configuration.
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the resolved configuration of a run.
 
     Raises:
         UnreadableError: It is absent or damaged.
     """
-    path = run / "config.yaml"
     try:
         return _checked(path, read_mapping(path), _Config)
     except FileNotFoundError as error:
-        raise UnreadableError(f"{run}: expected a run directory, but it has no config.yaml") from error
+        raise UnreadableError(f"{path.parent}: expected a run directory, but it has no {path.name}") from error
 
 
-def read_provenance(run: Path) -> dict[str, Any]:
-    """Read the ``provenance.json`` of a run directory; as ``read_summary``."""
-    path = run / "provenance.json"
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Read the provenance of a run; as ``read_summary``."""
     try:
         return _checked(path, read_json(path, dict), _Provenance)
     except FileNotFoundError:
@@ -267,9 +264,8 @@ def read_source(path: Path) -> dict[str, Any]:
     return _checked(path, read_json(path, dict), _Git)
 
 
-def read_jobs(run: Path) -> list[dict[str, Any]]:
-    """Read the SLURM jobs in the ``jobs.json`` of a directory, the oldest first; as ``read_summary``."""
-    path = run / "jobs.json"
+def read_jobs(path: Path) -> list[dict[str, Any]]:
+    """Read the SLURM jobs of a run, the oldest first; as ``read_summary``."""
     try:
         return [_checked(path, job, _Job) for job in read_json(path, list)]
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from convatlas.utils.files import dumps
 
 MISSING = "no such key"
 
-WITHOUT_EFFECT = (
+IGNORED_KEYS = (
     "run",
     "model.weights",
     "model.weights_entry",
@@ -76,9 +76,9 @@ def decisive_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_effect_removed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without the seed and the keys of ``WITHOUT_EFFECT``."""
+    """A configuration without the seed and the keys of ``IGNORED_KEYS``."""
     settings = copy.deepcopy(dict(config))
-    for key in (*WITHOUT_EFFECT, "seed", "data.seed", "augment"):  # the data module holds the augmentation, too
+    for key in (*IGNORED_KEYS, "seed", "data.seed", "augment"):  # the data module holds the augmentation, too
         _remove(settings, key.split("."))
     return settings
 

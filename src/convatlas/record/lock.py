@@ -155,7 +155,7 @@ class RunLock:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / "lock.json"
+        self.path = RunDirectory(directory).lock
         self._guard = directory / ".lock-guard"
         self._content = ""
         self._stop = threading.Event()
@@ -214,7 +214,7 @@ def run_state(run: RunDirectory) -> str:
     state = str(run.summary.get("state", "not started"))
     if state != "running":
         return state
-    sign = _read(run.path / "lock.json")
+    sign = _read(run.lock)
     if sign is None or (alive := sign[0].is_alive()) is False:
         return "interrupted"
     seconds = sign[1] / 1e9

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from convatlas.config.composition import project_path
 from convatlas.record.directory import now
 from convatlas.record.files import read_source
@@ -94,14 +92,16 @@ def differing_parts(before: Mapping[str, str], after: Mapping[str, str]) -> list
 
 
 def environment() -> dict[str, Any]:
-    """Python, packages and machine of this process."""
+    """Describe Python, packages and machine of this process."""
+    import torch  # takes seconds, which the readers of provenance need not wait for
+
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "host": {
             "name": platform.node(),
             "system": platform.platform(),
-            "cpu": _cpu(),
+            "cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}",
             "cpus": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -146,12 +146,12 @@ def _decisive(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The model of the processor, where the system tells it, and which of its instructions PyTorch uses."""
+    """The model of the processor if the system tells it, otherwise its architecture."""
     info = Path("/proc/cpuinfo")
     models = re.findall(
         r"^model name\s*: (.+)$", info.read_text(encoding="utf-8") if info.is_file() else "", flags=re.MULTILINE
     )
-    return f"{models[0] if models else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    return models[0] if models else platform.machine()
 
 
 def source_state(source: Path) -> dict[str, Any] | None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convatlas.record.files import read_config, read_evaluation, read_provenance, read_summary
+from convatlas.record.directory import RunDirectory
+from convatlas.record.files import read_evaluation
 from convatlas.record.metrics_file import MetricsFile
 from convatlas.record.series import Series
 
@@ -75,7 +76,8 @@ class RunReader:
     def __init__(self, path: Path, state_of: StateOf | None = None) -> None:
         self.path = path
         self._state_of = state_of
-        self._metrics = MetricsFile(path / "metrics.jsonl")
+        self._directory = RunDirectory(path)
+        self._metrics = MetricsFile(self._directory.metrics)
         self._stamps: dict[Path, tuple[int, int]] = {}
         self._record: RunRecord | None = None
 
@@ -85,16 +87,17 @@ class RunReader:
         Raises:
             UnreadableError: The path is not a run directory, or one of its files is damaged.
         """
-        files = [self.path / name for name in ("config.yaml", "provenance.json", "summary.json", "metrics.jsonl")]
-        evaluations = sorted((self.path / "evaluation").glob("*.json"))
+        run = self._directory
+        files = [run.config_file, run.provenance_file, run.summary_file, run.metrics]
+        evaluations = sorted(run.evaluation.glob("*.json"))
         stamps = {file: _stamp(file) for file in [*files, *evaluations]}
         if self._record is None or stamps != self._stamps:
             self._metrics.read()
             self._record = RunRecord(
                 path=self.path,
-                config=read_config(self.path),
-                provenance=read_provenance(self.path),
-                summary=read_summary(self.path),
+                config=run.config,
+                provenance=run.provenance,
+                summary=run.summary,
                 state="started",
                 series=dict(self._metrics.series),
                 torn=self._metrics.torn,

@@ -62,7 +62,8 @@ def series_of(
 ) -> Series:
     """The series of logged values, each in a bucket of its own.
 
-    A step that is logged again replaces what was logged from there on: a resumed run trains it again.
+    A step that is not larger than an earlier one replaces what was logged from there on. A resumed run appends such
+    steps if it logs at other steps than before, because ``trainer.log_every_n_steps`` was changed.
 
     Args:
         steps: Optimizer steps in the order logged, (N,) int64, N ≥ 1.
@@ -91,9 +92,9 @@ def series_of(
 
 
 def join(earlier: Series, later: Series) -> Series:
-    """Put a series behind another, whose buckets are as wide or wider.
+    """Append a series to an earlier one, whose buckets are as wide or wider.
 
-    Buckets of the earlier that begin where the later one does, or after, are replaced.
+    Buckets of the earlier series that do not begin before the later series are replaced.
     """
     begins = earlier.buckets * earlier.width
     kept = _select(earlier, begins < later.steps[0])

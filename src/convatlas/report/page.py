@@ -10,6 +10,7 @@ from markupsafe import Markup
 from plotly.offline.offline import get_plotlyjs
 
 from convatlas.errors import UserError
+from convatlas.record.directory import RunDirectory
 from convatlas.record.groups import (
     Group,
     differing_keys,
@@ -184,7 +185,7 @@ def _details(index: int, run: RunRecord, group: int, figures: dict[str, Figure],
         "about": about(run),
         "colour": _colour(group),
         "evaluations": [
-            evaluation_view(f"run-{index}-{name}", run.path / "evaluation", evaluation, figures)
+            evaluation_view(f"run-{index}-{name}", RunDirectory(run.path).evaluation, evaluation, figures)
             for name, evaluation in evaluations.items()
         ],
         **origin(run),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convatlas.errors import UserError
+from convatlas.record.directory import RunDirectory
 from convatlas.record.reader import RunRecord
 from convatlas.report.page import filter_text
 
@@ -42,7 +43,8 @@ def runs_in(root: Path) -> list[Path]:
 
 def is_run(path: Path) -> bool:
     """Whether a path is the directory of a run that has begun; a run that has lost one of the files is one, too."""
-    return any((path / name).is_file() for name in ("config.yaml", "summary.json"))
+    run = RunDirectory(path)
+    return run.config_file.is_file() or run.summary_file.is_file()
 
 
 def selected(records: Sequence[RunRecord], words: str | None) -> list[RunRecord]:

@@ -42,10 +42,10 @@ class Workers:
             Preempted: As ``run_commands``.
         """
         commands, watch = [], Watch()
-        watch.settle(run.path / "lock.json" for run in plan.missing)
+        watch.settle(run.directory.lock for run in plan.missing)
         for run in plan.missing:
             name = run.directory.run_id
-            if (owner := watch.owner(run.path / "lock.json")) is not None:
+            if (owner := watch.owner(run.directory.lock)) is not None:
                 sys.stderr.write(f"convatlas: {name} is owned by {owner}, and left to it\n")
             else:
                 commands.append(Command(name, tuple(train_command(run.overrides)), self._logs / f"{name}.log"))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from convatlas.record.directory import RunDirectory
 from convatlas.sweep.definition import DEATHS, MAX_RETRIES, NUM_TRIALS, REASON, STOPPED, WORKER, Sweep
 
 
@@ -55,4 +56,4 @@ def undecided(sweep: Sweep) -> list[Path]:
 
 
 def _lock(sweep: Sweep, trial: FrozenTrial) -> Path:
-    return sweep.workers / str(trial.user_attrs.get(WORKER)) / "lock.json"
+    return RunDirectory(sweep.workers / str(trial.user_attrs.get(WORKER))).lock

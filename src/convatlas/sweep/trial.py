@@ -109,7 +109,7 @@ class Training:
     def _wait_for_owner(self, run: RunDirectory) -> None:
         """Wait while a process has the run: what a dead worker left saves itself and ends, an equal trial finishes."""
         watch = Watch()
-        while not self.stop.received and watch.owner(run.path / "lock.json") is not None:
+        while not self.stop.received and watch.owner(run.lock) is not None:
             time.sleep(POLL_SECONDS)
         if self.stop.received:
             raise Stopped
