@@ -146,10 +146,8 @@ def _show_as(task: Task, data: ImageDataModule, config: DictConfig, others: Sequ
 def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: Path) -> bool:
     """Whether this is an evaluation of a run on its own images, all of them: only that belongs to its record."""
     found, own = (_images(data) for data in (plain(config)["data"], metadata["config"]["data"]))
-    in_run = (
-        RunDirectory(checkpoint.parents[1]).checkpoints == checkpoint.parent
-        and checkpoint.parents[1].name == metadata["run_id"]
-    )
+    run = RunDirectory(checkpoint.parent.parent)
+    in_run = run.checkpoints == checkpoint.parent and run.run_id == metadata["run_id"]
     limit = config.trainer.limit_test_batches
     return in_run and found == own and isinstance(limit, float) and limit == 1.0  # 1 would be one batch
 

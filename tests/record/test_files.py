@@ -25,9 +25,10 @@ LOCK = {"host": "h", "pid": 1, "process_start": 1, "since": "2026-01-01", "slurm
 JOB = {"job": "7", "submitted": "2026-01-01T00:00:00+00:00", "command": "sbatch"}
 CLASSIFIED = {"path": "a.jpg", "image": "a.png", "label": 0, "prediction": 0}
 CLASSIFIED |= {"confidence": 0.5, "label_confidence": "NaN"}
-EVALUATION: dict[str, Any] = {"split": "test", "classes": ["a"], "metrics": {}}
+EVALUATION: dict[str, Any] = {"task_type": "classification", "split": "test", "classes": ["a"], "metrics": {}}
 ROW = {"class": "a", "colour": "#000000", "pixels": 1, "iou": 0.5, "accuracy": None}
-MASKS = EVALUATION | {"per_class_iou": [ROW], "pixel_confusion_matrix": [[1]]}
+MASKS = EVALUATION | {"task_type": "segmentation", "per_class_iou": [ROW], "pixel_confusion_matrix": [[1]]}
+OBJECTS = EVALUATION | {"task_type": "detection", "per_class_ap": []}
 READERS: dict[str, Callable[[Path], Any]] = {
     "summary.json": lambda run: RunDirectory(run).summary,
     "provenance.json": lambda run: RunDirectory(run).provenance,
@@ -85,8 +86,10 @@ WRONG_ENTRIES = [
     ("evaluation/test.json", EVALUATION | {"mistakes": [CLASSIFIED | {"label": -1}]}),
     ("evaluation/test.json", EVALUATION | {"mistakes": [CLASSIFIED | {"image": None}]}),
     ("evaluation/test.json", EVALUATION | {"per_class": [{"class": "a", "count": 1}]}),
-    ("evaluation/test.json", EVALUATION | {"per_class_iou": []}),
-    ("evaluation/test.json", EVALUATION | {"worst": [CLASSIFIED]}),
+    ("evaluation/test.json", EVALUATION | {"task_type": "segmentation", "per_class_iou": []}),
+    ("evaluation/test.json", EVALUATION | {"task_type": ["detection"]}),
+    ("evaluation/test.json", MASKS | {"worst": [CLASSIFIED]}),
+    ("evaluation/test.json", OBJECTS | {"worst": [CLASSIFIED]}),
     ("evaluation/test.json", MASKS | {"per_class_iou": [ROW | {"colour": "red; background: url(x)"}]}),
 ]
 
@@ -134,10 +137,12 @@ def test_an_entry_of_another_type_is_damage(run: Path, name: str, content: Any) 
         READERS[name](run)
 
 
-@pytest.mark.parametrize("content", [EVALUATION | {"samples": [CLASSIFIED]}, MASKS])
-def test_evaluations_are_read_as_they_are(run: Path, content: Any) -> None:
-    (run / "evaluation" / "test.json").write_text(json.dumps(content), encoding="utf-8")
-    assert read_evaluation(run / "evaluation" / "test.json") == content
+@pytest.mark.parametrize("content", [EVALUATION | {"samples": [CLASSIFIED]}, MASKS, OBJECTS])
+def test_evaluations_are_read_unchanged_and_those_of_earlier_versions_get_a_task_type(run: Path, content: Any) -> None:
+    path = run / "evaluation" / "test.json"
+    for written in (content, {name: value for name, value in content.items() if name != "task_type"}):
+        path.write_text(json.dumps(written), encoding="utf-8")
+        assert read_evaluation(path) == content
 
 
 def test_a_finished_run_without_its_result_is_damaged(run: Path) -> None:

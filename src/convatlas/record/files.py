@@ -180,35 +180,53 @@ class _Evaluation(_Entries):
     protocol: _Protocol | None = None
     checkpoint: str | list[str] | None = None
     num_samples: Count | None = None
+
+    def _check_matrix(self, matrix: list[list[int]]) -> None:
+        size = len(self.classes)
+        if {len(matrix), *map(len, matrix)} != {size}:
+            raise ValueError(f"expected confusions of {size} classes")
+
+
+class _ClassificationEvaluation(_Evaluation):
     per_class: list[_ClassAccuracy] = []
-    per_class_iou: list[_ClassIou] | None = None
-    per_class_ap: list[_ClassAp] | None = None
     confusion_matrix: list[list[Count]] | None = None
-    pixel_confusion_matrix: list[list[Count]] | None = None
     samples: list[_Classified] = []
     mistakes: list[_Classified] = []
-    worst: list[_Segmented] | list[_Detected] = []
-    segmented: list[_Segmented] = []
-    detected: list[_Detected] = []
-
-    @model_validator(mode="after")
-    def _check_kinds(self) -> Self:
-        with_masks = self.per_class_iou is not None
-        if with_masks != (self.pixel_confusion_matrix is not None):
-            raise ValueError("expected both per_class_iou and pixel_confusion_matrix, or neither")
-        if not all(isinstance(shown, _Segmented if with_masks else _Detected) for shown in self.worst):
-            raise ValueError("expected worst to hold images with masks, or images with objects")
-        return self
 
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
+        if self.confusion_matrix is not None:
+            self._check_matrix(self.confusion_matrix)
         size = len(self.classes)
-        for matrix in (self.confusion_matrix, self.pixel_confusion_matrix):
-            if matrix is not None and {len(matrix), *map(len, matrix)} != {size}:
-                raise ValueError(f"expected confusions of {size} classes")
         if any(max(shown.label, shown.prediction) >= size for shown in (*self.samples, *self.mistakes)):
             raise ValueError(f"expected labels and predictions of {size} classes")
         return self
+
+
+class _SegmentationEvaluation(_Evaluation):
+    per_class_iou: list[_ClassIou]
+    pixel_confusion_matrix: list[list[Count]]
+    worst: list[_Segmented] = []
+    segmented: list[_Segmented] = []
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        self._check_matrix(self.pixel_confusion_matrix)
+        return self
+
+
+class _DetectionEvaluation(_Evaluation):
+    per_class_ap: list[_ClassAp]
+    worst: list[_Detected] = []
+    detected: list[_Detected] = []
+
+
+EVALUATIONS: dict[str, type[_Evaluation]] = {
+    "classification": _ClassificationEvaluation,
+    "segmentation": _SegmentationEvaluation,
+    "detection": _DetectionEvaluation,
+}
+"""The entries of an evaluation by task type."""
 
 
 class _Job(_Entries):
@@ -275,11 +293,24 @@ def read_jobs(path: Path) -> list[dict[str, Any]]:
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Read an evaluation, such as ``evaluation/test.json``.
 
+    Returns:
+        Its entries. ``task_type`` is ``classification``, ``segmentation`` or ``detection``; for a file of an earlier
+        version, which does not have it, it is found from the other entries.
+
     Raises:
         FileNotFoundError: There is no such file.
         UnreadableError: It is damaged.
     """
-    return _checked(path, read_json(path, dict), _Evaluation)
+    content = read_json(path, dict)
+    if "per_class_iou" in content:
+        task_type = "segmentation"
+    else:
+        task_type = "detection" if "per_class_ap" in content else "classification"
+    content = {"task_type": task_type, **content}
+    entries = EVALUATIONS.get(str(content["task_type"]))
+    if entries is None:
+        raise UnreadableError(f"{path}: damaged, task_type: expected {', '.join(EVALUATIONS)}")
+    return _checked(path, content, entries)
 
 
 def file_inside(folder: Path, name: str) -> Path | None:
