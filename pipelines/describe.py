@@ -17,10 +17,9 @@ from typing import Any
 from omegaconf import DictConfig
 from pydantic import PositiveInt
 
-from convatlas.analysis.filters import write_filters
-from convatlas.analysis.graph import layer_text, write_graph
 from convatlas.analysis.layers import Analysis, Layer, analyse
 from convatlas.analysis.networks import Network, described_config, described_networks
+from convatlas.analysis.pictures import layer_text, write_filters, write_graph
 from convatlas.analysis.published import PUBLISHED, printed_text
 from convatlas.cli import execute
 from convatlas.errors import UserError

@@ -28,12 +28,11 @@ from convatlas.record.lock import run_state
 from convatlas.record.reader import RunReader, RunRecord
 from convatlas.report.selection import is_run
 from convatlas.studies.design import Study, read_study
-from convatlas.studies.evaluations import plan_evaluations
-from convatlas.studies.gather import gather
 from convatlas.studies.outcome import judge
 from convatlas.studies.page import as_data, write_study
-from convatlas.studies.plan import Plan, plan_study
+from convatlas.studies.plan import StudyPlan, plan_evaluations, plan_study
 from convatlas.studies.tables import findings_table, results_table
+from convatlas.studies.values import gather
 from convatlas.studies.workers import Workers
 from convatlas.training.trainer import quiet_libraries
 from convatlas.utils.console import print_fields, print_table, warn_left_out
@@ -100,7 +99,7 @@ def study(config: DictConfig) -> dict[str, Any]:
     return result if config.dry_run else result | _outcome(design, plan, config.train, output)
 
 
-def _outcome(design: Study, plan: Plan, command_line: Sequence[str], output: Path) -> dict[str, Any]:
+def _outcome(design: Study, plan: StudyPlan, command_line: Sequence[str], output: Path) -> dict[str, Any]:
     found, damages = read_each([run.path for run in plan.runs if is_run(run.path)], _read)
     warn_left_out(damages)
     records = {record.path: record for record in found}

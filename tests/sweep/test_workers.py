@@ -15,10 +15,9 @@ from optuna.trial import TrialState
 
 from convatlas.errors import UserError
 from convatlas.record.lock import Owner
-from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import DEATHS, NUM_TRIALS, REASON, Sweep, open_sweep
 from convatlas.sweep.storage import VARIABLE, address
-from convatlas.sweep.worker import Outcome, StopFlag, Stopped, work
+from convatlas.sweep.worker import StopFlag, Stopped, TrialOutcome, claim, work
 from tests.gates import PATIENCE, until
 from tests.sweep.definitions import make_sweep
 
@@ -128,8 +127,8 @@ def test_a_trial_of_a_worker_elsewhere_is_taken_only_after_two_minutes_without_a
     assert now == (1.0 if beats else 120.0)
 
 
-def complete(trial: object) -> Outcome:
-    return Outcome(TrialState.COMPLETE, [0.5])
+def complete(trial: object) -> TrialOutcome:
+    return TrialOutcome(TrialState.COMPLETE, [0.5])
 
 
 def test_a_larger_budget_extends_a_sweep_and_a_reached_one_gives_nothing(tmp_path: Path) -> None:
@@ -168,7 +167,7 @@ def test_a_torn_last_line_of_a_journal_is_cut_before_the_next(tmp_path: Path) ->
 def test_a_trial_that_did_not_end_stays_open(tmp_path: Path, error: type[BaseException]) -> None:
     sweep = make_sweep(tmp_path / "s", 1)
 
-    def body(trial: object) -> Outcome:
+    def body(trial: object) -> TrialOutcome:
         raise error
 
     if error is Stopped:

@@ -9,7 +9,7 @@ from pydantic import Field
 from convatlas.record.groups import Group, Statistic
 from convatlas.record.quantities import lower_is_better
 
-Verdict = Literal["as expected", "better", "worse", "", "no result yet"]
+ExpectationVerdict = Literal["as expected", "better", "worse", "", "no result yet"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Comparison:
     group: Group
     expectation: Expectation
     found: Statistic | None
-    verdict: Verdict
+    verdict: ExpectationVerdict
 
     @property
     def met(self) -> bool:
@@ -71,7 +71,7 @@ def judge(group: Group, expected: Sequence[Expectation]) -> list[Comparison]:
     return [Comparison(group, expectation, found, _verdict(expectation, found)) for expectation, found in rows]
 
 
-def _verdict(expectation: Expectation, found: Statistic | None) -> Verdict:
+def _verdict(expectation: Expectation, found: Statistic | None) -> ExpectationVerdict:
     if found is None:
         return "no result yet"
     if expectation.tolerance is None:

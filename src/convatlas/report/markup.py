@@ -21,10 +21,10 @@ TEMPLATES = Environment(
 SMALL_IMAGE = 128
 """Images with fewer pixels a side are enlarged pixel by pixel rather than blurred."""
 
-Picture = dict[str, object]
+EmbeddedImage = dict[str, object]
 
 
-def picture(content: bytes) -> Picture | None:
+def picture(content: bytes) -> EmbeddedImage | None:
     """Turn the bytes of a PNG or JPEG into a data URI and whether it is small; None if they are no image."""
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
@@ -37,7 +37,7 @@ def picture(content: bytes) -> Picture | None:
     }
 
 
-def image_file(folder: Path, name: str) -> Picture | None:
+def image_file(folder: Path, name: str) -> EmbeddedImage | None:
     """Read an image inside a folder; None if it is absent, no image, or a path that leads out of the folder."""
     path = file_inside(folder, name)
     return None if path is None else picture(path.read_bytes())

@@ -15,6 +15,8 @@ from convatlas.record.quantities import quantity
 
 CLOSED = ConfigDict(extra="forbid")
 Setting = bool | int | float | str
+Block = tuple[int, ...]
+"""The seeds behind a figure: one, or those of an ensemble."""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -65,7 +67,7 @@ class Direction:
 
 
 @dataclass(frozen=True, config=CLOSED)
-class Published:
+class PublishedValue:
     """A figure of the paper, shown beside what came out here and never judged; in the metric's own unit."""
 
     arm: str
@@ -115,7 +117,7 @@ class Study:
     threshold: float | None = None
     mode: Literal["max", "min"] = "max"
     expect: list[Direction] = field(default_factory=list)
-    published: list[Published] = field(default_factory=list)
+    published: list[PublishedValue] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
@@ -180,7 +182,7 @@ class Study:
         """The cell's value of the factor."""
         return f"{short_key(self.factor.key)} {value_text(cell.value)}" if self.factor else ""
 
-    def blocks(self, arm: str) -> list[tuple[int, ...]]:
+    def blocks(self, arm: str) -> list[Block]:
         """The seeds of each figure of an arm: one, or those of an ensemble's members."""
         size = self.arms[arm].members
         return [tuple(self.seeds[start : start + size]) for start in range(0, len(self.seeds), size)]

@@ -9,7 +9,7 @@ from convatlas.record.quantities import is_fraction, metric_label
 from convatlas.report.figures.curves import COLOURS, Figure, panel_figure
 from convatlas.report.figures.panels import Panel
 from convatlas.studies.design import Study
-from convatlas.studies.outcome import Outcome, Result
+from convatlas.studies.outcome import Result, StudyOutcome
 from convatlas.studies.tables import figure_label, number_text, result_text
 
 ROW_HEIGHT = 46
@@ -20,7 +20,7 @@ LOGARITHMIC_FROM = 10.0
 """Ratio of the largest to the smallest value of the factor from which on its axis is logarithmic."""
 
 
-def dots(outcome: Outcome, groups: Mapping[str, int]) -> Figure:
+def dots(outcome: StudyOutcome, groups: Mapping[str, int]) -> Figure:
     """Every arm as a row: a dot for each seed, the mean and a bar of one standard deviation.
 
     Args:
@@ -55,7 +55,7 @@ def dots(outcome: Outcome, groups: Mapping[str, int]) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def over_factor(outcome: Outcome, groups: Mapping[str, int]) -> Figure:
+def over_factor(outcome: StudyOutcome, groups: Mapping[str, int]) -> Figure:
     """The figure over the values of the factor: a line through the means of each arm, and every seed."""
     study, factor = outcome.study, outcome.study.factor
     if factor is None:
@@ -70,25 +70,7 @@ def over_factor(outcome: Outcome, groups: Mapping[str, int]) -> Figure:
         results = [result for result in outcome.results if result.cell.arm == name]
         found = [(place, result) for place, result in zip(places, results, strict=True) if result.values]
         colour = f"var(--series-{number % COLOURS})"
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": html.escape(arm.label),
-                "x": [place for place, _ in found],
-                "y": [result.mean for _, result in found],
-                "error_y": {
-                    "array": [result.deviation or 0 for _, result in found],
-                    "color": colour,
-                    "thickness": 1.5,
-                    "width": 4,
-                },
-                "line": {"color": colour, "width": 2.2},
-                "marker": {"size": 8},
-                "text": [html.escape(f"{result.label}: {result_text(study, result)}") for _, result in found],
-                "hovertemplate": "%{text}<extra></extra>",
-            }
-        )
+        traces.append(_arm_line(study, arm.label, found, colour))
         traces += [
             _seeds(study, result, [place] * len(result.values), groups, across=False)
             | {"marker": {"color": colour, "size": 5, "opacity": 0.6}}
@@ -166,6 +148,27 @@ def _seeds(study: Study, result: Result, places: Sequence[float], groups: Mappin
             "opacity": 0.55,
             "symbol": ["circle" if value.reached else "triangle-right" for value in result.values.values()],
         },
+    }
+
+
+def _arm_line(study: Study, label: str, found: Sequence[tuple[float, Result]], colour: str) -> Figure:
+    """A line through the means of an arm; ``found`` holds its results with their places on the axis of the factor."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": html.escape(label),
+        "x": [place for place, _ in found],
+        "y": [result.mean for _, result in found],
+        "error_y": {
+            "array": [result.deviation or 0 for _, result in found],
+            "color": colour,
+            "thickness": 1.5,
+            "width": 4,
+        },
+        "line": {"color": colour, "width": 2.2},
+        "marker": {"size": 8},
+        "text": [html.escape(f"{result.label}: {result_text(study, result)}") for _, result in found],
+        "hovertemplate": "%{text}<extra></extra>",
     }
 
 

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from convatlas.studies.design import Cell, Direction, Setting, Study
+from convatlas.studies.design import Block, Cell, Direction, Setting, Study
 from convatlas.studies.statistics import LEVEL, PairedTest, holm, paired_test
 from convatlas.studies.values import Value
 
-Block = tuple[int, ...]
-"""The seeds behind a figure: one, or those of an ensemble."""
-Verdict = Literal[
+StudyVerdict = Literal[
     "as expected",
     "opposite",
     "not distinguishable",
@@ -62,7 +60,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ArmComparison:
     """An expectation and what came out.
 
     Attributes:
@@ -81,11 +79,11 @@ class Finding:
     setting: Setting | None
     test: PairedTest | None
     adjusted: float | None
-    verdict: Verdict
+    verdict: StudyVerdict
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """A study and what came out.
 
     Attributes:
@@ -96,10 +94,10 @@ class Outcome:
 
     study: Study
     results: list[Result]
-    findings: list[Finding]
+    findings: list[ArmComparison]
 
 
-def judge(study: Study, values: Mapping[Cell, Mapping[Block, Value]]) -> Outcome:
+def judge(study: Study, values: Mapping[Cell, Mapping[Block, Value]]) -> StudyOutcome:
     """Say what the figures mean.
 
     Args:
@@ -119,14 +117,16 @@ def judge(study: Study, values: Mapping[Cell, Mapping[Block, Value]]) -> Outcome
                 next(r for r in results if r.chosen and r.cell.arm == arm and setting in (None, r.cell.value))
                 for arm in (direction.better, direction.worse)
             )
-            findings.append(Finding(direction, better, worse, setting, _compare(better, worse), None, "no result yet"))
+            findings.append(
+                ArmComparison(direction, better, worse, setting, _compare(better, worse), None, "no result yet")
+            )
     tested = {number: f.test.p for number, f in enumerate(findings) if f.test and f.test.p is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     findings = [
         replace(finding, adjusted=adjusted.get(number), verdict=_verdict(study, finding.test, adjusted.get(number)))
         for number, finding in enumerate(findings)
     ]
-    return Outcome(study, results, findings)
+    return StudyOutcome(study, results, findings)
 
 
 def _best(study: Study, results: Sequence[Result]) -> Cell:
@@ -158,7 +158,7 @@ def _compare(better: Result, worse: Result) -> PairedTest | None:
     return paired_test(of_large, of_small) if large is better else paired_test(of_small, of_large)
 
 
-def _verdict(study: Study, test: PairedTest | None, adjusted: float | None) -> Verdict:
+def _verdict(study: Study, test: PairedTest | None, adjusted: float | None) -> StudyVerdict:
     if test is None:
         return "no result yet"
     right = (test.mean > 0) == study.more_is_better

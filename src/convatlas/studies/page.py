@@ -20,7 +20,7 @@ from convatlas.report.page import Report, filter_text, render_page
 from convatlas.report.views.tables import runs_table
 from convatlas.studies.design import Cell
 from convatlas.studies.figures import curves, dots, over_factor
-from convatlas.studies.outcome import Outcome
+from convatlas.studies.outcome import StudyOutcome
 from convatlas.studies.remarks import method, notes
 from convatlas.studies.tables import figure_label, findings_table, results_table
 from convatlas.utils.files import dumps, write_atomic
@@ -30,7 +30,7 @@ SECTIONS = ("question", "verdicts", "results", "training", "runs", "definition")
 
 
 def write_study(
-    outcome: Outcome,
+    outcome: StudyOutcome,
     runs: Mapping[Cell, Sequence[RunRecord]],
     command_line: Sequence[str],
     output: Path,
@@ -63,7 +63,7 @@ def write_study(
     return {name: path for name, (path, _) in written.items()}
 
 
-def as_data(outcome: Outcome) -> dict[str, Any]:
+def as_data(outcome: StudyOutcome) -> dict[str, Any]:
     """Everything that came out, as built-in containers."""
     return {
         "study": asdict(outcome.study),
@@ -97,7 +97,7 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
 
 
 def _report(
-    outcome: Outcome,
+    outcome: StudyOutcome,
     runs: Mapping[Cell, Sequence[RunRecord]],
     command_line: Sequence[str],
     remarks: Sequence[str],
@@ -145,7 +145,7 @@ def _report(
     return Report(study.question, sections, figures, texts, _markdown(outcome, command_line, remarks))
 
 
-def _groups(outcome: Outcome, runs: Mapping[Cell, Sequence[RunRecord]]) -> tuple[list[Group], dict[str, int]]:
+def _groups(outcome: StudyOutcome, runs: Mapping[Cell, Sequence[RunRecord]]) -> tuple[list[Group], dict[str, int]]:
     """The runs that have begun, those that cells share once, and the position of its own for each cell's label."""
     settings = {group.key: group.settings for group in group_runs([run for found in runs.values() for run in found])}
     groups: list[Group] = []
@@ -161,7 +161,7 @@ def _groups(outcome: Outcome, runs: Mapping[Cell, Sequence[RunRecord]]) -> tuple
     return groups, positions
 
 
-def _markdown(outcome: Outcome, command_line: Sequence[str], remarks: Sequence[str]) -> str:
+def _markdown(outcome: StudyOutcome, command_line: Sequence[str], remarks: Sequence[str]) -> str:
     study = outcome.study
     parts = [f"# {escape(study.question)}"]
     if command_line:
@@ -174,7 +174,7 @@ def _markdown(outcome: Outcome, command_line: Sequence[str], remarks: Sequence[s
     return "\n\n".join(parts) + "\n"
 
 
-def _values(outcome: Outcome) -> str:
+def _values(outcome: StudyOutcome) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["arm", "label", "factor", "seeds", "value", "reached"])

@@ -1,18 +1,23 @@
-"""Which runs a study consists of, before any of them exists."""
+"""The runs and evaluations that a study consists of, done or not."""
 
+import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
-from convatlas.config.composition import check_config, compose, overridden_keys
+from convatlas.config.composition import check_config, compose, overridden_keys, quoted
 from convatlas.data.module import ImageDataModule
 from convatlas.errors import DivergedError, UnreadableError, UserError
 from convatlas.record.directory import RunDirectory
+from convatlas.record.files import read_evaluation
 from convatlas.record.lock import run_state
-from convatlas.studies.design import Cell, Study
+from convatlas.studies.design import Block, Cell, Study
 from convatlas.training.plan import TYPES, check_metric, plan_run
+from convatlas.utils.files import dumps
 
 OWN_KEYS = {"seed": "study.seeds says which", "run.fresh": "a study goes on with its runs; expected run.attempt=2"}
 """Keys of ``train`` that a study does not leave to its arms, and why."""
@@ -57,7 +62,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """The runs of a study.
 
     Attributes:
@@ -81,7 +86,7 @@ class Plan:
         return [run for run in self.runs if not (run.damage or run.finished or run.diverged)]
 
 
-def plan_study(study: Study, command_line: Sequence[str]) -> Plan:
+def plan_study(study: Study, command_line: Sequence[str]) -> StudyPlan:
     """Compose and check every run of a study.
 
     Args:
@@ -92,7 +97,7 @@ def plan_study(study: Study, command_line: Sequence[str]) -> Plan:
         UserError: Overrides that do not compose, or two arms that are the same; names the arms.
     """
     cells: dict[Cell, dict[int, PlannedRun]] = {}
-    plan = Plan(cells)
+    plan = StudyPlan(cells)
     for cell in study.cells:
         overrides = [*study.overrides, *study.arms[cell.arm].overrides]
         if study.factor is not None:
@@ -120,7 +125,7 @@ def _plan_run(
     return PlannedRun(directory, (*overrides, f"seed={seed}"))
 
 
-def _check_different(study: Study, plan: Plan) -> None:
+def _check_different(study: Study, plan: StudyPlan) -> None:
     known: dict[tuple[object, ...], Cell] = {}
     for cell, runs in plan.cells.items():
         arm = study.arms[cell.arm]
@@ -135,3 +140,58 @@ def _check_different(study: Study, plan: Plan) -> None:
 
 def _written(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of finished runs.
+
+    Attributes:
+        name: What it is called in messages.
+        folder: Where its result goes.
+        overrides: What follows ``convatlas evaluate``.
+    """
+
+    name: str
+    folder: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What it said; None if it was not done yet."""
+        files = sorted(self.folder.glob("*.json"))
+        return read_evaluation(files[0]) if files else None
+
+    @property
+    def command(self) -> list[str]:
+        """What does it."""
+        return [sys.executable, "-m", "convatlas", "evaluate", *self.overrides]
+
+
+def plan_evaluations(study: Study, plan: StudyPlan, output: Path) -> dict[tuple[Cell, Block], Evaluation]:
+    """The evaluations of the arms that have some, as far as their runs are finished.
+
+    Args:
+        study: The study.
+        plan: Its runs.
+        output: The folder of the study.
+    """
+    found = {}
+    for cell, runs in plan.cells.items():
+        arm = study.arms[cell.arm]
+        for block in study.blocks(cell.arm) if arm.evaluated else ():
+            members = [runs[seed] for seed in block]
+            if all(run.finished for run in members):
+                folder = output / "evaluations" / _identity(members, arm.evaluate or [])
+                seeds = ", ".join(map(str, block))
+                name = f"{study.label(cell)}, seed{'s' * (len(block) > 1)} {seeds}"
+                paths = [str(run.path) for run in members]
+                overrides = (f"run={quoted(paths)}", *(arm.evaluate or ()), f"output={quoted(str(folder))}")
+                found[cell, block] = Evaluation(name, folder, overrides)
+    return found
+
+
+def _identity(runs: list[PlannedRun], overrides: list[str]) -> str:
+    """Another training of the same run is another evaluation."""
+    about = [[run.directory.run_id, run.directory.summary["ended"]] for run in runs]
+    return hashlib.sha256(dumps([about, overrides]).encode()).hexdigest()[:12]

@@ -2,11 +2,11 @@
 
 from convatlas.record.groups import short_key, value_text
 from convatlas.studies.design import Study
-from convatlas.studies.outcome import Outcome
+from convatlas.studies.outcome import StudyOutcome
 from convatlas.studies.statistics import CONFIDENCE, LEVEL, WILCOXON_FROM
 
 
-def method(outcome: Outcome) -> list[str]:
+def method(outcome: StudyOutcome) -> list[str]:
     """How the figures and the verdicts come about."""
     study = outcome.study
     tested = sum(finding.adjusted is not None for finding in outcome.findings)
@@ -35,7 +35,7 @@ def method(outcome: Outcome) -> list[str]:
     return said
 
 
-def notes(outcome: Outcome) -> list[str]:
+def notes(outcome: StudyOutcome) -> list[str]:
     """What is wanting in these results."""
     found = []
     missing = [result for result in outcome.results if len(result.values) < result.expected]
@@ -44,7 +44,7 @@ def notes(outcome: Outcome) -> list[str]:
     return found + _edges(outcome.study, outcome)
 
 
-def _edges(study: Study, outcome: Outcome) -> list[str]:
+def _edges(study: Study, outcome: StudyOutcome) -> list[str]:
     """Arms whose best value of the factor is the smallest or largest that was tried."""
     factor = study.factor
     if factor is None or factor.select != "best" or len(factor.values) < 3:

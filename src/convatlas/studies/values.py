@@ -1,7 +1,8 @@
-"""The one figure that a study takes from a run, or from an evaluation of runs."""
+"""The figures of a study: one from each run, or from each evaluation of runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from convatlas.errors import UserError
 from convatlas.record.reader import RunRecord, number
 from convatlas.record.series import Series
-from convatlas.studies.design import Study
+from convatlas.studies.design import Block, Cell, Study
+from convatlas.studies.plan import Evaluation, StudyPlan
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,37 @@ class Value:
 
     value: float
     reached: bool = True
+
+
+def gather(
+    study: Study,
+    plan: StudyPlan,
+    evaluations: Mapping[tuple[Cell, Block], Evaluation],
+    records: Mapping[Path, RunRecord],
+) -> dict[Cell, dict[Block, Value]]:
+    """Read the figures of every cell: of its evaluations, if it has some, else of its finished runs.
+
+    Args:
+        study: The study.
+        plan: Its runs.
+        evaluations: Its evaluations, done or not.
+        records: The runs that have begun and can be read.
+
+    Raises:
+        UserError: A run or an evaluation has no such metric.
+    """
+    values: dict[Cell, dict[Block, Value]] = {}
+    for cell, runs in plan.cells.items():
+        found: dict[Block, Value | None] = {}
+        for block in study.blocks(cell.arm):
+            if study.arms[cell.arm].evaluated:
+                evaluation = evaluations.get((cell, block))
+                if evaluation is not None and (said := evaluation.result) is not None:
+                    found[block] = value_of_evaluation(said, study)
+            elif runs[block[0]].finished and runs[block[0]].path in records:
+                found[block] = value_of_run(records[runs[block[0]].path], study)
+        values[cell] = {block: value for block, value in found.items() if value is not None}
+    return values
 
 
 def value_of_run(run: RunRecord, study: Study) -> Value | None:

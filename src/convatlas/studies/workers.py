@@ -9,8 +9,7 @@ from convatlas.errors import UserError
 from convatlas.jobs.launch import train_command
 from convatlas.jobs.supervisor import Command, run_commands
 from convatlas.record.lock import Watch
-from convatlas.studies.evaluations import Evaluation
-from convatlas.studies.plan import Plan
+from convatlas.studies.plan import Evaluation, StudyPlan
 
 
 class Workers:
@@ -32,7 +31,7 @@ class Workers:
         self._logs = logs
         self._num_workers = num_workers
 
-    def train(self, plan: Plan) -> list[dict[str, Any]]:
+    def train(self, plan: StudyPlan) -> list[dict[str, Any]]:
         """Train the missing runs that no other process trains.
 
         Returns:

@@ -59,12 +59,35 @@ def work_here(
     commands = [[*base, name, *overrides] for name in names]
     stop = StopFlag()
     stop.listen()
-    left = [retries] * len(commands)
 
     def begin(number: int) -> "subprocess.Popen[bytes]":
         return start(commands[number], None, variables[number], True, gpus[number])
 
+    statuses, told = _wait(begin, workers, retries, stop)
+    for locked in gpus:
+        for file in locked:
+            os.close(file)
+    if finished():
+        return
+    if UserError.status in statuses and not told:
+        raise UserError("a worker has found a mistake; its message is above")
+    if EXIT_STATUS in statuses or told:
+        sys.stderr.write("convatlas: stopped; the same command goes on with the sweep\n")
+        raise SystemExit(EXIT_STATUS)
+    if statuses:
+        raise WorkersEndedError(f"a worker ended with status {min(statuses)}; the same command goes on with the sweep")
+
+
+def _wait(
+    begin: "Callable[[int], subprocess.Popen[bytes]]", workers: int, retries: int, stop: StopFlag
+) -> tuple[set[int], bool]:
+    """Start workers and wait for all of them; one that is killed is started again, at most ``retries`` times.
+
+    Returns:
+        The exit statuses other than 0, and whether the workers were told to stop.
+    """
     processes = [begin(number) for number in range(workers)]
+    left = [retries] * workers
     told = False
     while True:
         if stop.received and not told:
@@ -75,24 +98,11 @@ def work_here(
         killed = [number for number, ended in enumerate(ends) if ended == -signal.SIGKILL and left[number] and not told]
         for number in killed:
             left[number] -= 1
-            sys.stderr.write(f"convatlas: worker {number} was killed; another takes its trial up\n")
+            sys.stderr.write(f"convatlas: worker {number} was killed; another continues its trial\n")
             processes[number] = begin(number)
         if not killed and None not in ends:
-            break
+            return {process.returncode for process in processes} - {0}, told
         time.sleep(POLL_SECONDS)
-    for locked in gpus:
-        for file in locked:
-            os.close(file)
-    if finished():
-        return
-    statuses = {process.returncode for process in processes} - {0}
-    if UserError.status in statuses and not told:
-        raise UserError("a worker has found a mistake; its message is above")
-    if EXIT_STATUS in statuses or told:
-        sys.stderr.write("convatlas: stopped; the same command goes on with the sweep\n")
-        raise SystemExit(EXIT_STATUS)
-    if statuses:
-        raise WorkersEndedError(f"a worker ended with status {min(statuses)}; the same command goes on with the sweep")
 
 
 def _environments(

@@ -1,12 +1,15 @@
-"""What a sweep varies: named parameters, each of them a key of ``convatlas train``."""
+"""The search space of a sweep: named parameters, each a key of ``convatlas train``, and the sampler of a grid."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import BaseTrial
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import BaseTrial, FrozenTrial
 from pydantic import PositiveFloat, PositiveInt
 
 from convatlas.errors import UserError
@@ -256,3 +259,33 @@ def override_text(value: Value) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Grid(BaseSampler):
+    """Trial number N is point N of the grid.
+
+    So a point is neither lost nor taken twice, whichever workers ask at one time; Optuna's own grid looks for a point
+    that nobody has taken yet, and two workers may find the same.
+
+    Args:
+        space: The sweep's: ``${space}``.
+    """
+
+    def __init__(self, space: Mapping[str, Parameter]) -> None:
+        self.points = Space(space).grid()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """None: parameters are looked up one by one."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The parameter's value at the trial's point."""
+        return self.points[trial.number][param_name]

@@ -18,8 +18,8 @@ from convatlas.jobs.launch import end, start
 from convatlas.record.directory import RunDirectory
 from convatlas.record.lock import Watch
 from convatlas.sweep.definition import FILE, RUN, Sweep
-from convatlas.sweep.pruning import Reports
-from convatlas.sweep.worker import EXIT_STATUS, Outcome, StopFlag, Stopped
+from convatlas.sweep.objective import Reports
+from convatlas.sweep.worker import EXIT_STATUS, StopFlag, Stopped, TrialOutcome
 from convatlas.training.plan import TYPES, plan_run
 
 POLL_SECONDS = 0.5
@@ -52,7 +52,7 @@ class Training:
         self.stop = stop
         self._opened: dict[str, ImageDataModule] = {}
 
-    def __call__(self, trial: Trial) -> Outcome:
+    def __call__(self, trial: Trial) -> TrialOutcome:
         """Train to the end, or to where the pruner ends it.
 
         Raises:
@@ -65,15 +65,15 @@ class Training:
             check_stored(plain(config), TRAINING, str(self.sweep.directory / FILE))  # the overrides come from a file
             check_config(config, TYPES)
         except UserError as error:
-            return Outcome(TrialState.FAIL, reason=f"refused: {error}")
+            return TrialOutcome(TrialState.FAIL, reason=f"refused: {error}")
         run, _ = plan_run(config, self._opened)
         trial.set_user_attr(RUN, run.path.name)
         try:
             return self._train(trial, run, config, overrides)
         except UnreadableError as error:
-            return Outcome(TrialState.FAIL, reason=f"damaged: {error}")
+            return TrialOutcome(TrialState.FAIL, reason=f"damaged: {error}")
 
-    def _train(self, trial: Trial, run: RunDirectory, config: DictConfig, overrides: Sequence[str]) -> Outcome:
+    def _train(self, trial: Trial, run: RunDirectory, config: DictConfig, overrides: Sequence[str]) -> TrialOutcome:
         reports = None
         if len(self.sweep.objectives) == 1 and self.sweep.objectives[0].by_epoch:
             reports = Reports(trial, self.sweep.objectives[0], run, config.trainer.max_epochs)
@@ -95,16 +95,16 @@ class Training:
         if run.finished:
             return self._complete(run)
         if pruned:
-            return Outcome(TrialState.PRUNED)
+            return TrialOutcome(TrialState.PRUNED)
         if self.stop.received or process.returncode in TOLD_STATUSES:
             raise Stopped
-        return Outcome(TrialState.FAIL, reason=reason(run, process.returncode, said))
+        return TrialOutcome(TrialState.FAIL, reason=reason(run, process.returncode, said))
 
-    def _complete(self, run: RunDirectory) -> Outcome:
+    def _complete(self, run: RunDirectory) -> TrialOutcome:
         try:
-            return Outcome(TrialState.COMPLETE, [objective.of(run) for objective in self.sweep.objectives])
+            return TrialOutcome(TrialState.COMPLETE, [objective.of(run) for objective in self.sweep.objectives])
         except DivergedError as error:
-            return Outcome(TrialState.FAIL, reason=f"diverged: {error}")
+            return TrialOutcome(TrialState.FAIL, reason=f"diverged: {error}")
 
     def _wait_for_owner(self, run: RunDirectory) -> None:
         """Wait while a process has the run: what a dead worker left saves itself and ends, an equal trial finishes."""

@@ -1,18 +1,19 @@
-"""A worker: does one trial after the other until none is left, or it is told to stop."""
+"""A sweep worker: it claims one trial after another and runs it, until none is left or it is told to stop."""
 
 import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from convatlas.errors import UserError
+from convatlas.record.directory import RunDirectory
 from convatlas.record.lock import RunLock
-from convatlas.sweep.claim import claim, undecided
-from convatlas.sweep.definition import NUM_TRIALS, REASON, STOPPED, Sweep
+from convatlas.sweep.definition import DEATHS, MAX_RETRIES, NUM_TRIALS, REASON, STOPPED, WORKER, Sweep
 from convatlas.sweep.result import trial_line, write_table
 
 EXIT_STATUS = 75
@@ -28,7 +29,7 @@ class Stopped(Exception):  # noqa: N818  no error
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """How a trial ended.
 
     Args:
@@ -57,7 +58,7 @@ class StopFlag:
         self.received = True
 
 
-Body = Callable[[Trial], Outcome]
+Body = Callable[[Trial], TrialOutcome]
 """Does a trial; raises ``Stopped`` when it is told to stop, ``UserError`` when the sweep or this machine is wrong."""
 
 
@@ -96,7 +97,7 @@ def work(sweep: Sweep, name: str, body: Body, stop: StopFlag) -> int:
     return EXIT_STATUS
 
 
-def _tell(sweep: Sweep, trial: Trial, outcome: Outcome) -> None:
+def _tell(sweep: Sweep, trial: Trial, outcome: TrialOutcome) -> None:
     with sweep.mutex():
         if outcome.reason is not None:
             trial.set_user_attr(REASON, outcome.reason)
@@ -106,3 +107,54 @@ def _tell(sweep: Sweep, trial: Trial, outcome: Outcome) -> None:
     count = f"{sum(trial.state.is_finished() for trial in trials)} of {sweep.study.user_attrs[NUM_TRIALS]}"
     sys.stderr.write(f"{trial_line(sweep, ended)}  ({count} ended)\n")
     sys.stderr.flush()
+
+
+def claim(sweep: Sweep, name: str) -> Trial | None:
+    """Take a trial that nobody does: first one that a worker has left, else a new one.
+
+    A trial keeps its number from its first claim to its end, whoever does it: the trials of a sweep are numbers 0 to
+    N - 1, and counting them under the storage's lock is all that the budget needs.
+
+    Args:
+        sweep: The sweep.
+        name: The worker that claims; what it may have done in an earlier life is left.
+
+    Returns:
+        The trial with its parameters drawn; None where there is nothing to take.
+    """
+    study = sweep.study
+    with sweep.mutex():
+        trials = study.get_trials(deepcopy=False)
+        for frozen in trials:
+            owner, lock = str(frozen.user_attrs.get(WORKER)), _lock(sweep, frozen)
+            if frozen.state != TrialState.RUNNING or (owner != name and sweep.watch.owner(lock) is not None):
+                continue
+            if owner != name:
+                lock.unlink(missing_ok=True)  # one that was only silent for long ends when it sees this
+            deaths = frozen.user_attrs.get(DEATHS, 0) + (not frozen.user_attrs.get(STOPPED, False))
+            study.sampler = sweep.sampler(frozen.number)
+            trial = Trial(study, frozen._trial_id)
+            trial.set_user_attr(DEATHS, deaths)
+            trial.set_user_attr(STOPPED, False)
+            if deaths <= study.user_attrs[MAX_RETRIES]:
+                break
+            trial.set_user_attr(REASON, f"worker lost: {deaths} workers died while they did it")
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            if len(trials) >= study.user_attrs[NUM_TRIALS]:
+                return None
+            study.sampler = sweep.sampler(len(trials))
+            trial = study.ask()
+        trial.set_user_attr(WORKER, name)
+        sweep.space.suggest(trial)
+        return trial
+
+
+def undecided(sweep: Sweep) -> list[Path]:
+    """The locks of the workers that have a trial, as far as this process does not know yet whether they are alive."""
+    running = sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [lock for lock in (_lock(sweep, trial) for trial in running) if sweep.watch.is_undecided(lock)]
+
+
+def _lock(sweep: Sweep, trial: FrozenTrial) -> Path:
+    return RunDirectory(sweep.workers / str(trial.user_attrs.get(WORKER))).lock

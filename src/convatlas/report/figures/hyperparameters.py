@@ -56,8 +56,14 @@ def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
                 "hovertemplate": f"<b>%{{fullData.name}}</b><br>{told}<br>{metric}: <b>{result}</b><extra></extra>",
             }
         )
-    ticks = [(axis, [(place, _text(value)) for place, value in axis.ticks()]) for axis in axes]
-    ticks.append((outcome, [(place, metric_text(names[0], value)) for place, value in outcome.ticks()]))
+    ticks = [[(place, _text(value)) for place, value in axis.ticks()] for axis in axes]
+    ticks.append([(place, metric_text(names[0], value)) for place, value in outcome.ticks()])
+    titles = [*(html.escape(short_key(key)) for key in keys), f"<b>{metric}</b>"]
+    return {"data": traces, "layout": _layout(titles, ticks)}
+
+
+def _layout(titles: Sequence[str], ticks: Sequence[Sequence[tuple[float, str]]]) -> Figure:
+    """The axes with their titles, and the place and text of the values that are written beside each."""
     notes = [
         {
             "x": at,
@@ -69,11 +75,11 @@ def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
             "font": {"size": 11},
             "bgcolor": "var(--surface)",
         }
-        for at, (_, written) in enumerate(ticks)
+        for at, written in enumerate(ticks)
         for place, text in written
     ]
     line = {"type": "line", "y0": 0, "y1": 1, "line": {"color": "var(--muted)", "width": 1}}
-    layout = {
+    return {
         "height": 400,
         "margin": {"l": 24, "r": 84, "t": 34, "b": 12},
         "showlegend": False,
@@ -84,14 +90,13 @@ def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
             "side": "top",
             "showgrid": False,
             "showline": False,
-            "range": [-0.08, len(axes) + 0.08],
+            "range": [-0.08, len(ticks) - 1 + 0.08],
             "tickvals": list(range(len(ticks))),
-            "ticktext": [*(html.escape(short_key(key)) for key in keys), f"<b>{metric}</b>"],
+            "ticktext": list(titles),
             "fixedrange": True,
         },
         "yaxis": {"visible": False, "range": [-0.05, 1.05], "fixedrange": True},
     }
-    return {"data": traces, "layout": layout}
 
 
 def _text(value: object) -> str:

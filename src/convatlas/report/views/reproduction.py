@@ -11,7 +11,7 @@ CLOCK = frozenset({"time", "train/images_per_second", "train/data_wait"})
 PLACE = frozenset({"step", "epoch"})
 """What says where a line of a record belongs."""
 
-Verdict = Literal["bit-identical", "within tolerance", "different"]
+ReproductionVerdict = Literal["bit-identical", "within tolerance", "different"]
 Line = Mapping[str, Any]
 
 
@@ -39,7 +39,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class RecordComparison:
     """How far two records agree.
 
     Attributes:
@@ -52,7 +52,7 @@ class Agreement:
     first: Difference | None
     largest: Difference | None
 
-    def verdict(self, equal_weights: bool | None) -> Verdict:
+    def verdict(self, equal_weights: bool | None) -> ReproductionVerdict:
         """The verdict on the reproduction.
 
         Args:
@@ -62,7 +62,7 @@ class Agreement:
             return "different"
         return "bit-identical" if self.largest is None and equal_weights is not False else "within tolerance"
 
-    def sentence(self, verdict: Verdict) -> str:
+    def sentence(self, verdict: ReproductionVerdict) -> str:
         """The verdict for a person, with the place that decides it."""
         if self.first is not None:
             return f"{verdict} from step {self.first.step}: {self.first}"
@@ -75,7 +75,7 @@ class Agreement:
 
 def compare_runs(
     recorded: RunRecord, found: RunRecord, curves: Sequence[Sequence[Line]], tolerance: float
-) -> Agreement:
+) -> RecordComparison:
     """Compare two runs: the state before the first step, as far as both have it on record, curves, final metrics.
 
     Args:
@@ -98,7 +98,7 @@ def compare_runs(
     return compare_records(before, after, tolerance)
 
 
-def compare_records(recorded: Iterable[Line], found: Iterable[Line], tolerance: float) -> Agreement:
+def compare_records(recorded: Iterable[Line], found: Iterable[Line], tolerance: float) -> RecordComparison:
     """Compare every value of two records but the clock's, by step and metric.
 
     Args:
@@ -113,7 +113,7 @@ def compare_records(recorded: Iterable[Line], found: Iterable[Line], tolerance: 
         for place in steps
         if before.get(place) != after.get(place)
     ]
-    return Agreement(
+    return RecordComparison(
         values=len(steps),
         first=next((difference for difference in differences if difference.relative > tolerance), None),
         largest=max(differences, key=lambda difference: difference.relative, default=None),

@@ -28,7 +28,7 @@ SETTINGS = 8
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell: what is written, what it sorts by, and whether it is the best of its column."""
 
     text: str
@@ -37,10 +37,10 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row, and the position of the group or of the run that it is about, if it is about one."""
 
-    cells: list[Cell]
+    cells: list[TableCell]
     group: int | None = None
     run: int | None = None
 
@@ -57,7 +57,7 @@ class Table:
 
     columns: list[str]
     numeric: list[bool]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[TableRow] = field(default_factory=list)
 
 
 def results_table(groups: Sequence[Group]) -> Table:
@@ -69,14 +69,16 @@ def results_table(groups: Sequence[Group]) -> Table:
     table = Table(["Configuration", "Runs", *map(metric_label, names)], [False, True, *(True for _ in names)])
     for position, (group, row) in enumerate(zip(groups, statistics, strict=True)):
         cells = [
-            Cell("")
+            TableCell("")
             if found is None
-            else Cell(
+            else TableCell(
                 spread_text(name, found.mean, found.deviation), found.mean, len(groups) > 1 and found.mean == winner
             )
             for name, found, winner in zip(names, row, winners, strict=True)
         ]
-        table.rows.append(Row([Cell(group.label), Cell(str(len(group.runs)), len(group.runs)), *cells], position))
+        table.rows.append(
+            TableRow([TableCell(group.label), TableCell(str(len(group.runs)), len(group.runs)), *cells], position)
+        )
     if names:
         sign = 1 if lower_is_better(names[0]) else -1
         table.rows.sort(key=lambda row: (row.cells[2].value is None, sign * (row.cells[2].value or 0)))
@@ -90,17 +92,21 @@ def expectations_table(groups: Sequence[Group]) -> Table:
     positions = {group.key: position for position, group in enumerate(groups)}
     for row in compare(groups):
         metric, wanted, found = row.expectation.metric, row.expectation, row.found
-        difference = None if found is None else found.mean - wanted.value
+        result = difference = "–"
+        if found is not None:
+            result = spread_text(metric, found.mean, found.deviation)
+            above = found.mean - wanted.value
+            difference = f"{'+' * (above >= 0)}{metric_text(metric, above)}"
         table.rows.append(
-            Row(
+            TableRow(
                 [
-                    Cell(row.group.label),
-                    Cell(metric_label(metric)),
-                    Cell("–" if found is None else spread_text(metric, found.mean, found.deviation)),
-                    Cell(spread_text(metric, wanted.value, wanted.tolerance)),
-                    Cell("–" if difference is None else f"{'+' * (difference >= 0)}{metric_text(metric, difference)}"),
-                    Cell(row.verdict),
-                    Cell(wanted.source),
+                    TableCell(row.group.label),
+                    TableCell(metric_label(metric)),
+                    TableCell(result),
+                    TableCell(spread_text(metric, wanted.value, wanted.tolerance)),
+                    TableCell(difference),
+                    TableCell(row.verdict),
+                    TableCell(wanted.source),
                 ],
                 positions[row.group.key],
             )
@@ -128,19 +134,19 @@ def runs_table(groups: Sequence[Group]) -> Table:
         metrics = final_metrics(run)
         seconds, count = training_seconds(run), parameters(run)
         epochs = run.summary.get("epochs")
-        cells = [Cell(run.run_id), Cell(run.state)]
+        cells = [TableCell(run.run_id), TableCell(run.state)]
         for name, winner in zip(names, winners, strict=True):
             value = number(metrics.get(name))
             text = metric_text(name, metrics[name]) if name in metrics else ""
-            cells.append(Cell(text, value, value is not None and value == winner))
+            cells.append(TableCell(text, value, value is not None and value == winner))
         settings = groups[position].settings
-        cells += [Cell(value_text(settings[key]), number(settings[key])) for key in keys]
+        cells += [TableCell(value_text(settings[key]), number(settings[key])) for key in keys]
         cells += [
-            Cell("" if epochs is None else f"{epochs:,}", number(epochs)),
-            Cell("" if seconds is None else duration_text(seconds), seconds),
-            Cell("" if count is None else short_count(count), count),
+            TableCell("" if epochs is None else f"{epochs:,}", number(epochs)),
+            TableCell("" if seconds is None else duration_text(seconds), seconds),
+            TableCell("" if count is None else short_count(count), count),
         ]
-        table.rows.append(Row(cells, position, index))
+        table.rows.append(TableRow(cells, position, index))
     return table
 
 
