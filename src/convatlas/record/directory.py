@@ -23,7 +23,7 @@ from convatlas.utils.files import (
 )
 
 RESERVED_BYTES = 16_384
-"""Room on the disk that a run keeps for its last summary."""
+"""Bytes on the disk that a run reserves for its last summary."""
 
 
 class RunDirectory:
@@ -57,13 +57,13 @@ class RunDirectory:
 
     @classmethod
     def choose(cls, root: str, run_id: str, attempt: int, fresh: bool) -> "RunDirectory":
-        """The directory of a run's attempt: ``…``, ``…-a2``, ``…-a3``; with ``fresh`` the first free one from there."""
+        """Name the directory of an attempt: ``…``, ``…-a2``, ``…-a3``. ``fresh`` takes the first free one."""
         run = cls(Path(root) / (run_id if attempt == 1 else f"{run_id}-a{attempt}"), attempt)
         return cls.choose(root, run_id, attempt + 1, fresh) if fresh and run.path.exists() else run
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What is known of the run so far; empty before it starts.
+        """The summary on record; empty before the run starts.
 
         Raises:
             UnreadableError: It is damaged, or written by a newer ConvAtlas.
@@ -72,7 +72,7 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its planned end."""
+        """Whether the run reached its planned end."""
         return self.summary.get("state") == "finished"
 
     @property
@@ -108,7 +108,7 @@ class RunDirectory:
         return read_jobs(self.jobs_file)
 
     def add_job(self, **entries: Any) -> None:
-        """Remember a job that was submitted."""
+        """Record a job that was submitted for the run."""
         write_atomic(self.jobs_file, dumps([*self.jobs, entries], indent=2))
 
     def create(self) -> None:
@@ -126,22 +126,22 @@ class RunDirectory:
             raise UserError(f"run.root={self.path.parent}: cannot be written ({error.strerror})") from error
 
     def begin(self, config: dict[str, Any], class_list: list[str], provenance: dict[str, Any]) -> None:
-        """Write down what produces this run before its first step.
+        """Record what produces the run, before its first step.
 
         Args:
             config: The expanded configuration.
             class_list: The classes, in order.
-            provenance: What ``collect_provenance`` found.
+            provenance: From ``collect_provenance``.
 
         Raises:
-            UnreadableError: The summary or provenance of an earlier attempt is damaged; it is left as it is.
+            UnreadableError: The summary or provenance of an earlier attempt is damaged; the file is not changed.
             UserError: The disk is full or cannot be written.
         """
         earlier, before = self.provenance, self.summary
         self._warn_of_damaged_classes()
         write_atomic(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         write_atomic(self.class_list, "".join(f"{name}\n" for name in class_list))
-        if earlier:  # a resumed run keeps what it was before
+        if earlier:  # a resumed run keeps the provenance of its earlier starts
             provenance = provenance | {"earlier_attempts": [*earlier.pop("earlier_attempts", []), earlier]}
         write_atomic(self.provenance_file, dumps(provenance, indent=2))
         name = f"{config['model']['name']} on {config['data']['name']}"
@@ -160,11 +160,11 @@ class RunDirectory:
             warn(f"{error}; it is written again")
 
     def num_skipped(self) -> int:
-        """Images that ``data.on_error=skip`` left out so far, over all ranks and attempts."""
+        """Count the images that ``data.on_error=skip`` has left out, over all ranks and starts."""
         return len(set(self.skipped.read_bytes().splitlines())) if self.skipped.is_file() else 0
 
     def sync_record(self) -> None:
-        """Wait until all that was recorded is on the disk.
+        """Flush the record to the disk.
 
         Raises:
             UserError: The disk is full or cannot be written.
@@ -177,10 +177,10 @@ class RunDirectory:
             sync_directory(self.path)
 
     def update(self, **entries: Any) -> None:
-        """Add to the summary how an attempt ended, also on a disk that is full: there is a reserve for that.
+        """Add entries to the summary. The reserve makes room for them on a full disk.
 
         Raises:
-            UserError: The disk cannot be written all the same.
+            UserError: The disk cannot be written even so.
         """
         with writing(self.path):
             self._reserve.unlink(missing_ok=True)
@@ -188,5 +188,5 @@ class RunDirectory:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """The current time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -17,18 +17,18 @@ def _check_moment(text: str) -> str:
 
 
 LIMIT = 2**53
-"""Larger integers are no counts, and some of them are larger than any float."""
+"""Larger integers are refused: no count is so large, and some do not fit a float."""
 Integer = Annotated[int, Field(ge=-LIMIT, le=LIMIT)]
 Count = Annotated[int, Field(ge=0, le=LIMIT)]
 Value = Integer | float | Literal["NaN", "Infinity", "-Infinity"]
 Number = Value | None
 OF_FINISHED = ("ended", "epochs", "steps", "best", "test")
-"""Entries that every finished run has in its summary."""
+"""Entries that the summary of a finished run must have."""
 Moment = Annotated[str, AfterValidator(_check_moment)]
 
 
 class _Entries(BaseModel):
-    """Entries of a file with their types; each may be absent, and others may stand beside them."""
+    """The entries of a file with their types. An entry with a default is optional; other entries are allowed."""
 
     model_config = ConfigDict(strict=True)
 
@@ -278,7 +278,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 
 def read_source(path: Path) -> dict[str, Any]:
-    """Read what a snapshot of the source was taken of, its ``git.json``; as ``read_evaluation``."""
+    """Read the ``git.json`` of a source snapshot: commit and changes of its source; as ``read_evaluation``."""
     return _checked(path, read_json(path, dict), _Git)
 
 
@@ -314,7 +314,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def file_inside(folder: Path, name: str) -> Path | None:
-    """A file of a folder by the name that a record gives it; None if it is absent or not in the folder.
+    """Find a file of a folder by the name in a record; None if it is absent or not in the folder.
 
     Args:
         folder: The folder. A link that leads out of it counts as absent.
@@ -323,12 +323,12 @@ def file_inside(folder: Path, name: str) -> Path | None:
     try:
         path = (folder / name).resolve()
         return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid file name
         return None
 
 
 def read_lock(path: Path) -> dict[str, Any]:
-    """Read the ``lock.json`` of a run, which names its owner; as ``read_evaluation``."""
+    """Read the lock of a run, which names its owner; as ``read_evaluation``."""
     try:
         return _checked(path, read_json(path, dict), _Lock)
     except UnreadableError as error:

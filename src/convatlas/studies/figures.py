@@ -1,4 +1,4 @@
-"""The figures of a study: every seed as a dot, the mean over the factor, the curves of the training."""
+"""The figures of a study: every seed as a dot, means over the factor, and training curves."""
 
 import html
 import math
@@ -13,19 +13,19 @@ from convatlas.studies.outcome import Result, StudyOutcome
 from convatlas.studies.tables import figure_label, number_text, result_text
 
 ROW_HEIGHT = 46
-"""Pixels of an arm."""
+"""Height of the row of an arm, in pixels."""
 JITTER = 0.16
-"""How far the dots of the seeds are spread around their arm, in rows."""
+"""Spread of the dots of the seeds around their arm, in rows."""
 LOGARITHMIC_FROM = 10.0
 """Ratio of the largest to the smallest value of the factor from which on its axis is logarithmic."""
 
 
 def dots(outcome: StudyOutcome, groups: Mapping[str, int]) -> Figure:
-    """Every arm as a row: a dot for each seed, the mean and a bar of one standard deviation.
+    """Draw every arm as a row: a dot for each seed, the mean and a bar of one standard deviation.
 
     Args:
-        outcome: What came out; of arms with several values of the factor, the chosen one is drawn.
-        groups: The position of the group of runs behind each label, which is its colour.
+        outcome: The outcome. Arms are drawn at their chosen value of the factor.
+        groups: Position of the group of runs of each label, which gives its colour.
     """
     study = outcome.study
     results = [result for result in outcome.results if result.chosen]
@@ -56,7 +56,7 @@ def dots(outcome: StudyOutcome, groups: Mapping[str, int]) -> Figure:
 
 
 def over_factor(outcome: StudyOutcome, groups: Mapping[str, int]) -> Figure:
-    """The figure over the values of the factor: a line through the means of each arm, and every seed."""
+    """Draw the figures over the values of the factor: a line through the means of each arm, and every seed."""
     study, factor = outcome.study, outcome.study.factor
     if factor is None:
         raise ValueError("the study has no factor")
@@ -92,11 +92,11 @@ def over_factor(outcome: StudyOutcome, groups: Mapping[str, int]) -> Figure:
 
 
 def curves(study: Study, groups: Sequence[Group]) -> dict[str, tuple[str, Figure]]:
-    """The curves that belong to the question: the metric's quantity by epoch, and the loss by step.
+    """Draw the curves of the metric by epoch and of the loss by step.
 
     Args:
         study: The study.
-        groups: The runs of each cell that is judged.
+        groups: The runs of each cell that is compared.
 
     Returns:
         Title and figure by an id.
@@ -128,7 +128,7 @@ def curves(study: Study, groups: Sequence[Group]) -> dict[str, tuple[str, Figure
 
 
 def _seeds(study: Study, result: Result, places: Sequence[float], groups: Mapping[str, int], *, across: bool) -> Figure:
-    """The figures of a cell as dots; ``across``: on a row, else above a value of the factor."""
+    """The figures of a cell as dots: on the row of an arm (``across``) or above a value of the factor."""
     told = []
     for seeds, value in result.values.items():
         who = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
@@ -198,7 +198,7 @@ def _colour(result: Result, groups: Mapping[str, int]) -> str:
 
 
 def _spread(count: int) -> list[float]:
-    """Places from -1 to 1, in an order that does not run with the seeds' own."""
+    """Places from -1 to 1 whose order does not follow the order of the seeds."""
     if count == 1:
         return [0.0]
     return [2 * math.modf(place * 0.618034)[0] - 1 for place in range(count)]

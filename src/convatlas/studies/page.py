@@ -1,4 +1,4 @@
-"""The page of a study, the same as Markdown, and its figures as data."""
+"""Write the outcome of a study as an HTML page, as Markdown and as data."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ from convatlas.studies.tables import figure_label, findings_table, results_table
 from convatlas.utils.files import dumps, write_atomic
 
 SECTIONS = ("question", "verdicts", "results", "training", "runs", "definition")
-"""The parts of the page, top to bottom: a template ``study_…`` of this name each."""
+"""The sections of the page, top to bottom. Each is a template named ``study_…``."""
 
 
 def write_study(
@@ -36,18 +36,18 @@ def write_study(
     output: Path,
     damages: Sequence[str] = (),
 ) -> dict[str, Path]:
-    """Write what came out of a study.
+    """Write the outcome of a study.
 
     Args:
-        outcome: What came out.
-        runs: The records of each cell, as far as its runs have begun.
-        command_line: The overrides of ``train`` that were given for all arms beside the study's own.
+        outcome: The outcome.
+        runs: The records of the runs of each cell that have begun.
+        command_line: Overrides of ``train`` for all arms from the command line.
         output: The folder; it exists.
-        damages: What is wrong with runs that cannot be read and are left out.
+        damages: Errors of runs that cannot be read and are left out.
 
     Returns:
         ``page``, ``markdown``, ``data`` (everything as JSON), ``values`` (a line for each figure, CSV) and
-        ``figures`` (as Plotly has them, JSON).
+        ``figures`` (Plotly JSON).
     """
     remarks = [*(f"{damage}; the run is left out" for damage in damages), *notes(outcome)]
     report = _report(outcome, runs, command_line, remarks)
@@ -64,7 +64,7 @@ def write_study(
 
 
 def as_data(outcome: StudyOutcome) -> dict[str, Any]:
-    """Everything that came out, as built-in containers."""
+    """The outcome as built-in containers."""
     return {
         "study": asdict(outcome.study),
         "results": [

@@ -20,7 +20,7 @@ from convatlas.training.plan import TYPES, check_metric, plan_run
 from convatlas.utils.files import dumps
 
 OWN_KEYS = {"seed": "study.seeds says which", "run.fresh": "a study goes on with its runs; expected run.attempt=2"}
-"""Keys of ``train`` that a study does not leave to its arms, and why."""
+"""Keys of ``train`` that arms may not set, and why."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PlannedRun:
 
     Attributes:
         directory: Its directory, which need not exist.
-        overrides: What follows ``convatlas train``.
+        overrides: The arguments of ``convatlas train``.
     """
 
     directory: RunDirectory
@@ -37,12 +37,12 @@ class PlannedRun:
 
     @property
     def path(self) -> Path:
-        """Where the run is."""
+        """The directory of the run."""
         return self.directory.path
 
     @property
     def damage(self) -> str | None:
-        """What keeps the run from being read or trained; None where nothing does."""
+        """The error that keeps the run from being read or trained; None if there is none."""
         try:
             run_state(self.directory)
         except UnreadableError as error:
@@ -51,12 +51,12 @@ class PlannedRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its planned end and can be read."""
+        """Whether the run reached its planned end and can be read."""
         return self.damage is None and self.directory.finished
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss was no finite number at some step: the same command comes to the same end."""
+        """Whether the loss became non-finite. The same command would diverge again."""
         reason = "" if self.damage else self.directory.summary.get("reason", "")
         return str(reason).startswith(f"{DivergedError.__name__}: ")
 
@@ -66,8 +66,8 @@ class StudyPlan:
     """The runs of a study.
 
     Attributes:
-        cells: For each cell its runs by seed; cells may share them.
-        opened: The images that were opened, as in ``plan_run``.
+        cells: The runs of each cell by seed; cells may share runs.
+        opened: The data modules that were opened, as in ``plan_run``.
     """
 
     cells: Mapping[Cell, Mapping[int, PlannedRun]]
@@ -75,14 +75,14 @@ class StudyPlan:
 
     @property
     def runs(self) -> list[PlannedRun]:
-        """Every run once, seed by seed, so that what is there early covers all arms."""
+        """Every run once, seed by seed, so that the first finished runs cover all arms."""
         seeds = dict.fromkeys(seed for runs in self.cells.values() for seed in runs)
         found = [runs[seed] for seed in seeds for runs in self.cells.values()]
         return list({run.path: run for run in found}.values())
 
     @property
     def missing(self) -> list[PlannedRun]:
-        """The runs that are still to come to an end: those that diverged have, damaged ones cannot."""
+        """The runs to train: those that are neither finished nor diverged nor damaged."""
         return [run for run in self.runs if not (run.damage or run.finished or run.diverged)]
 
 
@@ -91,10 +91,10 @@ def plan_study(study: Study, command_line: Sequence[str]) -> StudyPlan:
 
     Args:
         study: The study.
-        command_line: Further overrides of ``train`` for all arms, which come last.
+        command_line: Further overrides of ``train`` for all arms, applied last.
 
     Raises:
-        UserError: Overrides that do not compose, or two arms that are the same; names the arms.
+        UserError: Overrides do not compose, or two arms are the same; the message names the arms.
     """
     cells: dict[Cell, dict[int, PlannedRun]] = {}
     plan = StudyPlan(cells)
@@ -147,9 +147,9 @@ class Evaluation:
     """An evaluation of finished runs.
 
     Attributes:
-        name: What it is called in messages.
-        folder: Where its result goes.
-        overrides: What follows ``convatlas evaluate``.
+        name: Its name in messages.
+        folder: The folder of its result.
+        overrides: The arguments of ``convatlas evaluate``.
     """
 
     name: str
@@ -158,18 +158,18 @@ class Evaluation:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What it said; None if it was not done yet."""
+        """The result; None if the evaluation was not run yet."""
         files = sorted(self.folder.glob("*.json"))
         return read_evaluation(files[0]) if files else None
 
     @property
     def command(self) -> list[str]:
-        """What does it."""
+        """The command that runs the evaluation."""
         return [sys.executable, "-m", "convatlas", "evaluate", *self.overrides]
 
 
 def plan_evaluations(study: Study, plan: StudyPlan, output: Path) -> dict[tuple[Cell, Block], Evaluation]:
-    """The evaluations of the arms that have some, as far as their runs are finished.
+    """Plan the evaluations whose runs are finished.
 
     Args:
         study: The study.
@@ -192,6 +192,6 @@ def plan_evaluations(study: Study, plan: StudyPlan, output: Path) -> dict[tuple[
 
 
 def _identity(runs: list[PlannedRun], overrides: list[str]) -> str:
-    """Another training of the same run is another evaluation."""
+    """A hash of the runs and overrides. A run that was trained again is evaluated again."""
     about = [[run.directory.run_id, run.directory.summary["ended"]] for run in runs]
     return hashlib.sha256(dumps([about, overrides]).encode()).hexdigest()[:12]

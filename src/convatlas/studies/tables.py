@@ -1,4 +1,4 @@
-"""The tables of a study as plain data: the terminal, the page and the Markdown show the same."""
+"""The tables of a study as plain data, shown on the terminal, the page and in Markdown."""
 
 from collections.abc import Mapping
 
@@ -10,11 +10,11 @@ from convatlas.studies.outcome import ArmComparison, Result, StudyOutcome
 
 
 def results_table(outcome: StudyOutcome, groups: Mapping[str, int]) -> Table:
-    """Each arm, at each value of the factor: mean ± standard deviation, and how many figures that is.
+    """The result of each arm at each value of the factor: mean ± standard deviation and number of figures.
 
     Args:
-        outcome: What came out.
-        groups: On a page, the positions of the groups of runs by the labels of those that have begun.
+        outcome: The outcome.
+        groups: Positions of the groups of runs on the page, by label; empty for the terminal.
     """
     study, factor = outcome.study, outcome.study.factor
     published = {figure.arm: figure for figure in study.published}
@@ -40,7 +40,7 @@ def results_table(outcome: StudyOutcome, groups: Mapping[str, int]) -> Table:
 
 
 def findings_table(outcome: StudyOutcome) -> Table:
-    """Each expectation, the difference seed by seed, and the verdict."""
+    """Each expectation with the paired difference and the verdict."""
     study = outcome.study
     ranked = any(finding.test and finding.test.wilcoxon is not None for finding in outcome.findings)
     numbers = ["n", "Difference", "95 % interval", "p", "p (Holm)", *(["p (Wilcoxon)"] if ranked else [])]
@@ -63,7 +63,7 @@ def findings_table(outcome: StudyOutcome) -> Table:
 
 
 def figure_label(study: Study) -> str:
-    """What the figure of a run is."""
+    """The name of the figure that is compared."""
     metric = metric_label(study.metric, capital=False)
     if study.statistic == "epochs_to_reach":
         relation = "≥" if study.mode == "max" else "≤"
@@ -72,12 +72,12 @@ def figure_label(study: Study) -> str:
 
 
 def number_text(study: Study, value: float) -> str:
-    """A figure of a run."""
+    """A figure of a run as text."""
     return f"{value:.2f}" if study.statistic == "epochs_to_reach" else metric_text(study.metric, value)
 
 
 def result_text(study: Study, result: Result) -> str:
-    """Mean ± standard deviation; where a threshold was not always reached, what is known of it."""
+    """Mean ± standard deviation, as a bound if a threshold was not always reached."""
     if result.mean is None:
         return "–"
     if result.reached == 0:
@@ -90,7 +90,7 @@ def result_text(study: Study, result: Result) -> str:
 
 
 def expectation_text(study: Study, finding: ArmComparison) -> str:
-    """Which arm should be better, and at which value of the factor."""
+    """The expectation as text, with the value of the factor."""
     both = f"{study.arms[finding.direction.better].label} better than {study.arms[finding.direction.worse].label}"
     if study.factor is None:
         return both
@@ -101,12 +101,12 @@ def expectation_text(study: Study, finding: ArmComparison) -> str:
 
 
 def difference_text(study: Study, value: float) -> str:
-    """A difference with its sign, of percentages in percentage points."""
+    """A difference with its sign; a difference of percentages is in points."""
     return f"{'+' * (value >= 0)}{number_text(study, value)}".replace(" %", " points")
 
 
 def interval_text(study: Study, finding: ArmComparison) -> str:
-    """The confidence interval of a difference."""
+    """The confidence interval of a difference as text."""
     if finding.test is None or finding.test.low is None or finding.test.high is None:
         return "–"
     low, high = difference_text(study, finding.test.low), difference_text(study, finding.test.high)
@@ -114,7 +114,7 @@ def interval_text(study: Study, finding: ArmComparison) -> str:
 
 
 def probability_text(p: float | None) -> str:
-    """A probability with two digits that count."""
+    """A probability with two significant digits."""
     if p is None:
         return "–"
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"

@@ -16,11 +16,11 @@ from convatlas.studies.plan import Evaluation, StudyPlan
 
 @dataclass(frozen=True)
 class Value:
-    """A figure.
+    """A figure of a study.
 
     Attributes:
-        value: The figure itself; of a threshold that was never reached, the epochs that the run had.
-        reached: False for such a one: the figure is a lower bound.
+        value: The figure. If the threshold was not reached, the number of epochs of the run.
+        reached: Whether the threshold was reached; if not, the figure is a lower bound.
     """
 
     value: float
@@ -33,16 +33,16 @@ def gather(
     evaluations: Mapping[tuple[Cell, Block], Evaluation],
     records: Mapping[Path, RunRecord],
 ) -> dict[Cell, dict[Block, Value]]:
-    """Read the figures of every cell: of its evaluations, if it has some, else of its finished runs.
+    """Read the figures of every cell, from its evaluations if it has some, otherwise from its finished runs.
 
     Args:
         study: The study.
         plan: Its runs.
-        evaluations: Its evaluations, done or not.
-        records: The runs that have begun and can be read.
+        evaluations: Its evaluations, with or without a result.
+        records: The readable records of its runs.
 
     Raises:
-        UserError: A run or an evaluation has no such metric.
+        UserError: A run or an evaluation does not have the metric of the study.
     """
     values: dict[Cell, dict[Block, Value]] = {}
     for cell, runs in plan.cells.items():
@@ -92,7 +92,7 @@ def value_of_evaluation(evaluation: Mapping[str, Any], study: Study) -> Value | 
 
 
 def _epochs(series: Series, threshold: float, mode: str, run: RunRecord) -> Value:
-    """The epochs after which the curve first crosses the threshold, linear between two that have a finite value."""
+    """The epochs until the curve first crosses the threshold, interpolated linearly between finite values."""
     sign = 1 if mode == "max" else -1
     ends = np.append(np.flatnonzero(np.diff(series.epochs)), len(series.epochs) - 1)  # the last of each epoch
     epochs, values = series.epochs[ends] + 1, sign * series.means[ends]

@@ -1,4 +1,4 @@
-"""The processes of a study on this machine: its trainings and evaluations, so many at a time, each with its log."""
+"""Run the trainings and evaluations of a study on this machine, several at a time, each with a log."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,11 @@ from convatlas.studies.plan import Evaluation, StudyPlan
 
 
 class Workers:
-    """Runs what is missing.
+    """Runs the missing trainings and evaluations.
 
     Args:
-        logs: The folder of the logs; it is made.
-        num_workers: Processes at a time.
+        logs: The folder of the logs, which is created.
+        num_workers: Number of processes at a time.
 
     Raises:
         UserError: The folder cannot be written.
@@ -32,10 +32,10 @@ class Workers:
         self._num_workers = num_workers
 
     def train(self, plan: StudyPlan) -> list[dict[str, Any]]:
-        """Train the missing runs that no other process trains.
+        """Train the missing runs that no other process owns.
 
         Returns:
-            ``name``, ``status`` and ``log`` of those that failed; a run whose loss diverged has not.
+            ``name``, ``status`` and ``log`` of the failed trainings. A diverged run is a result, not a failure.
 
         Raises:
             Preempted: As ``run_commands``.
@@ -53,7 +53,7 @@ class Workers:
         return [entry for entry in failed if entry["name"] not in diverged]
 
     def evaluate(self, evaluations: Iterable[Evaluation]) -> list[dict[str, Any]]:
-        """Do the evaluations that were not done, each once; as ``train``."""
+        """Run the evaluations that have no result, each once; as ``train``."""
         open_ones = {item.folder: item for item in evaluations if item.result is None}
         commands = [
             Command(item.name, tuple(item.command), self._logs / f"evaluation-{folder.name}.log")

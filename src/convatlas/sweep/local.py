@@ -1,4 +1,4 @@
-"""The workers of a sweep on this machine."""
+"""Run the workers of a sweep on this machine."""
 
 import fcntl
 import os
@@ -18,11 +18,11 @@ from convatlas.jobs.slurm import Resources
 from convatlas.sweep.worker import EXIT_STATUS, StopFlag
 
 POLL_SECONDS = 0.2
-"""How often workers are looked at."""
+"""Seconds between two checks of the workers."""
 
 
 class WorkersEndedError(ReportedError):
-    """Workers ended with trials left."""
+    """Workers ended although trials are left."""
 
     status = 1
 
@@ -35,19 +35,19 @@ def work_here(
     retries: int,
     finished: Callable[[], bool],
 ) -> None:
-    """Run workers and wait for them; one that is killed is started again.
+    """Run workers and wait for them. A worker that is killed is started again.
 
     Args:
-        resources: What each training gets; None: one process, on what the Trainer finds.
-        directory: The sweep's.
-        overrides: Of every training, beside the sweep's own.
-        workers: How many there are to be.
-        retries: How often each is started again.
-        finished: Whether all trials have ended: how workers ended does not matter then, others did their trials.
+        resources: The resources of each training; None: one process on the devices that the Trainer finds.
+        directory: The directory of the sweep.
+        overrides: Overrides of every training, in addition to those of the sweep.
+        workers: Number of workers.
+        retries: How often each worker is started again.
+        finished: Whether all trials have ended. If so, the exit statuses of the workers do not matter.
 
     Raises:
-        SystemExit: With status 75: this process, or a worker, was told to stop, and all have.
-        UserError: The resources are not there; a worker found a mistake, and said which.
+        SystemExit: With status 75 if this process or a worker was told to stop. All workers have ended then.
+        UserError: The resources are not available, or a worker reported a mistake.
         WorkersEndedError: A worker failed.
     """
     if resources is not None and resources.nodes > 1:
@@ -70,12 +70,12 @@ def work_here(
     if finished():
         return
     if UserError.status in statuses and not told:
-        raise UserError("a worker has found a mistake; its message is above")
+        raise UserError("a worker reported a mistake; see its message above")
     if EXIT_STATUS in statuses or told:
-        sys.stderr.write("convatlas: stopped; the same command goes on with the sweep\n")
+        sys.stderr.write("convatlas: stopped; the same command continues the sweep\n")
         raise SystemExit(EXIT_STATUS)
     if statuses:
-        raise WorkersEndedError(f"a worker ended with status {min(statuses)}; the same command goes on with the sweep")
+        raise WorkersEndedError(f"a worker ended with status {min(statuses)}; the same command continues the sweep")
 
 
 def _wait(
@@ -108,7 +108,7 @@ def _wait(
 def _environments(
     resources: Resources | None, folder: Path, workers: int
 ) -> tuple[list[dict[str, str]], list[list[int]]]:
-    """The variables of each worker, its cores and GPUs of its own, and the open files that lock these GPUs."""
+    """The environment variables of each worker, for its own cores and GPUs, and the open files that lock its GPUs."""
     if resources is None:
         return [{}] * workers, [[]] * workers
     threads = {"OMP_NUM_THREADS": str(resources.cpus_per_task)}
@@ -128,7 +128,7 @@ def _environments(
 
 
 def _free_gpus(folder: Path) -> dict[str, int]:
-    """The GPUs of this machine that no worker of the sweep has, and the open file that locks each from now on."""
+    """Lock the GPUs that no worker of the sweep uses; return the open lock file of each."""
     visible, available = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
     names = visible.split(",")[:available] if visible else [str(gpu) for gpu in range(available)]
     folder.mkdir(exist_ok=True)

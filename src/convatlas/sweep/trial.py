@@ -1,4 +1,4 @@
-"""A trial: an ordinary run of ``convatlas train`` in processes of its own, watched by its worker."""
+"""A trial of a sweep: a run of ``convatlas train`` in its own processes, watched by its worker."""
 
 import re
 import signal
@@ -23,24 +23,24 @@ from convatlas.sweep.worker import EXIT_STATUS, StopFlag, Stopped, TrialOutcome
 from convatlas.training.plan import TYPES, plan_run
 
 POLL_SECONDS = 0.5
-"""How often the record and the signals are looked at."""
+"""Seconds between two checks of the record and of the stop flag."""
 TOLD = (signal.SIGTERM, signal.SIGUSR1)
 TOLD_STATUSES = (EXIT_STATUS, *(-number for number in TOLD), *(128 + number for number in TOLD))
-"""What a training ends with that somebody told to stop; the last ones by srun, before it listened."""
+"""Exit statuses of a training that was told to stop; the last ones from srun, before the training handles signals."""
 KILLED_STATUSES = (-signal.SIGKILL, 128 + signal.SIGKILL)
 NO_MEMORY = re.compile(r"out of memory|OutOfMemoryError|MemoryError|oom[-_ ]kill|can't allocate memory", re.IGNORECASE)
 OWNED = re.compile(r"^convatlas: error: run .* is owned by process", re.MULTILINE)
-"""What a training says that another process was faster than; the status is its launcher's."""
+"""Message of a training whose run another process took first. Its exit status depends on the launcher."""
 
 
 class Training:
-    """Does a trial by training.
+    """Runs a trial by training.
 
     Args:
         sweep: The sweep.
-        overrides: What this worker adds to them: devices, where runs go.
-        launch: Makes the command of a training from its overrides.
-        stop: Whether the worker was told to stop.
+        overrides: Overrides that this worker adds: devices and the root of the runs.
+        launch: Returns the command of a training from its overrides.
+        stop: The flag that tells the worker to stop.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Training:
         self._opened: dict[str, ImageDataModule] = {}
 
     def __call__(self, trial: Trial) -> TrialOutcome:
-        """Train to the end, or to where the pruner ends it.
+        """Train to the end, or until the pruner ends the trial.
 
         Raises:
-            Stopped: The worker, or the training alone, was told to stop.
-            UserError: No run has the objective, a mistake in the sweep; or the images are not as they should be here.
+            Stopped: The worker or the training was told to stop.
+            UserError: The runs do not have the objective, or the images on this machine are wrong.
         """
         overrides = [*self.sweep.train, *self.sweep.space.overrides(self.sweep.space.suggest(trial)), *self.overrides]
         try:
@@ -85,12 +85,12 @@ class Training:
             process = start(self.launch(overrides), log, die_with_parent=True)
             try:
                 pruned = self._watch(process, reports)
-            except UnreadableError:  # nobody could say what becomes of it
+            except UnreadableError:  # the run cannot be followed
                 end(process, signal.SIGTERM)
                 process.wait()
                 raise
             said = _read(log, written)
-            if pruned or not OWNED.search(said):  # an equal trial may have taken the run while this one was starting
+            if pruned or not OWNED.search(said):  # a trial with the same parameters may have taken the run meanwhile
                 break
         if run.finished:
             return self._complete(run)
@@ -107,7 +107,7 @@ class Training:
             return TrialOutcome(TrialState.FAIL, reason=f"diverged: {error}")
 
     def _wait_for_owner(self, run: RunDirectory) -> None:
-        """Wait while a process has the run: what a dead worker left saves itself and ends, an equal trial finishes."""
+        """Wait until no process owns the run: an orphaned training stops, or an equal trial finishes."""
         watch = Watch()
         while not self.stop.received and watch.owner(run.lock) is not None:
             time.sleep(POLL_SECONDS)
@@ -115,10 +115,10 @@ class Training:
             raise Stopped
 
     def _watch(self, process: "subprocess.Popen[bytes]", reports: Reports | None) -> bool:
-        """Wait for a training to end; tell it to if the worker is told to, or if the pruner says so.
+        """Wait for a training to end. Stop it if the worker is told to stop or if the pruner decides so.
 
         Returns:
-            Whether the pruner did.
+            Whether the pruner stopped it.
         """
         pruned = told = False
         while True:
@@ -135,12 +135,12 @@ class Training:
 
 
 def reason(run: RunDirectory, status: int, log: str) -> str:
-    """Why a training failed, in one line that begins with the kind of failure.
+    """Describe why a training failed, in one line that begins with the kind of failure.
 
     Args:
         run: Its run.
-        status: What its process ended with, as ``subprocess`` has it.
-        log: What it printed.
+        status: Exit status of its process, as in ``subprocess``.
+        log: Its output.
     """
     lines = [line for line in log.splitlines() if line.strip()]
     errors = [line.partition("error: ")[2] for line in lines if line.startswith("convatlas: error: ")]

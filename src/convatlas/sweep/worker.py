@@ -17,25 +17,23 @@ from convatlas.sweep.definition import DEATHS, MAX_RETRIES, NUM_TRIALS, REASON, 
 from convatlas.sweep.result import trial_line, write_table
 
 EXIT_STATUS = 75
-"""What a worker that was told to stop ends with, as a run does."""
-
-
+"""Exit status of a worker that was told to stop, the same as of a run."""
 POLL_SECONDS = 1.0
-"""How often the workers of which it is not known whether they are alive are looked at."""
+"""Seconds between two checks of workers that may be dead."""
 
 
-class Stopped(Exception):  # noqa: N818  no error
-    """The trial was told to stop; it goes on from where it is."""
+class Stopped(Exception):  # noqa: N818  not an error
+    """The trial was told to stop; it can be continued."""
 
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """How a trial ended.
+    """The outcome of a trial.
 
     Args:
         state: Complete, pruned or failed.
-        values: Of the objectives, of a complete one.
-        reason: Why it failed.
+        values: Values of the objectives, of a complete trial.
+        reason: Why the trial failed.
     """
 
     state: TrialState
@@ -44,13 +42,13 @@ class TrialOutcome:
 
 
 class StopFlag:
-    """Remembers that SIGTERM, SIGUSR1 or Ctrl-C came."""
+    """Records that SIGTERM, SIGUSR1 or SIGINT was received."""
 
     def __init__(self) -> None:
         self.received = False
 
     def listen(self) -> None:
-        """Handle the signals from here on."""
+        """Install the signal handlers."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._receive)
 
@@ -59,23 +57,23 @@ class StopFlag:
 
 
 Body = Callable[[Trial], TrialOutcome]
-"""Does a trial; raises ``Stopped`` when it is told to stop, ``UserError`` when the sweep or this machine is wrong."""
+"""Runs a trial. Raises ``Stopped`` if it is told to stop, ``UserError`` for a mistake of sweep or machine."""
 
 
 def work(sweep: Sweep, name: str, body: Body, stop: StopFlag) -> int:
-    """Do trials until none is left.
+    """Run trials until none is left.
 
     Args:
         sweep: The sweep.
-        name: This worker's; another process that has it is dead.
-        body: What a trial is.
-        stop: Asked between trials.
+        name: Name of this worker; an earlier process of this name is dead.
+        body: Runs a trial.
+        stop: Checked between trials.
 
     Returns:
-        The exit status: 0, or 75 where the worker was told to stop and its trial waits to be taken up.
+        The exit status: 0, or 75 if the worker was told to stop; its trial can then be continued.
 
     Raises:
-        UserError: A mistake in the sweep, or on this machine, that a trial has brought to light; the trial stays open.
+        UserError: A trial found a mistake in the sweep or on this machine; the trial stays open.
     """
     folder = sweep.workers / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,14 +82,14 @@ def work(sweep: Sweep, name: str, body: Body, stop: StopFlag) -> int:
             if (trial := claim(sweep, name)) is None:
                 if not undecided(sweep):
                     return 0
-                time.sleep(POLL_SECONDS)  # another worker may be dead, and its trial left
+                time.sleep(POLL_SECONDS)  # another worker may be dead; its trial is then free
                 continue
             try:
                 _tell(sweep, trial, body(trial))
             except Stopped:
                 trial.set_user_attr(STOPPED, True)
                 return EXIT_STATUS
-            except UserError:  # what is wrong is not the trial: the next would meet it too
+            except UserError:  # the mistake is not the trial's, so the next trial would fail as well
                 trial.set_user_attr(STOPPED, True)
                 raise
     return EXIT_STATUS
@@ -110,17 +108,17 @@ def _tell(sweep: Sweep, trial: Trial, outcome: TrialOutcome) -> None:
 
 
 def claim(sweep: Sweep, name: str) -> Trial | None:
-    """Take a trial that nobody does: first one that a worker has left, else a new one.
+    """Claim an abandoned trial if there is one; otherwise create a new one.
 
-    A trial keeps its number from its first claim to its end, whoever does it: the trials of a sweep are numbers 0 to
-    N - 1, and counting them under the storage's lock is all that the budget needs.
+    A trial keeps its number when another worker continues it. So the trials of a sweep are numbered 0 to N - 1, and
+    counting them under the lock of the storage enforces the budget.
 
     Args:
         sweep: The sweep.
-        name: The worker that claims; what it may have done in an earlier life is left.
+        name: The worker that claims. A trial of an earlier process of this name is abandoned.
 
     Returns:
-        The trial with its parameters drawn; None where there is nothing to take.
+        The trial with its parameters; None if there is no trial to claim.
     """
     study = sweep.study
     with sweep.mutex():
@@ -130,7 +128,7 @@ def claim(sweep: Sweep, name: str) -> Trial | None:
             if frozen.state != TrialState.RUNNING or (owner != name and sweep.watch.owner(lock) is not None):
                 continue
             if owner != name:
-                lock.unlink(missing_ok=True)  # one that was only silent for long ends when it sees this
+                lock.unlink(missing_ok=True)  # a worker that was only silent ends when it sees this
             deaths = frozen.user_attrs.get(DEATHS, 0) + (not frozen.user_attrs.get(STOPPED, False))
             study.sampler = sweep.sampler(frozen.number)
             trial = Trial(study, frozen._trial_id)
@@ -151,7 +149,7 @@ def claim(sweep: Sweep, name: str) -> Trial | None:
 
 
 def undecided(sweep: Sweep) -> list[Path]:
-    """The locks of the workers that have a trial, as far as this process does not know yet whether they are alive."""
+    """The locks of workers with a running trial that may be alive or dead."""
     running = sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [lock for lock in (_lock(sweep, trial) for trial in running) if sweep.watch.is_undecided(lock)]
 
