@@ -3,10 +3,10 @@
     convatlas runs
     convatlas runs root=/scratch/runs format=json
 
-A run is running, finished, failed, preempted (told to stop by a signal), or interrupted: its process is gone, or was
-ended from the keyboard. The last three go on by the command that started them. "No sign of life since …" means that a
-run on another machine has been silent for two minutes by this machine's clock: it may be dead, or the clocks differ.
-The command that started it finds out and goes on with it if it is dead.
+A run is running, finished, failed, preempted (stopped by a signal), or interrupted (its process is gone, or was stopped
+with Ctrl-C). The command that started one of the last three continues it. "No sign of life since …" means that a run on
+another machine has been silent for two minutes by this machine's clock: it is dead, or the clocks differ. The command
+that started it finds out, and continues it if it is dead.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def _summary(run: RunDirectory) -> dict[str, Any]:
 
 
 def _reported(summary: Mapping[str, Any]) -> list[str]:
-    """The metric of the reported split that the best checkpoint was chosen by on the tuning split."""
+    """The metric of the reported split that corresponds to the one the best checkpoint was chosen by."""
     wanted = str((summary.get("best") or {}).get("metric")).rpartition("/")[2]
     return [
         named_text(name, value) for name, value in (summary.get("test") or {}).items() if name.endswith(f"/{wanted}")

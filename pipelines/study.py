@@ -5,9 +5,9 @@
     convatlas study study=quickstart_depth num_workers=4 trainer.max_epochs=1
     convatlas study study=quickstart_depth cluster=gpu resources=one_gpu
 
-Every run is an ordinary one: finished ones are not run again, interrupted ones go on. Overrides of `train` are for all
-arms. A run that fails is named with its log and does not stop the others; the status is then 1. With cluster and
-resources the missing runs become one SLURM array; the same command, given later, shows what is there by then.
+Finished runs are not run again, and interrupted runs are continued. Overrides of `train` hold for all arms. A run that
+fails is named with its log and does not stop the others; the exit status is then 1. With cluster and resources, the
+missing runs become one SLURM array; the same command shows the results later.
 """
 
 import sys
@@ -40,28 +40,28 @@ from convatlas.utils.files import read_each
 
 OWN_KEYS = ("study", "cluster", "resources", "num_workers", "array_limit", "dry_run", "output", "format")
 TYPES = {"num_workers": PositiveInt, "array_limit": PositiveInt | None, "dry_run": bool, "output": str | None}
-"""What a study asks of its own keys."""
+"""The types of the keys of ``study``."""
 
 
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/study.yaml``; ``train`` holds the overrides that are for all arms."""
+    """Compose ``conf/study.yaml``; ``train`` holds the overrides of all arms."""
     return compose_around_train(name, overrides, OWN_KEYS)
 
 
 def study(config: DictConfig) -> dict[str, Any]:
-    """Run what is missing of a study, and write down what came out.
+    """Run the missing trainings and evaluations of a study, and write its outcome.
 
     Args:
         config: From ``compose``.
 
     Returns:
         ``runs``: each with ``run`` (the directory), ``state`` and ``overrides``; ``failed``: commands with their
-        ``status`` and ``log``; ``submitted``: as ``submit_runs``, or None; and, but for a dry run, ``files``,
+        ``status`` and ``log``; ``submitted``: as ``submit_runs``, or None; and, except in a dry run, ``files``,
         ``outcome`` and the ``tables`` of it.
 
     Raises:
         UserError: A mistake in the study, in an arm's overrides, in data or resources.
-        Preempted: A signal came; the trainings have saved themselves, and the same command goes on.
+        Preempted: A signal was received. The trainings have saved a checkpoint, and the same command continues.
     """
     quiet_libraries()
     design = read_study(plain(config.study))
@@ -128,7 +128,7 @@ def _read(path: Path) -> RunRecord:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print what is missing, or what came out."""
+    """Print the missing runs and the outcome."""
     missing = [run for run in result["runs"] if run["state"] != "finished"]
     sys.stdout.write(f"{len(result['runs'])} runs, {len(missing)} not finished\n")
     for run in missing:

@@ -23,16 +23,16 @@ TILE = 44
 
 @dataclass(frozen=True)
 class GraphRow:
-    """One line of the picture: a layer, a block, or several identical ones in succession.
+    """One row of the picture: a layer, a block, or several identical ones in succession.
 
     Attributes:
-        name: Of the first, and of the last if there are several.
-        label: What it computes, as papers draw it: ``3×3, 64, /2``.
-        output_shape: Of the last.
-        count: How many.
-        first_receptive_field: Of the first one's output, in pixels.
-        receptive_field: Of the last one's output, in pixels.
-        jump: Of the last one's output, in pixels.
+        name: Name of the first, and of the last if there are several.
+        label: The operation as papers write it: ``3×3, 64, /2``.
+        output_shape: Output shape of the last.
+        count: Number of identical layers or blocks.
+        first_receptive_field: Receptive field of the first output, in pixels.
+        receptive_field: Receptive field of the last output, in pixels.
+        jump: Jump of the last output, in pixels.
     """
 
     name: str
@@ -45,7 +45,7 @@ class GraphRow:
 
 
 def graph_rows(layers: Sequence[Layer]) -> list[GraphRow]:
-    """Gather layers into the blocks whose paths end in a sum or a concatenation; batch norm goes with its layer."""
+    """Group layers into blocks, whose paths end in a sum or a concatenation. Batch norm is not shown."""
     blocks = {layer.name.rpartition(".")[0] for layer in layers if layer.kind in ("add", "concatenate")}
     shown = [layer for layer in layers if layer.kind != "batch norm"]
     units = [_unit(name, list(members)) for name, members in groupby(shown, key=lambda layer: _owner(layer, blocks))]
@@ -69,7 +69,7 @@ def graph_rows(layers: Sequence[Layer]) -> list[GraphRow]:
 
 
 def layer_text(layer: Layer) -> str:
-    """A layer as papers draw it: ``3×3, 64, /2``; ``max pool 3×3, /2``; ``linear, 1000``."""
+    """A layer as papers write it: ``3×3, 64, /2``; ``max pool 3×3, /2``; ``linear, 1000``."""
     kernel = f"{layer.kernel}×{layer.kernel}"
     step = f", /{layer.stride}" if layer.stride and layer.stride > 1 else ""
     holes = f", dilation {layer.dilation}" if layer.dilation > 1 else ""
@@ -86,10 +86,10 @@ def layer_text(layer: Layer) -> str:
 
 
 def write_graph(name: str, analysis: Analysis, image_size: int, path: Path) -> None:
-    """Write the picture of a network as SVG, with nothing outside the file.
+    """Write the picture of a network as a self-contained SVG.
 
     Args:
-        name: The network, for the title.
+        name: Name of the network, for the title.
         analysis: Its layers.
         image_size: Height and width of the image, in pixels.
         path: The file.
@@ -129,14 +129,14 @@ def _path(layers: Sequence[Layer]) -> str:
 
 
 def filter_grid(net: Architecture) -> Tensor:
-    """The filters of the first convolution side by side, each stretched to its own range.
+    """Draw the filters of the first convolution side by side, each normalised to its own range.
 
     Args:
-        net: A network, its weights on the CPU.
+        net: The network, with weights on the CPU.
 
     Returns:
-        An image (3, H, W) float32 in [0, 1]: in colour where the network sees three channels, otherwise the mean
-        over its channels in grey.
+        An image (3, H, W) float32 in [0, 1]: in colour if the network has three input channels, otherwise the grey
+        mean over the channels.
     """
     first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
     filters = first.weight.detach().float()

@@ -196,7 +196,7 @@ class Space:
         self._check_keys()
 
     def suggest(self, trial: BaseTrial) -> Values:
-        """The values of the active parameters in a trial, drawn where they are not there yet."""
+        """The values of the active parameters of a trial; values that it does not have yet are drawn."""
         values: Values = {}
         for name, parameter in self.parameters.items():
             if parameter.active(values):
@@ -204,14 +204,14 @@ class Space:
         return values
 
     def overrides(self, values: Mapping[str, Value]) -> list[str]:
-        """What the values are on the command line of ``convatlas train``."""
+        """The values as overrides of ``convatlas train``."""
         return [f"{self.parameters[name].key}={override_text(value)}" for name, value in values.items()]
 
     def grid(self) -> list[Values]:
         """Every point of the grid, each once.
 
         Raises:
-            UserError: Nothing says how many values a parameter has.
+            UserError: The number of values of a parameter is not given.
         """
         options: dict[str, Sequence[Value]] = {}
         for name, parameter in self.parameters.items():

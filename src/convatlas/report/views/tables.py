@@ -1,4 +1,4 @@
-"""The tables of a report as plain data: the page and the Markdown show the same."""
+"""The tables of a report as plain data, shown on the page and in Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,12 +24,12 @@ from convatlas.record.quantities import (
 from convatlas.record.reader import RunRecord, number
 
 SETTINGS = 8
-"""Columns of hyper-parameters in the table of runs; more are counted below it."""
+"""Most columns of hyper-parameters in the table of runs; the page says how many are hidden."""
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell: what is written, what it sorts by, and whether it is the best of its column."""
+    """A cell: its text, the value that it is sorted by, and whether it is the best of its column."""
 
     text: str
     value: float | None = None
@@ -38,7 +38,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row, and the position of the group or of the run that it is about, if it is about one."""
+    """A row, and the position of its group or run, if it has one."""
 
     cells: list[TableCell]
     group: int | None = None
@@ -51,7 +51,7 @@ class Table:
 
     Attributes:
         columns: The headings.
-        numeric: Which of them hold numbers.
+        numeric: Whether each column holds numbers.
         rows: The rows.
     """
 
@@ -61,7 +61,7 @@ class Table:
 
 
 def results_table(groups: Sequence[Group]) -> Table:
-    """The groups with the mean and standard deviation of each final metric, the best first."""
+    """The mean and standard deviation of each final metric of the groups, the best group first."""
     names = metric_names([run for group in groups for run in group.runs])
     statistics = [[group.statistic(name) for name in names] for group in groups]
     means = [[None if found is None else found.mean for found in row] for row in statistics]
@@ -86,7 +86,7 @@ def results_table(groups: Sequence[Group]) -> Table:
 
 
 def expectations_table(groups: Sequence[Group]) -> Table:
-    """What the recipes expect, beside what came out; no row if they declare nothing."""
+    """The expectations of the recipes and the results; empty if the recipes declare none."""
     columns = ["Configuration", "Metric", "Here", "Expected", "Difference", "Verdict", "Source of the expectation"]
     table = Table(columns, [False, False, True, True, True, False, False])
     positions = {group.key: position for position, group in enumerate(groups)}
@@ -115,7 +115,7 @@ def expectations_table(groups: Sequence[Group]) -> Table:
 
 
 def runs_table(groups: Sequence[Group]) -> Table:
-    """Every run: state, final metrics, the hyper-parameters in which the groups differ, how long it took."""
+    """Every run: state, final metrics, the hyper-parameters in which the groups differ, training time."""
     runs = [(position, run) for position, group in enumerate(groups) for run in group.runs]
     names = metric_names([run for _, run in runs])
     keys = differing_keys(groups)[:SETTINGS]
@@ -151,7 +151,7 @@ def runs_table(groups: Sequence[Group]) -> Table:
 
 
 def training_seconds(run: RunRecord) -> float | None:
-    """How long a run has trained."""
+    """The training time of a run in seconds; None if it is unknown."""
     seconds = number(run.summary.get("train_seconds"))
     if seconds is None and run.summary.get("started") and run.summary.get("ended"):
         began, ended = (datetime.fromisoformat(run.summary[key]) for key in ("started", "ended"))
@@ -160,7 +160,7 @@ def training_seconds(run: RunRecord) -> float | None:
 
 
 def parameters(run: RunRecord) -> int | None:
-    """The parameters of its network."""
+    """The number of parameters of the network of a run; None if it is unknown."""
     count = run.summary.get("parameters", run.provenance.get("parameters"))
     return count if isinstance(count, int) else None
 
