@@ -30,8 +30,8 @@ from convatlas.record.lines import read_metrics
 from convatlas.report.views.reproduction import CLOCK
 from convatlas.tasks.classification.task import ClassificationTask
 from convatlas.training.callbacks.checkpointing import RunCheckpoints
-from convatlas.training.callbacks.stopping import EXIT_STATUS
 from convatlas.training.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from convatlas.utils.signals import EXIT_STATUS
 from pipelines.train import train
 
 OVERRIDES = [

@@ -23,8 +23,8 @@ from convatlas.config.composition import compose_around_train, plain
 from convatlas.jobs.launch import start, train_command
 from convatlas.sweep.definition import IDENTITY, MAX_RETRIES, NUM_TRIALS, open_sweep, write_sweep
 from convatlas.sweep.trial import Training
-from convatlas.sweep.worker import StopFlag, work
-from pipelines.sweep import OWN_KEYS
+from convatlas.sweep.worker import work
+from convatlas.utils.signals import StopFlag
 
 SMALL = ["experiment=quickstart", "tracking=none", "trainer.max_epochs=2", "trainer.limit_train_batches=6"]
 
@@ -48,7 +48,7 @@ def overheads(count: int) -> tuple[list[float], list[float]]:
     threads: list[threading.Thread] = []
     try:
         with tempfile.TemporaryDirectory() as folder, patch("convatlas.sweep.trial.start", timed):
-            config = plain(compose_around_train("sweep", ["sweep=random_asha"], OWN_KEYS))
+            config = plain(compose_around_train("sweep", ["sweep=random_asha"]))
             write_sweep(Path(folder), {key: config[key] for key in IDENTITY} | {"train": SMALL}, None)
             began = time.perf_counter()
             sweep = open_sweep(Path(folder))

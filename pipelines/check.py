@@ -3,8 +3,8 @@
     convatlas check model=resnet50 data=imagefolder data.root=/data/birds
     convatlas check model=resnet50 data=imagefolder data.root=/data/birds largest_batch=true
 
-Takes the overrides of `train`; composes and instantiates all of it, reads one batch and trains one step on it.
-`largest_batch=true` also finds the largest power of two of images that fit into the memory of a GPU.
+Takes the overrides of `train`. Builds data, network, optimizer and trainer, reads one batch and trains one step on it.
+`largest_batch=true` also finds the largest batch, a power of two, that fits into the memory of a GPU.
 """
 
 import math
@@ -37,21 +37,20 @@ from convatlas.utils.console import print_fields
 
 TYPES = {**RUN_TYPES, "largest_batch": bool}
 KEPT_CHECKPOINTS = 4
-"""best, last, the previous one, and the one being written."""
+"""best, last, the previous one and the one being written."""
 MIB = 2**20
 FOR_PROGRAMS = ("run_id", "data_fingerprint", "torch_threads")
-"""Entries that ``format=json`` has beside the lines for a person."""
+"""Entries that only ``format=json`` shows."""
 
 
 def check(config: DictConfig) -> dict[str, Any]:
-    """Find out whether a run can start.
+    """Check whether a run can start.
 
     Args:
         config: Composed from ``conf/check.yaml``, which is ``conf/train.yaml``.
 
     Returns:
-        What was found, by name: lines of text, and for programs ``run_id``, ``data_fingerprint`` and
-        ``torch_threads``.
+        Lines of text by name, and for programs ``run_id``, ``data_fingerprint`` and ``torch_threads``.
 
     Raises:
         UserError: The first thing that would stop the run; ``largest_batch`` without a GPU.
@@ -83,11 +82,14 @@ def check(config: DictConfig) -> dict[str, Any]:
     found["labels"] = "; ".join(data.check_labels()) or "every class occurs in train, val and test"
     if task.loaded:
         found["weights"] = ", ".join(map(str, task.loaded))
-    size = _checkpoint_bytes(task, config)
-    found["disk"] = _disk(Path(config.run.root), size)
-    trainer = build_trainer(config.trainer, logger=False, enable_checkpointing=False)
-    found["accelerator"] = f"{trainer.accelerator.__class__.__name__}, {ranks} rank{'s' * (ranks > 1)}"
+    found["disk"] = _disk(Path(config.run.root), _checkpoint_bytes(task, config))
+    return found | _try_step(config, task, data, ranks)
 
+
+def _try_step(config: DictConfig, task: Task, data: ImageDataModule, ranks: int) -> dict[str, str]:
+    """Train one step, and measure its memory."""
+    trainer = build_trainer(config.trainer, logger=False, enable_checkpointing=False)
+    found = {"accelerator": f"{trainer.accelerator.__class__.__name__}, {ranks} rank{'s' * (ranks > 1)}"}
     device = trainer.strategy.root_device
     if device.type == "cuda":
         found["settings"] = gpu_settings(expanded(plain(config)), device)
@@ -111,7 +113,7 @@ def check(config: DictConfig) -> dict[str, Any]:
 
 
 class _Step:
-    """A training step of the task, as the trainer makes it, for one batch of the loader."""
+    """Trains one step of the task on a batch of the loader, with the precision of the trainer."""
 
     def __init__(self, config: DictConfig, task: Task, data: ImageDataModule, trainer: pl.Trainer) -> None:
         self.task = task
@@ -138,7 +140,7 @@ class _Step:
 
 
 def _checkpoint_bytes(task: Task, config: DictConfig) -> int:
-    """Weights, their average where it is kept, and the optimizer's state: SGD's momentum, or Adam's two moments."""
+    """Size of the weights, their average if it is kept, and the optimizer's state (SGD: one, Adam: two per weight)."""
     weights: int = sum(tensor.numel() * tensor.element_size() for tensor in task.net.state_dict().values())
     copies = 2 if config.optimizer.algorithm.get("momentum") is not None else 3
     return weights * (copies + (config.ema.decay is not None))

@@ -1,8 +1,8 @@
-"""Measure the training's input pipeline: images/s, processor time, where it goes, and what the model needs.
+"""Measure the input pipeline of a training: images/s, processor time by stage, and the speed of the model.
 
     convatlas data bench data=imagefolder data.root=/data/birds model=resnet50 data.threads=8
 
-Takes the overrides of `train`; the loader is the training's own, of one rank.
+Takes the overrides of `train` and uses the loader of the training, on one rank.
 """
 
 import math
@@ -28,15 +28,15 @@ from convatlas.utils.console import print_fields
 
 
 def data_bench(config: DictConfig) -> dict[str, Any]:
-    """Load batches as training does, then train on one that is ready.
+    """Load batches as training does, then train on a batch in memory.
 
     Args:
         config: Composed from ``conf/data_bench.yaml``.
 
     Returns:
         ``images_per_second`` and ``cpu_ms_per_image`` of the loader, ``images``, ``threads``; ``stages``, the processor
-        time of each in milliseconds an image, on one thread alone; ``model_images_per_second`` and the ``device`` it
-        was measured on, None where ``model_steps=0``.
+        time of each stage in milliseconds per image, on a single thread; ``model_images_per_second`` and its
+        ``device``, None if ``model_steps=0``.
 
     Raises:
         UserError: The data or the model cannot be built.
@@ -48,7 +48,7 @@ def data_bench(config: DictConfig) -> dict[str, Any]:
     speed = loader_speed(data.train_dataloader(), config.batches)
     images = min(config.stage_images, data.num_samples("train"))
     stages = stage_times(data, images)
-    data.threads, threads = 1, data.threads  # what threads cost each other is no stage
+    data.threads, threads = 1, data.threads  # without the cost of threads for each other
     alone = loader_speed(data.train_dataloader(), -(-images // data.global_batch_size))
     stages["collate"] = max(0.0, alone.cpu_ms_per_image - sum(stages.values()))
     model, device = _model_speed(config, data) if config.model_steps else (None, None)
@@ -62,18 +62,18 @@ def data_bench(config: DictConfig) -> dict[str, Any]:
 
 
 def _model_speed(config: DictConfig, data: ClassificationDataModule) -> tuple[float, str]:
-    """Images per second of training on a batch that is ready, one accumulation part of it, and the device."""
+    """Images per second of training on a batch in memory, of the size of one accumulation step, and the device."""
     fill_num_classes(config, len(data.class_list.names))
     data.global_batch_size //= config.trainer.accumulate_grad_batches
     recipe = instantiate(config.optimizer)
-    task: ClassificationTask = instantiate(config.model, optimizer=recipe)  # compiled where the training is
+    task: ClassificationTask = instantiate(config.model, optimizer=recipe)  # compiled if the training is
     trainer = build_trainer(config.trainer, logger=False, enable_checkpointing=False)
     device = trainer.strategy.root_device
     batch = data.on_after_batch_transfer(move_data_to_device(next(iter(data.train_dataloader())), device), 0)
     task.to(device).train()
     optimizer = recipe.build(task.net.parameters(), data.global_batch_size)
     seconds = math.inf
-    for _ in range(1 + config.model_steps):  # the first step warms up; the best of the others is the model's own
+    for _ in range(1 + config.model_steps):  # the first step warms up; the fastest of the others counts
         start = time.perf_counter()
         with trainer.precision_plugin.forward_context():
             loss = task.loss(task.output(batch), batch)
@@ -88,7 +88,7 @@ def _model_speed(config: DictConfig, data: ClassificationDataModule) -> tuple[fl
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the figures and what they mean."""
+    """Print the figures and their meaning."""
     stages = {name: f"{value:.3f} ms" for name, value in result["stages"].items()}
     delivered, needed = result["images_per_second"], result["model_images_per_second"]
     fields = {

@@ -1,9 +1,9 @@
-"""Write the offset index of WebDataset shards that other software made.
+"""Write the offset index of WebDataset shards from other software.
 
     convatlas data index root=/data/birds-shards
 
-Then data=imagefolder data.root=/data/birds-shards reads them. Each sample is an image and its class as digits in a
-`.cls` of the same name; a `classes.txt` beside the shards names the classes, one a line.
+data=imagefolder data.root=/data/birds-shards then reads them. Each sample is an image and a `.cls` file of the same
+name with the number of its class. A `classes.txt` in the folder names the classes, one per line.
 """
 
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ from convatlas.utils.console import print_table
 
 
 def data_index(config: DictConfig) -> dict[str, Any]:
-    """Index the shards of a folder that have no index.
+    """Index the shards of a folder that have no index yet.
 
     Args:
         config: Composed from ``conf/data_index.yaml``.
 
     Returns:
-        ``shards``: for each shard indexed now, ``shard`` and ``samples``.
+        ``shards``: ``shard`` and ``samples`` of each newly indexed shard.
 
     Raises:
-        UserError: No shards there, or one that is no tar of images and classes.
+        UserError: The folder has no shards, or a shard is not a tar of images and classes.
     """
     shards = sorted(Path(config.root).glob("*.tar"))
     if not shards:

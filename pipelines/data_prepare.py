@@ -3,9 +3,9 @@
     convatlas data prepare data=imagefolder data.root=/data/birds output=/data/birds-shards
     convatlas data prepare data=imagenet data.root=/data/imagenet output=/data/imagenet-340 resize.side=340
 
-Without `resize.side` every image keeps its own bytes. With it, larger images are shrunk and encoded as JPEG; smaller
-ones stay as they are. The output takes the place of the folder: data=imagefolder data.root=/data/birds-shards.
-A run that was stopped goes on with the same command. The same images give the same bytes, with any number of threads.
+Without `resize.side` the bytes of every image are kept. With it, larger images are resized and encoded as JPEG; smaller
+ones are kept. The output replaces the folder: data=imagefolder data.root=/data/birds-shards. The same command continues
+after an interruption. The same images give the same bytes with any number of threads.
 """
 
 import shlex
@@ -51,7 +51,8 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         ``output``, ``manifest``, ``classes``, ``splits`` (``samples``, ``shards`` and ``bytes`` of each), ``kept``
-        (shards that were there already), ``passed_over`` (files that are no images, by suffix) and ``next``, a command.
+        (number of existing shards), ``passed_over`` (number of files that are not images, by suffix) and ``next``, the
+        next command.
 
     Raises:
         UserError: The data are missing, an image cannot be read, ``output`` cannot be written or holds something else.
@@ -63,7 +64,7 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
     shrink = Shrink(**config.resize, background=background) if config.resize.side else None
     settings = {f"resize.{key}": value if shrink else None for key, value in config.resize.items()}
     settings["data.in_channels"] = data.in_channels
-    if shrink and background is not None:  # without the key, as in the manifests of earlier versions, there is none
+    if shrink and background is not None:  # manifests of earlier versions lack the key
         settings["data.background"] = background
     found = open_dataset(data)
     with claimed(output):
@@ -104,27 +105,27 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
 def _next_command(data: Mapping[str, Any], output: Path) -> str:
     if data["dataset"]["_target_"].endswith(".image_folder"):
         overrides = [f"data={data['name']}", f"data.root={output}"]
-    else:  # what the data set's own configuration says of its images goes along
+    else:  # copies the settings of the data set's own configuration
         keys = ("in_channels", "image_size", "resize", "mean", "std")
         shown = [f"data.{key}={dumps(data[key])}" for key in keys]
         overrides = ["data=imagefolder", f"data.root={output}", *_usual_augment(data["name"]), *shown]
-    if data["background"] is not None:  # images that were not made smaller keep their transparent pixels
+    if data["background"] is not None:  # images that were not resized keep transparent pixels
         overrides.append(f"data.background={dumps(data['background'])}")
     return shlex.join(["convatlas", "check", *overrides])
 
 
 def _usual_augment(data: str) -> list[str]:
-    """The override for what training does to a data set's images where nobody says otherwise."""
+    """The override for the default augmentation of a data set."""
     try:
         with hydra.initialize_config_dir(config_dir=str(project_path("conf").resolve()), version_base="1.3"):
             composed = hydra.compose("train", [f"data={data}"], return_hydra_config=True)
-    except HydraException:  # data.name was changed: nobody knows
+    except HydraException:  # data.name is not an option: there is no default
         return []
     return [f"augment={composed.hydra.runtime.choices.augment}"]
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print what was written, where it is, and the next command."""
+    """Print the written files and the next command."""
     rows = [
         (split, f"{counts['samples']:,}", f"{counts['shards']:,}", f"{counts['bytes'] / 2**20:,.1f} MiB")
         for split, counts in result["splits"].items()

@@ -1,8 +1,8 @@
-"""Draw a grid of training images as a network sees them: stored, and augmented in the first epochs.
+"""Draw a grid of training images, as stored and as augmented in the first epochs.
 
     convatlas data show data=imagefolder data.root=/data/birds augment=trivial_augment output=birds.png
 
-Takes the overrides of `train`; the images come through the training's own loader and augmentation.
+Takes the overrides of `train`; the images pass through the loader and augmentation of the training.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ from convatlas.utils.console import print_fields
 CELL = 128
 """Side of a picture in the grid, in pixels; smaller images are enlarged without smoothing."""
 MARGIN, LABEL = 6, 18
-"""Pixels between pictures, and of a line of text."""
+"""Pixels between pictures, and height of a line of text."""
 
 
 def data_show(config: DictConfig) -> dict[str, Any]:
-    """Draw the grid: a row for each sample, first as it is stored, then as the epochs see it.
+    """Draw the grid: one row per sample, first as stored, then as augmented in each epoch.
 
     Args:
         config: Composed from ``conf/data_show.yaml``.
@@ -38,7 +38,7 @@ def data_show(config: DictConfig) -> dict[str, Any]:
         ``output``, the picture's path, and ``samples``: path and class of each row.
 
     Raises:
-        UserError: The data cannot be read, ``output`` not be written, or an odd number of samples not be mixed.
+        UserError: The data cannot be read, ``output`` cannot be written, or an odd number of samples cannot be mixed.
     """
     data = build_classification_data(config.data)
     count = min(config.samples, data.num_samples("train"))
@@ -60,7 +60,7 @@ def data_show(config: DictConfig) -> dict[str, Any]:
 
 
 def _shown(data: ClassificationDataModule, indices: Any, epoch: int) -> Tensor:
-    """The samples as a network sees them in an epoch, (N, C, H, W) uint8."""
+    """The augmented samples of an epoch, (N, C, H, W) uint8."""
     loader = data.train_dataloader()
     loader.plan = lambda: (epoch, [indices])
     images = data.on_after_batch_transfer(next(iter(loader)), 0).images
@@ -92,7 +92,7 @@ def _grid(columns: list[list[Image.Image]], names: list[str], titles: list[str])
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print where the picture is."""
+    """Print the path of the picture."""
     print_fields({"picture": str(Path(result["output"])), "samples": f"{len(result['samples'])} training images"})
 
 

@@ -1,13 +1,14 @@
-"""Decode every image of a data set and report what would stop training, and what is odd.
+"""Decode every image of a data set, and report errors and irregularities.
 
     convatlas data verify data=imagefolder data.root=/data/birds
     convatlas data verify data=imagefolder data.root=/data/birds threads=8 output=birds-verified
 
-Errors stop training: zero-byte, unreadable, truncated or damaged files, what is no image, decompression bombs. Notices
-do not: extensions of another format, CMYK, 16 bits, transparency, EXIF orientation; equal images within a split,
-across splits (leakage) and across classes. Writes verification.json with everything, and verification.html, a page.
+Errors stop a training: empty, unreadable, truncated or damaged files, files that are not images, decompression bombs.
+Notices do not: extensions of another format, CMYK, 16 bits, transparency, EXIF orientation; equal images within a
+split, across splits (leakage) and across classes. Writes verification.json with all findings, and the page
+verification.html.
 
-The exit status is 0 if training can go on, 3 if there are errors.
+The exit status is 0 without errors and 3 with errors.
 """
 
 import sys
@@ -31,7 +32,7 @@ from convatlas.utils.files import dumps, printable, write_atomic
 
 STATUS_OF_ERRORS = 3
 SHOWN = 10
-"""Errors and sets of equal images that are printed on the terminal."""
+"""Number of errors and of sets of equal images that are printed on the terminal."""
 
 
 def data_verify(config: DictConfig) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def data_verify(config: DictConfig) -> dict[str, Any]:
         config: Composed from ``conf/data_verify.yaml``.
 
     Returns:
-        What ``survey`` gathers, with ``data`` (the data set's name) and the files written, ``json`` and ``page``.
+        The result of ``survey``, with ``data`` (the data set's name) and the files written, ``json`` and ``page``.
 
     Raises:
         UserError: The data are missing, or ``output`` cannot be written.
@@ -70,7 +71,7 @@ def data_verify(config: DictConfig) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the verdict, the counts, the first findings and where all of them are."""
+    """Print the verdict, the counts, the first findings and the paths of the files."""
     sys.stdout.write(f"\n{result['verdict']}\n\n")
     kinds = [kind for kind in result["kinds"].values() if kind["count"]]
     if kinds:

@@ -1,4 +1,4 @@
-"""Evaluate a network on a split, each sample counted once.
+"""Evaluate a network on a split; each sample counts once.
 
     convatlas evaluate run=runs/resnet20_cifar-fashion_mnist_sample-1a2b3c4d-s0
     convatlas evaluate checkpoint=best.ckpt data=imagefolder data.root=/data/birds data.split=val
@@ -7,8 +7,9 @@
     convatlas evaluate 'run=[runs/resnet50-a,runs/resnet50-b]' protocol=ten_crop
     convatlas evaluate run=runs/deeplabv3_resnet50-voc_masks-1a2b3c4d-s0 protocol=multi_scale_flip
 
-A checkpoint brings its network and its data; `data=…` shows it others, prepared as its own were. Several checkpoints
-are an ensemble: the mean of their probabilities. `protocol` says how an image is shown, as the papers did.
+A checkpoint contains its network and the settings of its data; `data=…` evaluates other data, preprocessed with the
+settings stored in the checkpoint. Several checkpoints form an ensemble, the mean of their probabilities. `protocol`
+selects the crops and scales of an image, as in the papers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ TYPES = {
     "protocol.name": str,
     "protocol.fully_convolutional": bool,
 }
-"""What an evaluation asks of its own keys."""
+"""Types of the keys of an evaluation."""
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         ``split``, ``protocol``, ``num_samples``, ``metrics``, ``checkpoint`` (a list for an ensemble), ``weights``
-        (which of its weights were taken) and ``evaluation``, the file with the details.
+        (the weights that were used) and ``evaluation``, the file with the details.
 
     Raises:
         UserError: Nothing to evaluate, an unreadable checkpoint, classes or preprocessing that differ from a
@@ -122,7 +123,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 
 def _show_as(task: Task, data: ImageDataModule, config: DictConfig, others: Sequence[Architecture]) -> dict[str, Any]:
-    """Let task and data follow the test protocol, with the other members of an ensemble; it as it is written down."""
+    """Apply the test protocol and the other members of an ensemble; return the protocol for the record."""
     protocol: dict[str, Any] = plain(config)["protocol"]
     views = instantiate(config.protocol.views)
     if views is None:
@@ -144,7 +145,7 @@ def _show_as(task: Task, data: ImageDataModule, config: DictConfig, others: Sequ
 
 
 def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: Path) -> bool:
-    """Whether this is an evaluation of a run on its own images, all of them: only that belongs to its record."""
+    """Whether a run is evaluated on all of its own images: only then the result belongs to its record."""
     found, own = (_images(data) for data in (plain(config)["data"], metadata["config"]["data"]))
     run = RunDirectory(checkpoint.parent.parent)
     in_run = run.checkpoints == checkpoint.parent and run.run_id == metadata["run_id"]
@@ -153,7 +154,7 @@ def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: P
 
 
 def _images(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of data that decide which images an evaluation shows, and how."""
+    """The settings of data that select the images of an evaluation and their preprocessing."""
     without_effect = ("threads", "prefetch", "split", "seed", "augment")
     dataset = {key: value for key, value in data["dataset"].items() if key not in ("download", "scan_cache")}
     images = {key: value for key, value in data.items() if key not in without_effect}
@@ -162,7 +163,7 @@ def _images(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print an evaluation for a person."""
+    """Print an evaluation."""
     headline = f"{result['num_samples']:,} images of the {result['split']} split, {result['protocol']}"
     print_result(headline, [named_text(name, value) for name, value in result["metrics"].items()])
     sources = result["checkpoint"]

@@ -36,14 +36,13 @@ from convatlas.training.plan import TYPES, plan_run
 from convatlas.training.trainer import quiet_libraries, world_size
 from convatlas.utils.console import print_fields, print_table, warn
 
-OWN_KEYS = ("run", "code", "tolerance", "format")
 WEIGHTS = {True: "equal weights, bit for bit", False: "other weights", None: "not compared: one is not kept"}
 
 
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose ``conf/reproduce.yaml``; ``train`` holds the overrides of the training."""
     places = [override for override in overrides if override.startswith("run.")]  # of the training: `run` is ours
-    config = compose_around_train(name, [override for override in overrides if override not in places], OWN_KEYS)
+    config = compose_around_train(name, [override for override in overrides if override not in places])
     config.train += places
     if config.run is None and (stray := {"code", "tolerance"} & overridden_keys(overrides)):
         raise UserError(f"{min(stray)}: goes with run=DIR; an experiment has tolerances of its own, under `expected`")

@@ -38,21 +38,15 @@ from convatlas.training.trainer import quiet_libraries
 from convatlas.utils.console import print_fields, print_table, warn_left_out
 from convatlas.utils.files import read_each
 
-OWN_KEYS = ("study", "cluster", "resources", "num_workers", "array_limit", "dry_run", "output", "format")
 TYPES = {"num_workers": PositiveInt, "array_limit": PositiveInt | None, "dry_run": bool, "output": str | None}
 """The types of the keys of ``study``."""
-
-
-def compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/study.yaml``; ``train`` holds the overrides of all arms."""
-    return compose_around_train(name, overrides, OWN_KEYS)
 
 
 def study(config: DictConfig) -> dict[str, Any]:
     """Run the missing trainings and evaluations of a study, and write its outcome.
 
     Args:
-        config: From ``compose``.
+        config: From ``compose_around_train``.
 
     Returns:
         ``runs``: each with ``run`` (the directory), ``state`` and ``overrides``; ``failed``: commands with their
@@ -149,4 +143,4 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(study, show, TYPES, compose, lambda result: 1 if result["failed"] else 0)
+    execute(study, show, TYPES, compose_around_train, lambda result: 1 if result["failed"] else 0)

@@ -1,17 +1,17 @@
-"""Submit a run to SLURM; it outlives time limits, preemption and failing nodes.
+"""Submit runs to SLURM that survive time limits, preemption and node failures.
 
     convatlas submit experiment=quickstart cluster=cpu resources=one_cpu
     convatlas submit model=resnet50 data=imagenet data.root=/data resources=four_gpus resources.time=12:00:00
     convatlas submit runs=seeds.txt experiment=quickstart dry_run=true
 
-Takes the overrides of `train`, checks them and the images here, and submits slurm/train.sbatch, or slurm/array.sbatch
-for a file with the overrides of one run a line. The flags of sbatch and the Trainer's devices come from resources=NAME
-and cluster=NAME. The job runs the source as it is now, whatever is edited while it waits. A run that is finished,
-queued or owned by a process is not submitted.
+Takes the overrides of `train`, checks them and the data on this machine, and submits slurm/train.sbatch, or
+slurm/array.sbatch for a file with the overrides of one run per line. The flags of sbatch and the Trainer's devices come
+from resources=NAME and cluster=NAME. The job runs a copy of the present source: later edits do not affect it.
+A run that is finished, queued or owned by a process is not submitted.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,15 @@ from convatlas.jobs.submission import submit_runs
 from convatlas.training.trainer import quiet_libraries
 from convatlas.utils.console import print_fields
 
-OWN_KEYS = ("cluster", "resources", "runs", "array_limit", "dry_run", "format")
-
-
-def compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/submit.yaml``; ``train`` holds the overrides that are for the job."""
-    return compose_around_train(name, overrides, OWN_KEYS)
-
 
 def submit(config: DictConfig) -> dict[str, Any]:
-    """Submit one run, or an array of them.
+    """Submit one run, or an array of runs.
 
     Args:
-        config: From ``compose``.
+        config: From ``compose_around_train``.
 
     Returns:
-        As ``submit_runs``.
+        The result of ``submit_runs``.
 
     Raises:
         UserError: A mistake in the configuration, the data or the resources; no SLURM here, or it refuses.
@@ -85,4 +78,6 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    execute(submit, show, {"runs": str | None, "array_limit": PositiveInt | None, "dry_run": bool}, compose)
+    execute(
+        submit, show, {"runs": str | None, "array_limit": PositiveInt | None, "dry_run": bool}, compose_around_train
+    )

@@ -52,12 +52,6 @@ from convatlas.sweep.storage import VARIABLE, address
 from convatlas.training.trainer import quiet_libraries
 from convatlas.utils.console import print_fields, print_table
 
-OWN_KEYS = (
-    *IDENTITY,
-    *("sweep", "name", "num_trials", "max_retries", "num_workers", "root", "storage", "cluster", "resources"),
-    *("dry_run", "format"),
-)
-
 
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose ``conf/sweep.yaml``; ``train`` holds the overrides of all trials.
@@ -68,7 +62,7 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
         if override.lstrip("+").startswith("storage=") and not _is_text(override):
             raise UserError("storage: cannot be read; quote it twice: \"storage='postgresql://…'\"")
-    return compose_around_train(name, overrides, OWN_KEYS)
+    return compose_around_train(name, overrides)
 
 
 def _is_text(override: str) -> bool:

@@ -1,11 +1,11 @@
-"""Publish runs to W&B that were offline, or published in part.
+"""Publish runs on W&B that were offline or are only partly published.
 
     convatlas sync
     convatlas sync runs=runs/resnet20_cifar-fashion_mnist_sample-1a2b3c4d-s0
     convatlas sync root=/shared/runs watch=true
 
-The W&B run gets the lines of the local record that it lacks, then state, files, pictures and checkpoints; one that has
-them all is left alone. A run that trains is skipped. The exit status is 1 if a run could not be published or lacks a
+The W&B run receives the missing lines of the local record, then state, files, pictures and checkpoints. A complete W&B
+run is not changed. A run that is training is skipped. The exit status is 1 if a run could not be published or lacks a
 checkpoint that it should have.
 """
 
@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "tags": [],
     "notes": None,
 }
-"""How a run is published that does not track W&B itself."""
+"""Settings for runs that do not track W&B themselves."""
 
 
 def sync(config: DictConfig) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def sync(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         ``runs``: for each its directory as ``run``, its ``state`` (``published``, ``up to date``, ``trains``,
-        ``untracked``, ``failed``), and what there is of ``url``, ``rows``, ``new`` rows, ``checkpoints``, ``deleted``
+        ``untracked``, ``failed``), and if they exist ``url``, ``rows``, ``new`` rows, ``checkpoints``, ``deleted``
         superseded versions, ``missing`` checkpoints, ``reason``.
 
     Raises:
@@ -70,7 +70,7 @@ def sync(config: DictConfig) -> dict[str, Any]:
         while True:
             _check_server(config)
             runs = _runs(config)
-            if not config.watch:  # which looks again soon
+            if not config.watch:  # watching looks again soon
                 watch.settle(RunDirectory(run).lock for run in runs)
             for run in runs:
                 if seen.get(run) == _changed(run):
@@ -86,7 +86,7 @@ def sync(config: DictConfig) -> dict[str, Any]:
                 break
             time.sleep(config.watch_seconds)
     except KeyboardInterrupt:
-        pass  # how a person ends watching
+        pass  # Ctrl-C ends watching
     return {"runs": list(results.values())}
 
 
@@ -152,7 +152,7 @@ def _publish(run: Path, config: DictConfig, watch: Watch) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print what became of each run."""
+    """Print the state of each run."""
     rows = [(run["run"], run["state"], run.get("new"), run.get("reason") or run.get("url")) for run in result["runs"]]
     print_table(("run", "state", "new rows", ""), rows, numbers=("new rows",))
 
@@ -162,7 +162,7 @@ def _line(result: Mapping[str, Any]) -> str:
 
 
 def status(result: Mapping[str, Any]) -> int:
-    """1 where a run failed."""
+    """1 if a run failed."""
     return int(any(run["state"] == "failed" for run in result["runs"]))
 
 

@@ -3,9 +3,9 @@
     convatlas train experiment=quickstart
     convatlas train model=resnet50 data=imagefolder data.root=/data/birds trainer.max_epochs=30
 
-The same command is the same run: unfinished, it resumes; finished, it shows its result; `run.fresh=true` begins a
-new attempt beside it. Everything it writes is in runs/<run_id>/. On SIGTERM or SIGUSR1 it finishes the step, saves
-last.ckpt and exits with status 75.
+The same command is the same run: an unfinished run resumes, a finished one shows its result, and `run.fresh=true`
+starts a new attempt. A run writes only to runs/<run_id>/. On SIGTERM or SIGUSR1 it finishes the step, saves last.ckpt
+and exits with status 75.
 """
 
 import time
@@ -34,22 +34,23 @@ from convatlas.tracking.local import LocalRecord
 from convatlas.tracking.mirrors import close_mirrors, description
 from convatlas.training.agreement import agree, compare
 from convatlas.training.callbacks.checkpointing import RunCheckpoints
-from convatlas.training.callbacks.ddp_buckets import SettledBuckets
-from convatlas.training.callbacks.ema import ExponentialAverage
+from convatlas.training.callbacks.ddp_buckets import DeterministicBuckets
+from convatlas.training.callbacks.ema import EMA
 from convatlas.training.callbacks.progress import Throughput, progress
-from convatlas.training.callbacks.resume_state import ProcessStates
-from convatlas.training.callbacks.stopping import Preempted, StopSignals
+from convatlas.training.callbacks.resume_state import ResumeState
+from convatlas.training.callbacks.stopping import StopSignals
 from convatlas.training.checkpoint_io import AtomicCheckpointIO, CheckpointMetadata, read_run_checkpoint
 from convatlas.training.gpu import gpu_settings, set_tf32
 from convatlas.training.plan import TYPES, plan_run, run_on_other_data, state_at_start
 from convatlas.training.rehearsal import Rehearsal
 from convatlas.training.restore import load_task
-from convatlas.training.resume import resume_point
+from convatlas.training.resume import ResumePoint, resume_point
 from convatlas.training.trainer import build_trainer, lost_rank_told, quiet_libraries, world_size
 from convatlas.utils.clock import STARTUP
 from convatlas.utils.console import print_fields, print_result, warn
 from convatlas.utils.distributed import is_rank_zero
 from convatlas.utils.files import writing
+from convatlas.utils.signals import Preempted
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -62,11 +63,10 @@ def train(config: DictConfig) -> dict[str, Any]:
         ``run_id``, ``run`` (the directory), ``state``, and the entries of ``summary.json``.
 
     Raises:
-        UserError: A mistake in the configuration, the data or the run directory, before the first step; an image
-            that cannot be decoded, a loss that is not finite or a full disk, when it is met; a run that another
-            process owns.
-        RankLostError: Another rank did not come, ended or fell silent.
-        Preempted: SIGTERM or SIGUSR1 came, and ``last`` is saved; the exit status is 75.
+        UserError: Before the first step: a mistake in the configuration, the data or the run directory, or a run that
+            another process owns. Later: an image that cannot be decoded, a loss that is not finite, or a full disk.
+        RankLostError: Another rank did not connect, ended or stopped responding.
+        Preempted: SIGTERM or SIGUSR1 arrived, and ``last`` is saved; the exit status is 75.
     """
     quiet_libraries()
     set_tf32(config.tf32)
@@ -75,7 +75,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     STARTUP.mark("data")
 
     ranks = world_size(config.trainer)
-    if config.run.fresh and ranks > 1:  # one may look before another has made it, the other after
+    if config.run.fresh and ranks > 1:  # a rank may look before and another after the directory exists
         raise UserError(f"run.fresh=true: {ranks} ranks cannot agree on a new attempt; give run.attempt={run.attempt}")
     if not config.trainer.limit_val_batches or config.trainer.check_val_every_n_epoch > config.trainer.max_epochs:
         raise UserError(
@@ -83,8 +83,8 @@ def train(config: DictConfig) -> dict[str, Any]:
             "expected at least one: the best checkpoint is chosen there"
         )
     agree(config, {"run": run.run_id, "data": data.fingerprint, "class list": data.class_list.hash})
-    # The order of resume: 1. a finished run is shown, 2. an unfinished one goes on from its last checkpoint,
-    # 3. otherwise model.weights is the start, 4. otherwise the seed's own initial weights are.
+    # The order of resume: 1. a finished run is shown; 2. an unfinished run resumes from its last checkpoint;
+    # 3. otherwise training starts from model.weights; 4. otherwise it starts from random weights of the seed.
     if run.finished:
         return _result(run, already_finished=True)
     task: Task = instantiate(
@@ -93,7 +93,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     task.check_data(data)
     data.check_batch(ranks, config.trainer.accumulate_grad_batches)
     STARTUP.mark("model")
-    warnings = data.check_labels()  # on every rank: none waits for another that reads many masks
+    warnings = data.check_labels()  # on every rank, so that none waits for another that reads many masks
     STARTUP.mark("labels")
     if is_rank_zero():
         for message in warnings:
@@ -106,16 +106,13 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 
 def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task) -> dict[str, Any]:
+    """Resume or begin the run that this process owns, train, and record how it ended."""
     start = state_at_start(task, data)
     with lost_rank_told():
         compare(start)  # rank 0 owns the run: from here on no other process changes it
         if run.finished:  # by a process that rank 0 has waited for
             return _result(run, already_finished=True)
-        read = Rehearsal(config.trainer, task, data).read if run.has_begun else read_run_checkpoint
-        begin = resume_point(run, read)
-        if begin.checkpoint and run.best.is_file():
-            read(run.best)  # which may still be the best one when hours of training are over
-        compare({"step to go on from": str(begin.step)})
+        begin = _resume_point(config, run, data, task)
     record = LocalRecord(run.metrics, run.run_id)
     mirrors: list[Logger] = []
     settings: dict[str, Any] = expanded(plain(config))
@@ -138,16 +135,7 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         if is_rank_zero():
             _announce(config, run, data, task, trainer, begin.step)
         STARTUP.mark("trainer")
-        trainer.fit(task, datamodule=data, ckpt_path=begin.checkpoint, weights_only=True)
-        best = read_run_checkpoint(run.best)
-        load_task(task, best, run.best)
-        test = evaluate_split(trainer, task, data, str(run.best), run.evaluation)
-        with writing(run.previous):
-            run.previous.unlink(missing_ok=True)
-        summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
-        summary["skipped_images"] = run.num_skipped()
-        if is_rank_zero():
-            run.sync_record()
+        summary = _train_and_evaluate(trainer, run, data, task, begin)
     except BaseException as error:
         failed = True
         outcome = stop.outcome(error)
@@ -165,12 +153,39 @@ def _run(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Tas
         finally:
             close_mirrors(mirrors)
             stop.leave_together()
-            stop.restore()
+            stop.flag.release()
     return _result(run, already_finished=False)
 
 
+def _resume_point(config: DictConfig, run: RunDirectory, data: ImageDataModule, task: Task) -> ResumePoint:
+    """Choose the checkpoint to continue from, the same one on all ranks, and check that it can be loaded."""
+    read = Rehearsal(config.trainer, task, data).read if run.has_begun else read_run_checkpoint
+    begin = resume_point(run, read)
+    if begin.checkpoint and run.best.is_file():
+        read(run.best)  # it may still be the best one after hours of training
+    compare({"step to go on from": str(begin.step)})
+    return begin
+
+
+def _train_and_evaluate(
+    trainer: pl.Trainer, run: RunDirectory, data: ImageDataModule, task: Task, begin: ResumePoint
+) -> dict[str, Any]:
+    """Train, evaluate the best checkpoint on the reported split, and summarise the run."""
+    trainer.fit(task, datamodule=data, ckpt_path=begin.checkpoint, weights_only=True)
+    best = read_run_checkpoint(run.best)
+    load_task(task, best, run.best)
+    test = evaluate_split(trainer, task, data, str(run.best), run.evaluation)
+    with writing(run.previous):
+        run.previous.unlink(missing_ok=True)
+    summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
+    summary["skipped_images"] = run.num_skipped()
+    if is_rank_zero():
+        run.sync_record()
+    return summary
+
+
 def _end(run: RunDirectory, failed: bool, **entries: Any) -> None:
-    """Write down how the run ended; after a failure, which is what the user must see, trouble with it is a warning."""
+    """Record how the run ended. After a failure, which the user must see, an error here is only a warning."""
     try:
         run.update(**entries)
     except UserError as error:
@@ -189,8 +204,8 @@ def _trainer(
 ) -> pl.Trainer:
     callbacks: list[pl.Callback] = [
         CheckpointMetadata(run.run_id, expanded(plain(config)), data.class_list),
-        ProcessStates(),
-        SettledBuckets(),
+        ResumeState(),
+        DeterministicBuckets(),
         stop,
         RunCheckpoints(
             run,
@@ -204,7 +219,7 @@ def _trainer(
         progress(),
     ]
     if config.ema.decay is not None:
-        callbacks.append(ExponentialAverage(config.ema.decay, config.ema.every_n_steps))
+        callbacks.append(EMA(config.ema.decay, config.ema.every_n_steps))
     return build_trainer(
         config.trainer, logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0
     )
@@ -260,7 +275,7 @@ def _result(run: RunDirectory, already_finished: bool) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the result of a run for a person."""
+    """Print the result of a run."""
     metrics = [named_text(name, value) for name, value in result["test"].items()]
     if result["already_finished"]:
         print_result("This run is finished already; run.fresh=true starts a new attempt.", metrics)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,25 @@ def test_a_verb_of_two_words_is_a_pipeline_with_an_underscore(
     monkeypatch.setattr(sys, "argv", ["convatlas", "data", "count", "root=x"])
     assert cli.main() == 0
     assert capsys.readouterr().out == "['root=x']\n"
+
+
+def test_the_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["convatlas", "--version"])
+    assert cli.main() == 0
+    assert capsys.readouterr().out == f"convatlas {version('convatlas')}\n"
+
+
+def test_every_verb_is_in_one_group_of_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["convatlas"])
+    assert cli.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    verbs = [line[2:16].strip() for line in lines if line.startswith("  ")]
+    assert sorted(verbs) == sorted(path.stem.replace("_", " ") for path in Path("pipelines").glob("*.py"))
+    assert set(cli.VERBS) <= set(lines)
 
 
 def test_without_arguments_the_verbs_are_listed(convatlas: Command) -> None:

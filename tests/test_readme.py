@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/data.md run, on generated images and short schedules."""
+"""The commands of the README and of pages in docs/ run, on generated images and short schedules; links resolve."""
 
 import os
 import re
@@ -14,7 +14,8 @@ import torchvision
 from tests.conftest import FolderRun
 
 README = Path(__file__).parents[1] / "README.md"
-PAGES = [README, README.parent / "docs" / "data.md"]
+PAGES = [README, README.parent / "CONTRIBUTING.md", README.parent / "CHANGELOG.md"]
+PAGES += sorted((README.parent / "docs").glob("*.md"))
 SHORT = ["debug=fast", "data.global_batch_size=8"]
 
 
@@ -22,7 +23,7 @@ def commands() -> list[str]:
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     blocks = re.findall(r"<!-- tested -->\n```console\n(.*?)```", text, flags=re.DOTALL)
     found = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
-    assert len(found) >= 11
+    assert len(found) >= 15
     return found
 
 
@@ -33,6 +34,7 @@ def test_the_command_runs(command: str, folder_run: FolderRun, tmp_path: Path) -
     photos.symlink_to(folder_run.root / "train" / folder_run.classes[0])
     images = next(photos.iterdir()).suffix
     command = command.replace("/data/birds", str(folder_run.root)).replace("*.jpg", f"*{images}")
+    command = command.replace("root=runs", f"root={folder_run.run.parent}")
     command = command.replace("checkpoint=best.ckpt", f"checkpoint={folder_run.run}/checkpoints/best.ckpt")
     program, *arguments = shlex.split(command)
     assert program == "convatlas"
@@ -75,3 +77,28 @@ def test_every_make_target_of_the_readme_exists() -> None:
     makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`make ([a-z-]+)`|\$ make ([a-z-]+)", README.read_text(encoding="utf-8")):
         assert re.search(rf"^{''.join(target)}:", makefile, flags=re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8")):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_wraps_at_100_columns(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    lines = [line for line in text.splitlines() if line[:1] not in ("|", "!") and not line.startswith("<!--")]
+    assert [line for line in lines if len(line) > 100] == []

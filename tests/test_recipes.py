@@ -15,6 +15,7 @@ from convatlas.config.composition import check_config, compose
 from convatlas.tasks.optimization import Course
 from convatlas.training.plan import TYPES
 from pipelines.train import train
+from scripts.write_recipes import OUTPUT, recipes
 from tests.fixtures import write_image_folder
 
 ROOT = Path(__file__).parents[1]
@@ -194,6 +195,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_image_folder(
         tmp_path_factory.mktemp("recipes") / "images", ["ant", "bee", "cat"], per_class=20, size=32
     )
+
+
+def test_the_page_of_recipes_is_current() -> None:
+    assert OUTPUT.read_text(encoding="utf-8") == recipes(), "run python scripts/write_recipes.py"
 
 
 def test_the_page_of_recipes_has_them_all() -> None:

@@ -17,7 +17,7 @@ from benchmarks.gpu.cases import build_task
 from benchmarks.gpu.rows import Row, Setting, Value
 from benchmarks.gpu.speed import REDUCED, RESNET, SETTINGS, SGD, WARM_UP, bare_step, fit, forget, ready_batch, timed
 from benchmarks.paired import synchronise
-from convatlas.training.agreement import Agreement
+from convatlas.training.agreement import RankVote
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 QUESTIONS = 1000
@@ -117,7 +117,7 @@ def _optimizer_rows(model: str, parameters: list[torch.nn.Parameter], setting: S
 
 
 def question_seconds() -> float:
-    """Seconds that a rank of two spends on a question of ``Agreement`` when it asks without a step in between."""
+    """Seconds that a rank of two spends on a question of ``RankVote`` when it asks without a step in between."""
     with tempfile.TemporaryDirectory() as folder:
         other = multiprocessing.get_context("spawn").Process(target=_ask, args=(1, folder))
         other.start()
@@ -128,7 +128,7 @@ def question_seconds() -> float:
 
 def _ask(rank: int, folder: str) -> float:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    agreement = Agreement()
+    agreement = RankVote()
     strategy = SimpleNamespace(_timeout=timedelta(minutes=1))
     agreement.open(cast(Trainer, SimpleNamespace(world_size=2, strategy=strategy)))
     agreement.reached(False)

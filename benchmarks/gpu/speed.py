@@ -23,9 +23,9 @@ from benchmarks.paired import synchronise
 from convatlas.config.composition import compose
 from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import OptimizerRecipe
-from convatlas.training.callbacks.ddp_buckets import SettledBuckets
+from convatlas.training.callbacks.ddp_buckets import DeterministicBuckets
 from convatlas.training.callbacks.progress import Throughput
-from convatlas.training.callbacks.resume_state import ProcessStates
+from convatlas.training.callbacks.resume_state import ResumeState
 from convatlas.training.trainer import build_trainer
 
 WARM_UP = 10
@@ -122,7 +122,7 @@ def fit(load: Load, batch: Any, steps: int, setting: Setting, overrides: Sequenc
         enable_checkpointing=False,
         enable_progress_bar=False,
         limit_val_batches=0,
-        callbacks=[SettledBuckets(), ProcessStates(), Throughput(), *callbacks],
+        callbacks=[DeterministicBuckets(), ResumeState(), Throughput(), *callbacks],
     )
     trainer.fit(task, datamodule=ReadyData(batch, steps))
 

@@ -12,6 +12,7 @@ import runpy
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -27,11 +28,22 @@ from convatlas.utils.signals import end_after_work, ignore_stop_signals
 
 Pipeline = Callable[..., dict[str, Any]]
 HELP = ("-h", "--help")
+VERBS = {
+    "Train and use networks": ("check", "train", "evaluate", "predict", "describe", "list"),
+    "Prepare and inspect data": ("data",),
+    "Run jobs on a SLURM cluster": ("submit", "jobs"),
+    "Show and publish results": ("runs", "report", "dashboard", "sync", "workspace"),
+    "Search, compare and reproduce": ("sweep", "study", "reproduce"),
+}
+"""The groups of verbs in the help, by the first words of the verbs."""
 
 
 def main() -> int:
     """Run one verb; the entry point of the ``convatlas`` command."""
     use_utf8()
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"convatlas {version('convatlas')}\n")
+        return 0
     verbs = {path.stem.replace("_", " "): path for path in sorted(project_path("pipelines").glob("*.py"))}
     arguments = sys.argv[1:]
     group = "".join(f"{word} " for word in arguments if word not in HELP)  # all verbs, or those of `convatlas data`
@@ -53,13 +65,13 @@ def main() -> int:
 
 
 def use_utf8() -> None:
-    """Read and write every name and text as UTF-8, whatever the locale: the process starts again where it must.
+    """Read and write all names and texts as UTF-8, whatever the locale; start the process again if necessary.
 
-    Class names, paths and captions then have the same bytes on every machine, and characters that cannot be printed
-    are printed as escapes.
+    Class names, paths and captions then have the same bytes on every machine. Characters that cannot be printed are
+    printed as escapes.
     """
     if not sys.flags.utf8_mode and locale.getencoding().lower() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
-        os.environ["PYTHONUTF8"] = "1"  # which the processes that this one starts inherit
+        os.environ["PYTHONUTF8"] = "1"  # child processes inherit it
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  the same command
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -73,25 +85,29 @@ def execute(
     compose: Callable[[str, Sequence[str]], DictConfig] = compose_config,
     status: Callable[[Mapping[str, Any]], int] = lambda result: 0,
     several_ranks: bool = False,
+    bare_key: str | None = None,
 ) -> NoReturn:
     """Compose the configuration, run a pipeline, print its result and exit.
 
-    The exit status is 0, or what ``status`` makes of the result; 2 for a mistake that the user can mend; 75 for a run
-    that a signal stopped and the same command goes on with; 1 for anything else, a lost rank included.
+    The exit status is 0, or the value of ``status``; 2 for a mistake that the user can correct; 75 for a run that a
+    signal stopped and that the same command continues; 1 for anything else, including a lost rank.
 
     Args:
-        pipeline: A function of the composed configuration; its name is that of ``conf/<name>.yaml``.
+        pipeline: A function of the composed configuration; ``conf/<name>.yaml`` has the name of the function.
         show: Prints the result for a person.
         types: Types of keys that belong to no constructor, by dotted name.
-        compose: Makes the configuration from the pipeline's name and the overrides.
-        status: The exit status of a result, for a verb whose results can be bad news.
-        several_ranks: Whether the verb is the work of all processes that a launcher has started; those of another verb
-            would all do the same, and write to the same files.
+        compose: Composes the configuration from the pipeline's name and the overrides.
+        status: Computes the exit status from the result.
+        several_ranks: Whether the verb runs in all processes that a launcher has started. Other verbs would do the
+            same work in each process and write to the same files.
+        bare_key: A key whose value may be given without ``key=``, as the first argument.
     """
     use_utf8()
     STARTUP.mark("imports")
     overrides = sys.argv[1:]
-    # Whatever libraries print belongs to standard error: standard output carries the result alone.
+    if bare_key is not None and overrides and "=" not in overrides[0]:
+        overrides[0] = f"{bare_key}={overrides[0]}"
+    # Output of libraries goes to standard error: standard output carries only the result.
     results = os.dup(1)
     os.dup2(2, 1)
     end_after_work()
@@ -105,7 +121,7 @@ def execute(
         result = pipeline(config)
         ignore_stop_signals()
     except BaseException as error:
-        ignore_stop_signals()  # a launcher now ends the other ranks: the status of each is to be its own
+        ignore_stop_signals()  # a launcher now ends the other ranks: each keeps its own exit status
         reported = _reported(error)
         if reported is None:
             raise
@@ -124,12 +140,12 @@ def execute(
 
 
 def _reported(error: BaseException | None) -> ReportedError | None:
-    """What is to be told behind an exception; Hydra wraps what constructors raise.
+    """Find the exception to report: Hydra wraps the exceptions of constructors.
 
-    A full or read-only disk and a GPU without memory are the user's to mend, whichever library met them.
+    The user can correct a full or read-only disk and a lack of GPU memory, whichever library raised the error.
     """
     while error is not None and not isinstance(error, ReportedError):
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which most verbs do not import
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, which most verbs do not import
             return UserError(
                 "out of memory on the GPU: lower data.global_batch_size, or raise trainer.accumulate_grad_batches "
                 f"({' '.join(str(error).split())[:160]})"
@@ -141,10 +157,16 @@ def _reported(error: BaseException | None) -> ReportedError | None:
 
 
 def _usage(verbs: Mapping[str, Path]) -> None:
-    sys.stdout.write("convatlas VERB [key=value …]\n\n")
-    for verb, path in verbs.items():
-        sys.stdout.write(f"  {verb:<14}{_docstring(path).splitlines()[0]}\n")
-    sys.stdout.write("\nconvatlas VERB --help explains a verb and lists its keys. Every verb takes format=json.\n")
+    sys.stdout.write("convatlas VERB [key=value …]\n")
+    for title, words in VERBS.items():
+        members = [verb for word in words for verb in verbs if verb.split()[0] == word]
+        lines = [f"  {verb:<14}{_docstring(verbs[verb]).splitlines()[0]}\n" for verb in members]
+        sys.stdout.writelines([f"\n{title}\n", *lines] if lines else [])
+    sys.stdout.write(
+        "\nconvatlas VERB --help explains a verb and lists its keys.\n"
+        "convatlas list GROUP lists the options of a group.\n"
+        "Every verb takes format=json.\n"
+    )
 
 
 def _help(path: Path) -> None:
@@ -162,5 +184,5 @@ def _help(path: Path) -> None:
 
 
 def _docstring(path: Path) -> str:
-    """What a pipeline says of itself, read without running it."""
+    """Read the docstring of a pipeline without running it."""
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")), clean=False) or ""

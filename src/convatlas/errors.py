@@ -1,15 +1,15 @@
-"""The exceptions whose message is all that a person needs."""
+"""Exceptions that are reported as one line, without a traceback."""
 
 
 class ReportedError(Exception):
-    """What the command line prints as one line, without a traceback."""
+    """Base of the exceptions that the command line reports as one line."""
 
     status: int
     """The exit status."""
 
 
 class UserError(ReportedError):
-    """A mistake in the command, the configuration or the data, which the user can mend.
+    """A mistake in the command, the configuration or the data, which the user can correct.
 
     The message is one line; it names the key or file to change and what was expected.
     """
@@ -22,15 +22,15 @@ class UnreadableError(UserError):
 
 
 class NewerFormatError(UnreadableError):
-    """A file was written by a newer ConvAtlas, whose format this one does not know."""
+    """A file was written by a newer version of ConvAtlas, in a format that this version cannot read."""
 
 
 class DivergedError(UserError):
-    """The loss is no finite number any more: with these settings the training cannot go on."""
+    """The loss is not finite: the training diverged with these settings."""
 
 
 class RankLostError(ReportedError):
-    """Another rank ended or fell silent; what it said is in its own output."""
+    """Another rank ended or stopped responding; its own output says why."""
 
     status = 1
 

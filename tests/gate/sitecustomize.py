@@ -21,7 +21,7 @@ def hold(task: Any, *_: object) -> None:
         return
     (FOLDER / f"held-{os.getpid()}").touch()
     opened = [FOLDER / "open", FOLDER / f"open-{os.getpid()}"]
-    stops = [callback for callback in task.trainer.callbacks if hasattr(callback, "received")]
+    stops = [callback.flag for callback in task.trainer.callbacks if hasattr(callback, "flag")]
     while not any(path.exists() for path in opened) and not any(stop.received for stop in stops):
         time.sleep(0.01)
 

@@ -9,7 +9,7 @@ import yaml
 from convatlas.config.composition import check_config, compose, plain, project_path
 from convatlas.errors import UserError
 from convatlas.jobs import rerun as module
-from convatlas.jobs.rerun import Plan, as_overrides, ask_plan, changed_settings, open_attempt, prepared_rerun
+from convatlas.jobs.rerun import PlannedRun, as_overrides, ask_plan, changed_settings, open_attempt, prepared_rerun
 from convatlas.record.provenance import differing_parts, environment, environment_differences
 from convatlas.training.plan import TYPES
 
@@ -103,7 +103,7 @@ def test_other_data_than_on_record_are_refused_and_the_part_is_named(
 
     def prepare(**on_record: Any) -> None:
         found = {"classes": "c", "train/names": "n", "train/masks": "m", "val/image_sizes": "i"}
-        plan = Plan("r-s0", "digest", found, "legacy", here["host"]["torch_threads"], "")
+        plan = PlannedRun("r-s0", "digest", found, "legacy", here["host"]["torch_threads"], "")
         monkeypatch.setattr(module, "ask_plan", lambda *_: plan)
         with prepared_rerun("r-s0", recorded(), here | on_record, [], "current"):
             pass
@@ -133,7 +133,8 @@ def test_what_a_resumed_run_had_in_part_only_is_listed(tmp_path: Path, monkeypat
         "git": {"commit": "a" * 40, "dirty": True, "diff": "x"},
         "host": here["host"] | {"torch_threads": 99, "name": "elsewhere"},
     }
-    monkeypatch.setattr(module, "ask_plan", lambda *_: Plan("r-s0", "d", {}, "d", here["host"]["torch_threads"], ""))
+    plan = PlannedRun("r-s0", "d", {}, "d", here["host"]["torch_threads"], "")
+    monkeypatch.setattr(module, "ask_plan", lambda *_: plan)
     monkeypatch.chdir(tmp_path)
     provenance = here | {"earlier_attempts": [first, here, first]}
     with prepared_rerun("r-s0", recorded(), provenance, [], "current") as rerun:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convatlas.jobs.supervisor import Command, run_commands
-from convatlas.training.callbacks.stopping import Preempted
+from convatlas.utils.signals import Preempted
 
 
 def command(tmp_path: Path, name: str, script: str) -> Command:
@@ -34,9 +34,10 @@ time.sleep(60)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_what_runs_and_starts_nothing_more(tmp_path: Path, number: signal.Signals) -> None:
     commands = [command(tmp_path, name, SAVES_ITSELF) for name in ("first", "second")]
+    first, second = (tmp_path / f"{name}.log" for name in ("first", "second"))
 
     def interrupt() -> None:
-        while not (commands[0].log.is_file() and "ready" in commands[0].log.read_text(encoding="utf-8")):
+        while not (first.is_file() and "ready" in first.read_text(encoding="utf-8")):
             time.sleep(0.05)
         os.kill(os.getpid(), number)
 
@@ -45,6 +46,6 @@ def test_a_signal_ends_what_runs_and_starts_nothing_more(tmp_path: Path, number:
     with pytest.raises(Preempted) as stopped:
         run_commands(commands, 1, lambda one, status: None)
     assert (stopped.value.code, stopped.value.signal_name) == (75, number.name)
-    assert commands[0].log.read_text(encoding="utf-8") == "ready\nsaved\n"
-    assert not commands[1].log.exists()
+    assert first.read_text(encoding="utf-8") == "ready\nsaved\n"
+    assert not second.exists()
     assert signal.getsignal(number) == before

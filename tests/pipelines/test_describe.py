@@ -75,7 +75,9 @@ def test_every_network_in_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     show(result)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 1 + len(model_names())
-    assert "\n".join(lines) in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8")
+    for name, parameters in (line.split()[:2] for line in lines[1:]):
+        assert f"| `{name}` | {parameters} |" in page
     assert next(line for line in lines if line.startswith("resnet152 ")).split()[1:] == [
         "60,192,808",
         "11,282,415,616",

@@ -22,9 +22,9 @@ from convatlas.record.lines import read_metrics
 from convatlas.record.provenance import SOURCE
 from convatlas.record.reader import read_run
 from convatlas.report.views.reproduction import compare_runs
-from convatlas.training.callbacks.stopping import Preempted
 from convatlas.training.plan import plan_run, state_at_start
 from convatlas.utils.files import dumps
+from convatlas.utils.signals import Preempted
 from pipelines.reproduce import compose, reproduce, show
 from tests.conftest import SMALL, Command, read_json
 from tests.jobs.test_source import git

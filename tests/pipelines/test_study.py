@@ -14,11 +14,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from convatlas.config.composition import compose as compose_config
+from convatlas.config.composition import compose_around_train as compose
 from convatlas.config.composition import project_path
 from convatlas.data.classification import datasets as dataset
 from convatlas.errors import UserError
 from convatlas.studies.design import read_study
-from pipelines.study import compose, show, study
+from pipelines.study import show, study
 from pipelines.train import train
 from tests.conftest import SMALL, read_json
 from tests.gates import PATIENCE, Gate
@@ -217,7 +218,7 @@ def test_a_study_that_is_stopped_saves_its_trainings_and_goes_on(tmp_path: Path)
         assert process.wait(PATIENCE) == 75
     (summary,) = tmp_path.glob("runs/*/summary.json")  # one at a time: the other arm had not begun
     assert read_json(summary)["state"] == "preempted"
-    assert "waits for 1 to save themselves" in (tmp_path / "errors").read_text(encoding="utf-8")
+    assert "waiting for 1 to stop" in (tmp_path / "errors").read_text(encoding="utf-8")
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     (log,) = tmp_path.glob("studies/*/logs/plain20*.log")

@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 
 from convatlas.config.composition import check_config
 from convatlas.config.composition import compose as compose_config
+from convatlas.config.composition import compose_around_train as compose
 from convatlas.errors import UserError
 from pipelines.jobs import jobs
-from pipelines.submit import compose, submit
+from pipelines.submit import submit
 from tests.conftest import SMALL
 
 

@@ -12,8 +12,8 @@ from benchmarks.kill_and_resume import OVERRIDES, difference, only_run, run_once
 from convatlas.config.composition import compose
 from convatlas.errors import UserError
 from convatlas.record.lock import RunLock
-from convatlas.training.callbacks.stopping import EXIT_STATUS
 from convatlas.training.checkpoint_io import read_checkpoint
+from convatlas.utils.signals import EXIT_STATUS
 from pipelines.runs import runs
 from pipelines.train import train
 from tests.compiler import needs_compiler

@@ -11,7 +11,8 @@ from pathlib import Path
 from optuna.trial import Trial, TrialState
 
 from convatlas.sweep.definition import open_sweep
-from convatlas.sweep.worker import StopFlag, Stopped, TrialOutcome, work
+from convatlas.sweep.worker import Stopped, TrialOutcome, work
+from convatlas.utils.signals import StopFlag
 
 directory, name, together, seconds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 stop = StopFlag()

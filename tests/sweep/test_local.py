@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from convatlas.errors import UserError
+from convatlas.jobs import supervisor
 from convatlas.jobs.launch import start
 from convatlas.jobs.slurm import Resources
 from convatlas.sweep import local
 from convatlas.sweep.local import WorkersEndedError, work_here
-from convatlas.sweep.worker import StopFlag
+from convatlas.utils.signals import StopFlag
 
 
 def end_with(
@@ -20,7 +21,7 @@ def end_with(
 ) -> None:
     """Run workers that end as these lines of a shell do."""
     left = iter(commands)
-    monkeypatch.setattr(local, "start", lambda *arguments: subprocess.Popen(["sh", "-c", next(left)]))
+    monkeypatch.setattr(supervisor, "start", lambda *arguments: subprocess.Popen(["sh", "-c", next(left)]))
     monkeypatch.setattr(StopFlag, "listen", lambda flag: None)
     work_here(None, directory, [], len(commands) - retries, retries, lambda: finished)
 
@@ -53,7 +54,7 @@ def test_workers_that_were_killed_before_anyone_looked_are_started_again(
         started[-1].wait()
         return started[-1]
 
-    monkeypatch.setattr(local, "start", start_and_wait)
+    monkeypatch.setattr(supervisor, "start", start_and_wait)
     monkeypatch.setattr(StopFlag, "listen", lambda flag: None)
     work_here(None, tmp_path, [], 1, 1, lambda: False)
     assert [process.returncode for process in started] == [-9, 0]

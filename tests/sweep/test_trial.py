@@ -21,8 +21,9 @@ from convatlas.record.lock import Owner, Watch, process_start
 from convatlas.sweep.definition import Sweep
 from convatlas.sweep.objective import Reports
 from convatlas.sweep.trial import Training
-from convatlas.sweep.worker import StopFlag, Stopped, TrialOutcome, claim
+from convatlas.sweep.worker import Stopped, TrialOutcome, claim
 from convatlas.training.plan import plan_run
+from convatlas.utils.signals import StopFlag
 from tests.conftest import SMALL
 from tests.gates import until
 from tests.sweep.definitions import make_sweep
@@ -140,7 +141,7 @@ def test_a_worker_that_is_told_to_stop_lets_the_training_save_itself(tmp_path: P
 
     def tell() -> None:
         until(lambda: list((tmp_path / "s").glob("runs/*/summary.json")))
-        stop.received = True
+        stop.received.append(signal.SIGTERM)
 
     threading.Thread(target=tell, daemon=True).start()
     with pytest.raises(Stopped):

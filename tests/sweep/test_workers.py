@@ -17,7 +17,8 @@ from convatlas.errors import UserError
 from convatlas.record.lock import Owner
 from convatlas.sweep.definition import DEATHS, NUM_TRIALS, REASON, Sweep, open_sweep
 from convatlas.sweep.storage import VARIABLE, address
-from convatlas.sweep.worker import StopFlag, Stopped, TrialOutcome, claim, work
+from convatlas.sweep.worker import Stopped, TrialOutcome, claim, work
+from convatlas.utils.signals import StopFlag
 from tests.gates import PATIENCE, until
 from tests.sweep.definitions import make_sweep
 

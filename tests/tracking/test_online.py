@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from convatlas.training.callbacks.stopping import EXIT_STATUS
+from convatlas.utils.signals import EXIT_STATUS
 from tests.conftest import SMALL
 from tests.gates import PATIENCE, Gate, until
 from tests.tracking.conftest import record, rows, summary, synced, train_process

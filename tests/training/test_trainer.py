@@ -8,7 +8,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from convatlas.config.composition import check_config, compose
 from convatlas.errors import UserError
-from convatlas.training.srun import SrunEnvironment
+from convatlas.training.cluster_environments import SrunEnvironment
 from convatlas.training.trainer import build_trainer, is_lost_rank
 
 STEP = {

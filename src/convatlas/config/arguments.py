@@ -1,4 +1,4 @@
-"""The arguments of the constructors that a configuration names, with the defaults of those that it leaves out."""
+"""The arguments of the constructors in a configuration, including the defaults of omitted ones."""
 
 import dataclasses
 import inspect
@@ -34,17 +34,17 @@ SUPPLIED: Mapping[str, frozenset[str]] = {
         }
     ),
 }
-"""By kind: arguments that the program supplies itself, so that they belong to no configuration."""
+"""Arguments that the program supplies itself and that no configuration holds, by kind of constructor."""
 
 CHANGED_DEFAULTS: Mapping[str, int] = {}
 """Defaults that were changed on purpose, such as ``convatlas.models.ResNet.stride_in``, with a version number.
 
-The version is part of the identity of every run that takes the default: such a run is another run than before.
+The version is part of the identity of every run that uses the default, so that such a run gets a new identity.
 """
 
 
 def constructor(target: str) -> Callable[..., Any]:
-    """The class or function that a ``_target_`` names: by the table of public names, otherwise by import.
+    """Find the class or function of a ``_target_``: in the table of public names, otherwise by import.
 
     Raises:
         ImportError, ValueError: There is no such object.
@@ -55,7 +55,7 @@ def constructor(target: str) -> Callable[..., Any]:
 
 
 def parameters(target: str) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a constructor, without those that the program supplies itself."""
+    """The parameters of a constructor, except those that the program supplies itself."""
     public = public_name(target)
     supplied = SUPPLIED.get(kind_of(public), frozenset()) if public is not None else frozenset()
     found = inspect.signature(constructor(target)).parameters
@@ -85,7 +85,7 @@ def expanded(value: Any, defaults_of: Callable[[str], Mapping[str, Any]] = defau
         defaults_of: Gives the defaults of a ``_target_``.
 
     Returns:
-        The same with the defaults behind what was given, and with public names in ``_target_``.
+        The same configuration with the defaults after the given arguments, and with public names in ``_target_``.
     """
     if isinstance(value, list):
         return [expanded(item, defaults_of) for item in value]
@@ -103,7 +103,7 @@ def expanded(value: Any, defaults_of: Callable[[str], Mapping[str, Any]] = defau
 
 
 def targets(value: Any) -> set[str]:
-    """The constructors that a configuration names anywhere, by public name where they have one."""
+    """The constructors that a configuration names anywhere, by public name if they have one."""
     if isinstance(value, list):
         return {name for item in value for name in targets(item)}
     if not isinstance(value, dict):
@@ -113,7 +113,7 @@ def targets(value: Any) -> set[str]:
 
 
 def reduced(value: Any) -> Any:
-    """Remove every argument that stands at its default; the opposite of ``expanded``.
+    """Remove every argument that has its default value; the inverse of ``expanded``.
 
     A default of ``CHANGED_DEFAULTS`` is replaced by its version.
     """
@@ -141,7 +141,7 @@ def reduced(value: Any) -> Any:
 
 
 def _typed(target: str, name: str, value: Any) -> Any:
-    """An argument with whole numbers as floats where the constructor asks for floats."""
+    """Convert whole numbers to floats if the constructor expects floats."""
     return with_floats(value, _annotations(target).get(name)) if isinstance(value, int | list) else value
 
 
@@ -159,9 +159,9 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, str | int | float | bool | None):
         return value
-    return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # an address is another one in each process
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # addresses differ between processes
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Equal with equal types: of Lightning's limits, 1 is one batch and 1.0 is all of them."""
+    """Compare values and their types: as a limit of Lightning, 1 is one batch and 1.0 is all of them."""
     return dumps(first) == dumps(second)

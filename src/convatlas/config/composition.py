@@ -1,13 +1,13 @@
-"""Compose a configuration with Hydra and check it against the constructors it names.
+"""Compose a configuration with Hydra and check it against the constructors that it names.
 
-Everything here runs in well under a second and before any data, network or accelerator is touched.
+This takes well under a second and touches no data, network or accelerator.
 """
 
 import difflib
 import inspect
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from convatlas.errors import UserError
 from convatlas.utils.distributed import num_nodes, ranks_per_node
 
 SMALL_IMAGE = 64
-"""Images with fewer pixels a side take the small-input stem of a network."""
+"""Images with a side below this number of pixels use the stem of a network for small images."""
 
 USUAL_NAMES = {
     "batch_size": "data.global_batch_size",
@@ -50,10 +50,10 @@ USUAL_NAMES = {
     "weight_decay": "optimizer.algorithm.weight_decay",
     "workers": "data.threads",
 }
-"""Our keys for what other programs call by these names."""
+"""Names that other programs use, and our keys for the same settings."""
 
 NAMED_OBJECTS = ("tracking", "space")
-"""Keys whose members have names that the user chooses; each is an object."""
+"""Keys whose members have names that the user chooses; each member is an object."""
 
 OmegaConf.register_new_resolver(
     "stem_for",  # an unknown size is the paper's
@@ -65,7 +65,7 @@ OmegaConf.register_new_resolver("ranks_per_node", ranks_per_node, replace=True)
 
 
 def project_path(name: str) -> Path:
-    """Where ``conf`` or ``pipelines`` lies: inside an installed package, at the top of a checkout."""
+    """Find ``conf`` or ``pipelines``: inside an installed package, or at the top of a checkout."""
     packaged = Path(__file__).parents[1] / name
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / name
 
@@ -105,19 +105,19 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     return config
 
 
-def compose_around_train(name: str, overrides: Sequence[str], own_keys: Collection[str]) -> DictConfig:
+def compose_around_train(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose ``conf/<name>.yaml`` for a verb that starts trainings.
 
     Args:
         name: The verb.
-        overrides: Overrides of the verb and of ``train``, mixed.
-        own_keys: First words of the verb's own keys.
+        overrides: Overrides of the verb, whose keys are in its file, and of ``train``, mixed.
 
     Returns:
-        The verb's configuration; ``train`` lists the overrides of the training: those of the file, then those given.
+        The verb's configuration. ``train`` lists the overrides of the training: first those of the verb's file, then
+        those given.
     """
     parsed = parse_overrides(overrides)
-    own = [override for override in parsed if override.key_or_group.split(".")[0] in own_keys]
+    own = [override for override in parsed if override.key_or_group.split(".")[0] in verb_keys(name)]
     config = compose(name, [str(override.input_line) for override in own])
     with open_dict(config):
         config.train = [*config.get("train", []), *(str(item.input_line) for item in parsed if item not in own)]
@@ -125,7 +125,7 @@ def compose_around_train(name: str, overrides: Sequence[str], own_keys: Collecti
 
 
 def overridden_keys(overrides: Sequence[str]) -> set[str]:
-    """The keys that a person named on the command line, such as ``{"data", "data.root"}``."""
+    """The keys given on the command line, such as ``{"data", "data.root"}``."""
     return {override.key_or_group for override in parse_overrides(overrides)}
 
 
@@ -142,7 +142,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def quoted(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides: text is quoted, whatever it holds."""
+    """Write a value in the grammar of Hydra's overrides; strings are always quoted."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{quoted(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -153,18 +153,18 @@ def quoted(value: Any) -> str:
 
 
 def fill_num_classes(config: DictConfig, num_classes: int) -> None:
-    """Let ``data.num_classes: null`` be what the class list has."""
+    """Replace ``data.num_classes: null`` by the number of classes in the class list."""
     if config.data.num_classes is None:
         config.data.num_classes = num_classes
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as built-in containers, as it goes to files and checkpoints."""
+    """The resolved configuration as built-in containers, for files and checkpoints."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def check_config(config: DictConfig, types: Mapping[str, Any]) -> None:
-    """Check that no value is missing and that each has the type its constructor asks for.
+    """Check that no value is missing and that each has the type that its constructor expects.
 
     Args:
         config: The composed configuration.
@@ -201,10 +201,10 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _compose_known(name: str, parsed: Sequence[Override]) -> tuple[DictConfig, list[str]]:
-    """Compose with the overrides whose keys the files have.
+    """Compose with the overrides whose keys exist in the files.
 
     Returns:
-        The configuration, and the other keys: they may be arguments that the files leave at their defaults.
+        The configuration, and the other keys, which may be arguments that the files leave at their defaults.
 
     Raises:
         UserError: As ``compose``.
@@ -223,7 +223,7 @@ def _compose_known(name: str, parsed: Sequence[Override]) -> tuple[DictConfig, l
         except (HydraException, OmegaConfBaseException) as error:
             message = " ".join(str(error).split())
             if twice := re.match(r"Could not append to config. An item is already at '([^']+)'", message):
-                raise UserError(f"{twice[1]}: it is there already; give {twice[1]}=… without +") from error
+                raise UserError(f"{twice[1]}: it exists already; give {twice[1]}=… without +") from error
             unknown = re.match(r"Could not override '([^']+)'", message)
             if unknown is None:
                 raise UserError(message) from error
@@ -233,10 +233,10 @@ def _compose_known(name: str, parsed: Sequence[Override]) -> tuple[DictConfig, l
 
 
 def _check_arguments(config: DictConfig, keys: Sequence[str]) -> None:
-    """Refuse keys that are not in a configuration and not arguments of its constructors either.
+    """Refuse keys that are neither in a configuration nor arguments of its constructors.
 
     Raises:
-        UserError: There is no such argument; with the nearest name.
+        UserError: There is no such argument; the message suggests the nearest name.
     """
     for key in keys:
         parent, _, argument = key.rpartition(".")
@@ -249,18 +249,18 @@ def _check_arguments(config: DictConfig, keys: Sequence[str]) -> None:
 
 
 def _arguments(node: DictConfig) -> list[str]:
-    """The keys of a node, and those that it could have."""
+    """The keys that a node has or could have."""
     more = parameters(node["_target_"]) if isinstance(node.get("_target_"), str) else ()
     return [key for key in dict.fromkeys([*map(str, node), *more]) if key not in INSTANTIATE]
 
 
 def _check_added(name: str, config: DictConfig, override: Override, overrides: Sequence[str]) -> None:
-    """Refuse ``+key=value`` that nothing would read; what stands in a constructor's node is checked with the node."""
+    """Refuse ``+key=value`` if nothing reads the key; arguments of constructors are checked elsewhere."""
     key = override.key_or_group
     if override.type not in (OverrideType.ADD, OverrideType.FORCE_ADD) or override.package is not None:
         return
     parent, _, member = key.rpartition(".")
-    if not parent:  # a group, or refused as every unknown key is
+    if not parent:  # a group, or an unknown key, which is refused elsewhere
         return
     node: Any = config
     known: Any = verb_keys(name)
@@ -269,7 +269,7 @@ def _check_added(name: str, config: DictConfig, override: Override, overrides: S
         known = (known or {}).get(part)
         if not isinstance(node, DictConfig) or "_target_" in node or part in NAMED_OBJECTS:
             return
-    if known is None:  # the mapping is a group's
+    if known is None:  # the mapping belongs to a group
         known = OmegaConf.select(_compose(name, [line for line in overrides if line != override.input_line]), parent)
     if member not in known:
         raise _unknown_key(key, [f"{parent}.{other}" for other in known])
@@ -304,7 +304,7 @@ def _nodes(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig
     yield path, config
     for key in map(str, config):
         if OmegaConf.is_interpolation(config, key) or OmegaConf.is_missing(config, key):
-            continue  # an interpolated node is visited where it is written
+            continue  # an interpolated node is visited at its own place
         value = config[key]
         if isinstance(value, DictConfig):
             yield from _nodes(value, f"{path}.{key}" if path else key)
@@ -331,7 +331,7 @@ def _check_call(path: str, node: DictConfig) -> None:
             raise UserError(f"{path}.{key}: {node['_target_']} takes no such argument{hint}")
         value = _content(node[key])
         if value is None and OmegaConf.is_interpolation(node, key):
-            continue  # num_classes, which the class list fills in
+            continue  # num_classes: the class list determines it
         annotation = annotation_of(function, key)
         if annotation is not inspect.Parameter.empty and not _holds_target(value):
             check_value(f"{path}.{key}", value, annotation, f" ({node['_target_']})")

@@ -1,7 +1,7 @@
-"""Configurations that come from a file: checked before any part of them is constructed.
+"""Check configurations from a file before any part of them is constructed.
 
-A checkpoint, the ``config.yaml`` of a run and a ``sweep.yaml`` may come from anybody. What they may construct is
-written down here: the public names of ``public_names.TABLE``, each at the places that are meant for its kind.
+A checkpoint, the ``config.yaml`` of a run or a ``sweep.yaml`` may come from an untrusted source. They may construct
+only the public names of ``public_names.TABLE``, each at the keys that are meant for its kind.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from convatlas.errors import UserError
 Places = Mapping[str, tuple[str, ...]]
 
 KEY = re.compile(r"[A-Za-z0-9][\w-]*")
-"""What a key may be: anything else means something to Hydra where a configuration becomes a command line."""
+"""Pattern of a key: other characters have a meaning for Hydra when a configuration becomes a command line."""
 
 TASKS = ("classification_task", "segmentation_task", "detection_task")
 DATA = ("classification_data", "segmentation_data", "detection_data")
@@ -71,7 +71,7 @@ ARGUMENTS: Mapping[str, Places] = {
 """The kinds of objects that the arguments of a constructor may be, by the kind of the constructor."""
 
 REQUIRED = ("net", "backbone", "proposals", "regions", "dataset", "crop", "algorithm", "wrapped_pruner")
-"""Arguments that must be an object wherever they stand."""
+"""Arguments that must always be an object."""
 
 CALLED_LATER = (
     "algorithm",
@@ -81,7 +81,7 @@ CALLED_LATER = (
     "segmentation_dataset",
     "tracker",
 )
-"""Kinds of functions that the program calls itself: their nodes are ``_partial_``."""
+"""Kinds of functions that the program calls itself; their nodes are ``_partial_``."""
 
 
 def check_stored(
@@ -91,16 +91,16 @@ def check_stored(
 
     Args:
         config: Built-in containers.
-        places: What it may construct at which keys: ``TRAINING`` or ``SWEEP``.
-        where: The file as messages name it, such as ``checkpoint=best.ckpt``.
-        types: Types of keys that must be there, by dotted name.
+        places: The kinds of objects that it may construct, by key: ``TRAINING`` or ``SWEEP``.
+        where: Name of the file in messages, such as ``checkpoint=best.ckpt``.
+        types: Types of required keys, by dotted name.
 
     Returns:
         The same configuration with public names in every ``_target_``; safe to instantiate.
 
     Raises:
-        UserError: It constructs something at a place that is not meant for it, holds an argument that the constructor
-            does not take or a value of another type, lacks one that it needs, or asks for an interpolation.
+        UserError: An object at a key that is not meant for its kind, an unknown or missing argument, a value of the
+            wrong type, or an interpolation.
     """
     checked = _members(config, "", places, where)
     try:
@@ -111,14 +111,14 @@ def check_stored(
 
 
 def check_paths(data: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The ``data`` of a stored configuration, without what could write or read outside ``data.root``.
+    """Return the ``data`` of a stored configuration without access to files outside ``data.root``.
 
     Args:
         data: From ``check_stored``.
-        where: The file as messages name it.
+        where: Name of the file in messages.
 
     Returns:
-        The same without downloads and with the user's own cache for lists of files.
+        The same settings, without downloads and with the user's own cache of file lists.
 
     Raises:
         UserError: A name of the data set leads out of ``data.root``.
@@ -140,7 +140,7 @@ def check_paths(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check(value: Any, key: str, kinds: tuple[str, ...], where: str) -> Any:
-    """A value at a place where an object of one of these kinds may stand, or none for plain values."""
+    """Check a value that may be an object of one of these kinds; without kinds it must be a plain value."""
     if isinstance(value, str) and "${" in value:
         raise UserError(f"{where}: {key}={value}: a stored configuration holds values, no interpolations")
     if isinstance(value, list):
@@ -176,7 +176,7 @@ def _check(value: Any, key: str, kinds: tuple[str, ...], where: str) -> Any:
 
 
 def _members(node: Mapping[str, Any], key: str, places: Places, where: str) -> dict[str, Any]:
-    """The checked members of a mapping, which may itself be at a place such as ``steps.*``."""
+    """Check the members of a mapping, whose own key may be a place such as ``steps.*``."""
     checked = {}
     for name, value in node.items():
         if not isinstance(name, str) or not KEY.fullmatch(name):

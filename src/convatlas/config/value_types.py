@@ -1,4 +1,4 @@
-"""The types of configuration values: checked with pydantic, and named as a person would call them."""
+"""Check the types of configuration values with pydantic, and name them in messages."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -29,12 +29,12 @@ def _check_name(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
-"""What becomes a part of a file's name."""
+"""A string that becomes part of a file name."""
 
 Side = Annotated[int, Ge(1), Le(2**14)]
-"""Height or width of an image, in pixels; a batch of larger ones fits into no memory."""
+"""Height or width of an image in pixels; a batch of larger images would not fit into memory."""
 
-SPOKEN = {
+TYPE_NAMES = {
     Name: "a name: printable, without /, not beginning with a full stop",
     dict: "a mapping",
     Side: "an integer from 1 to 16384",
@@ -43,17 +43,17 @@ SPOKEN = {
     PositiveFloat: "a positive number",
     NoneType: "null",
 }
-"""How messages call the types that have no short name."""
+"""Names of types in messages."""
 
 EXACT = 2**53
-"""Whole numbers up to here are floats, too."""
+"""Floats represent every whole number up to this one exactly."""
 
 BOUNDS = {Ge: "from", Le: "to", Gt: "above", Lt: "below"}
-"""How messages call the limits of a number."""
+"""Names of the limits of a number in messages."""
 
 
 def annotation_of(function: Callable[..., Any], name: str) -> Any:
-    """The type that a function asks for by one of its parameters; ``inspect.Parameter.empty`` where there is none."""
+    """The annotation of a parameter; ``inspect.Parameter.empty`` if there is none."""
     function = inspect.unwrap(function)
     annotation = getattr(function, "__annotations__", {}).get(name, inspect.Parameter.empty)
     if isinstance(annotation, str):
@@ -65,11 +65,12 @@ def annotation_of(function: Callable[..., Any], name: str) -> Any:
 
 
 def with_floats(value: Any, annotation: Any) -> Any:
-    """Turn whole numbers into floats where a type asks for floats, so that 1 and 1.0 are one value.
+    """Convert whole numbers to floats if a type expects floats, so that 1 and 1.0 are the same value.
 
     Args:
-        value: A number, a list of numbers, or anything else, which stays as it is; so do integers above ``EXACT``.
-        annotation: The type; one that takes integers too, such as ``int | float``, changes nothing.
+        value: A number, a list of numbers, or any other value, which is returned unchanged, as are integers above
+            ``EXACT``.
+        annotation: The type. A type that also accepts integers, such as ``int | float``, changes nothing.
     """
     types = list(_alternatives(annotation))
     if isinstance(value, list):
@@ -80,7 +81,7 @@ def with_floats(value: Any, annotation: Any) -> Any:
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
-    """The types that a union consists of, without limits."""
+    """The members of a union, without limits."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         for argument in arguments:
@@ -98,7 +99,7 @@ def check_value(key: str, value: object, expected: Any, where: str) -> None:
         key: Its key, for the message.
         value: The value.
         expected: A type that pydantic understands; others are not checked.
-        where: What the message ends with.
+        where: End of the message.
 
     Raises:
         UserError: It has another type.
@@ -118,26 +119,26 @@ def check_value(key: str, value: object, expected: Any, where: str) -> None:
     except ValidationError:
         ok = False
     if not ok:
-        raise UserError(f"{key}={value}: expected {_spoken(expected)}{where}")
+        raise UserError(f"{key}={value}: expected {_type_name(expected)}{where}")
 
 
-def _spoken(expected: Any) -> str:
-    """A type as a person would call it."""
-    if expected in SPOKEN:
-        return SPOKEN[expected]
+def _type_name(expected: Any) -> str:
+    """The name of a type in messages."""
+    if expected in TYPE_NAMES:
+        return TYPE_NAMES[expected]
     origin, arguments = get_origin(expected), get_args(expected)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (Union, UnionType):
-        return " or ".join(map(_spoken, arguments))
+        return " or ".join(map(_type_name, arguments))
     if origin is dict:
-        return SPOKEN[dict]
+        return TYPE_NAMES[dict]
     if origin is list and is_dataclass(arguments[0]):
         return f"a list of mappings with {', '.join(field.name for field in fields(arguments[0]))}"
     if origin is list:
-        return f"a list, each entry {_spoken(arguments[0])}"
+        return f"a list, each entry {_type_name(arguments[0])}"
     if origin is Annotated:
         bounds = [bound for item in arguments[1:] for bound in getattr(item, "metadata", [item])]
         words = [f"{BOUNDS[type(bound)]} {getattr(bound, type(bound).__name__.lower())}" for bound in bounds]
-        return " ".join([_spoken(arguments[0]), *words])
+        return " ".join([_type_name(arguments[0]), *words])
     return expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")

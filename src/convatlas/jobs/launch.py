@@ -1,4 +1,4 @@
-"""Trainings that another command starts: each is a process group of its own, so that its end is its own."""
+"""Start commands, each in its own process group, so that it can be signalled alone."""
 
 import ctypes
 import os
@@ -10,25 +10,25 @@ from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
-"""Linux: the signal that a process gets when the one that started it has died (man 2 prctl)."""
+"""Option of prctl(2) on Linux: the signal that a process gets when its parent dies."""
 
 
 def train_command(overrides: Sequence[str], ranks: int = 1) -> list[str]:
     """The command that trains on this machine.
 
     Args:
-        overrides: What would follow ``convatlas train``.
-        ranks: Processes of the run; more than one are started by torchrun.
+        overrides: Arguments of ``convatlas train``.
+        ranks: Number of ranks; torchrun starts more than one.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     return [sys.executable, *launcher, "-m", "convatlas", "train", *overrides]
 
 
 def srun_command(overrides: Sequence[str]) -> list[str]:
-    """The command that trains on all nodes of the SLURM job that it is given in, one rank for each of its tasks.
+    """The command that trains on all nodes of the present SLURM job, one rank for each task.
 
     Args:
-        overrides: What would follow ``convatlas train``.
+        overrides: Arguments of ``convatlas train``.
     """
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
     flags = ["--kill-on-bad-exit=1", *([f"--cpus-per-task={cpus}"] if cpus else [])]
@@ -42,14 +42,14 @@ def start(
     die_with_parent: bool = False,
     keep: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Start a command in a process group of its own, its output appended to a file.
+    """Start a command in its own process group and append its output to a file.
 
     Args:
-        command: From ``train_command``.
-        log: Where standard output and error go; its folder exists. None: to this process's standard error.
-        environment: Variables beside those of this process.
-        die_with_parent: End it with SIGTERM when the thread that calls this dies, by whatever (Linux).
-        keep: Open files that it is to have open, too: what is locked stays so while it lives.
+        command: The command line.
+        log: File for standard output and error, in an existing folder; None is this process's standard error.
+        environment: Variables that it gets in addition to those of this process.
+        die_with_parent: End it with SIGTERM when the calling thread dies, for any reason (Linux).
+        keep: Open files that it inherits; their locks hold while it lives.
     """
     prctl = ctypes.CDLL(None).prctl if die_with_parent and sys.platform == "linux" else None
     output = os.dup(2) if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -62,7 +62,7 @@ def start(
             env={**os.environ, **(environment or {})},
             start_new_session=True,
             pass_fds=keep,
-            # Between fork and exec one system call is made, and no lock of this process is asked for.
+            # Between fork and exec this makes one system call and takes no lock of this process.
             preexec_fn=prctl and (lambda: prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))),
         )
     finally:
@@ -70,7 +70,7 @@ def start(
 
 
 def end(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    """Send a signal to all processes that a command started, unless they have ended."""
+    """Send a signal to the process group of a command, unless the command has ended."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)

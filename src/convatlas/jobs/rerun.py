@@ -1,4 +1,4 @@
-"""A recorded run, once more: its configuration as a command line, its code, its place."""
+"""Prepare the repetition of a recorded run: its command line, its code and its directory."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from convatlas.record.provenance import SOURCE, differing_parts, environment, en
 from convatlas.utils.cores import usable_cores
 
 ROOT = "reproductions"
-"""Where runs go that are runs once more, unless ``run.root`` says otherwise: not among those they repeat."""
+"""Default folder of repeated runs, apart from the runs that they repeat."""
 
 PLAN = """
 import json, sys
@@ -48,7 +48,7 @@ if hasattr(data, "digests"):
     found |= {"data_digests": data.digests, "legacy_fingerprint": legacy_fingerprint(data)}
 print("\\n" + json.dumps(found))
 """
-"""Asks a source, which may be an old one, what a command would be; these functions are as old as ``submit``."""
+"""Script that plans a run with another, possibly older, version of the source."""
 
 NEEDED: Mapping[str, Any] = {
     "data": dict,
@@ -58,29 +58,29 @@ NEEDED: Mapping[str, Any] = {
     "trainer.devices": PositiveInt | Literal["auto"],
     "trainer.num_nodes": PositiveInt,
 }
-"""What a recorded configuration must have to be run once more."""
+"""Types of the keys that a recorded configuration needs for a repetition."""
 
 RANKS_PER_CORE = 16
-"""More processes than that a machine is not asked to start."""
+"""Largest number of ranks for each core of this machine."""
 
 PROVENANCE = ("git", "python", "packages", "host", "data_fingerprint")
-"""And what its provenance must have."""
+"""Entries that the provenance needs for a repetition."""
 
 USER_ERROR = "convatlas.errors.UserError: "
-"""How Python begins the line of a traceback that says what is to be mended."""
+"""Start of the line of a traceback with the message of a ``UserError``."""
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """A recorded run that is to be trained once more.
+    """The repetition of a recorded run.
 
     Attributes:
-        run: Its directory.
-        overrides: What ``train`` is given.
-        ranks: Its processes on this machine.
-        environment: Variables that choose the code and PyTorch's threads.
-        code: Which code runs, in words.
-        differences: What is not as it was, one line each.
+        run: The directory of the repetition.
+        overrides: Arguments of ``train``.
+        ranks: Number of ranks on this machine.
+        environment: Variables that select the code and the number of PyTorch's threads.
+        code: Description of the code that runs.
+        differences: Differences from the recorded run, one line each.
     """
 
     run: RunDirectory
@@ -99,25 +99,26 @@ def prepared_rerun(
     overrides: Sequence[str],
     code: Literal["recorded", "current"],
 ) -> Iterator[Rerun]:
-    """Get everything ready to train a recorded run once more; the recorded code is there until the context ends.
+    """Prepare the repetition of a recorded run; the recorded code exists until the context ends.
 
-    It is not mirrored: on W&B it would have the name of the run that it repeats. It gets as many threads of PyTorch as
-    the run had, because they decide how sums are rounded. Relative paths count from the present directory.
+    The repetition is not mirrored, because on W&B it would have the name of the original run. It uses as many threads
+    of PyTorch as the original, because they determine the rounding of sums. Relative paths start at the present
+    directory.
 
     Args:
-        run_id: The identity on record.
-        config: The configuration on record.
-        provenance: The provenance on record.
-        overrides: Values that are to be others than on record.
-        code: Whose code runs.
+        run_id: The recorded identity.
+        config: The recorded configuration.
+        provenance: The recorded provenance.
+        overrides: Values that replace recorded ones.
+        code: Whether the recorded or the current code runs.
 
     Raises:
-        UserError: As ``recorded_source``, ``changed_settings`` and ``ask_plan``; other data, or other initial weights,
-            than on record.
+        UserError: As in ``recorded_source``, ``changed_settings`` and ``ask_plan``; the data or the initial weights
+            differ from the recorded ones.
     """
     given = overridden_keys(overrides)
     where = f"run {run_id}"
-    check_stored(config, TRAINING, where, NEEDED)  # the names stay as they are: the recorded code may know no others
+    check_stored(config, TRAINING, where, NEEDED)  # the names stay: the recorded code may not know others
     settings = changed_settings({**config, "data": check_paths(config["data"], where)}, overrides)
     root = settings["run"]["root"] if "run.root" in given else ROOT
     ranks = _one_machine(settings["trainer"], where)
@@ -159,16 +160,16 @@ def prepared_rerun(
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a source says of a command.
+class PlannedRun:
+    """The run that a version of the source would train.
 
     Attributes:
         run_id: The identity of the run.
-        data_fingerprint: That of its data.
-        data_digests: Those of the data's parts; empty where the source does not tell them apart.
-        legacy_fingerprint: The data's fingerprint as sources had it that did not tell parts apart.
-        torch_threads: Threads of PyTorch in that process.
-        package: The file of the package that answered.
+        data_fingerprint: The fingerprint of its data.
+        data_digests: The digests of the parts of the data; empty if the source has none.
+        legacy_fingerprint: The fingerprint of the data by the rule of sources without digests of parts.
+        torch_threads: Number of PyTorch's threads in that process.
+        package: The file of the package that was imported.
     """
 
     run_id: str
@@ -180,7 +181,7 @@ class Plan:
 
 
 def changed_settings(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A recorded configuration with values that the command line gives instead; a new seed is the data's too.
+    """Replace values of a recorded configuration by those of the command line; a new seed is also the data's seed.
 
     Raises:
         UserError: A key that the configuration does not have, or a group.
@@ -202,13 +203,13 @@ def changed_settings(config: Mapping[str, Any], overrides: Sequence[str]) -> dic
 
 
 def as_overrides(settings: Mapping[str, Any], conf: Path) -> list[str]:
-    """Write a whole configuration as overrides of ``train``: its groups are left out and given by value instead.
+    """Write a whole configuration as overrides of ``train``, with values in place of its groups.
 
-    So any version takes it, whatever its own groups hold by now, and checks it as it checks every command.
+    Any version accepts them, whatever its own groups contain, and checks them like every command.
 
     Args:
         settings: A resolved configuration; the order of its keys is kept.
-        conf: The configurations of the version that takes it.
+        conf: The folder ``conf`` of the version that runs.
     """
     defaults = yaml.safe_load((conf / "train.yaml").read_text(encoding="utf-8"))["defaults"]
     groups = [key for entry in defaults if isinstance(entry, dict) for key in entry if key in settings]
@@ -218,11 +219,11 @@ def as_overrides(settings: Mapping[str, Any], conf: Path) -> list[str]:
     ]
 
 
-def ask_plan(overrides: Sequence[str], environment: Mapping[str, str]) -> Plan:
-    """Let the source that ``environment`` chooses say what ``train`` with these overrides would be.
+def ask_plan(overrides: Sequence[str], environment: Mapping[str, str]) -> PlannedRun:
+    """Plan the run of these overrides with the source that ``environment`` selects.
 
     Raises:
-        UserError: It refuses them, or knows no such question; its own words say why.
+        UserError: The source refuses the overrides or fails; the message is its own.
     """
     command = [sys.executable, "-c", PLAN, *overrides]
     done = subprocess.run(
@@ -230,15 +231,15 @@ def ask_plan(overrides: Sequence[str], environment: Mapping[str, str]) -> Plan:
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [""]
-        # In an old source, what a constructor said stands above what Hydra made of it.
+        # In an old source, the message of a constructor comes before that of Hydra.
         said = [line.removeprefix(USER_ERROR) for line in lines if line.startswith(USER_ERROR)]
         reason = (said or lines)[-1]
         raise UserError(f"the code that is to run refuses the recorded configuration: {reason}")
-    return Plan(**json.loads(done.stdout.splitlines()[-1]))
+    return PlannedRun(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def open_attempt(root: Path, run_id: str, source: Mapping[str, Any] | None) -> RunDirectory:
-    """Where to run: the attempt that the same source left unfinished, else the first that does not exist."""
+    """Choose the attempt that the same source left unfinished, otherwise the first that does not exist."""
     attempt = 1
     while (run := RunDirectory.choose(str(root), run_id, attempt, fresh=False)).path.exists():
         begun = run.provenance.get("git", source)
@@ -249,7 +250,7 @@ def open_attempt(root: Path, run_id: str, source: Mapping[str, Any] | None) -> R
 
 
 def _check_complete(provenance: Mapping[str, Any], where: str) -> None:
-    """Refuse a provenance without the entries that a run once more needs."""
+    """Refuse a provenance without the entries that a repetition needs."""
     for record in (provenance, *provenance.get("earlier_attempts", [])):
         lacking = [name for name in PROVENANCE if name not in record]
         if (
@@ -262,8 +263,8 @@ def _check_complete(provenance: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _check_data(plan: Plan, provenance: Mapping[str, Any]) -> None:
-    """Refuse other data than on record; a record without digests of parts has the fingerprint of its time."""
+def _check_data(plan: PlannedRun, provenance: Mapping[str, Any]) -> None:
+    """Refuse data that differ from the recorded ones; old records have a fingerprint by their own rule."""
     recorded, parts = provenance["data_fingerprint"], provenance.get("data_digests")
     here = plan.legacy_fingerprint if parts is None else plan.data_fingerprint
     if here == recorded:
@@ -276,7 +277,7 @@ def _check_data(plan: Plan, provenance: Mapping[str, Any]) -> None:
 
 
 def _one_machine(trainer: dict[str, Any], where: str) -> int:
-    """Let the ranks of all machines be processes of this one, and say how many: the batches are the same."""
+    """Move the ranks of all machines to this one, and return their number; the batches stay the same."""
     if trainer["devices"] == "auto":
         return 1
     ranks = trainer["devices"] * trainer["num_nodes"]
@@ -290,14 +291,14 @@ def _one_machine(trainer: dict[str, Any], where: str) -> int:
 
 
 def _changes(recorded: str, run_id: str, overrides: Sequence[str]) -> list[str]:
-    """What the command line changes, and another identity that comes of it or of today's configuration."""
+    """List the changes of the command line, and a changed identity."""
     identity = [f"run id: recorded {recorded}, here {run_id}"] if run_id != recorded else []
-    given = [override for override in overrides if not override.startswith("run.")]  # which says where alone
+    given = [override for override in overrides if not override.startswith("run.")]  # these change only the directory
     return [*(f"{override} on the command line" for override in given), *identity]
 
 
 def _parts(provenance: Mapping[str, Any]) -> list[str]:
-    """What a resumed run had in part only: it is run once more in one piece, as it was at its end."""
+    """List differences between the parts of a resumed run: the repetition uses the state at its end."""
     differences: list[str] = []
     for earlier in provenance.get("earlier_attempts", []):
         if earlier["git"] != provenance["git"]:

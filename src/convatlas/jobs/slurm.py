@@ -1,4 +1,4 @@
-"""SLURM: what a job asks for, how it is submitted, and what became of it."""
+"""SLURM: the resources of a job, its submission, and its state."""
 
 import os
 import shlex
@@ -14,23 +14,23 @@ from pydantic import NonNegativeInt, PositiveInt
 from convatlas.errors import UserError
 
 QUEUED = ("PENDING", "RUNNING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "COMPLETING", "STOPPED")
-"""States of a job that is still to run or runs."""
+"""States of a job that waits or runs."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job gets. One rank is one task; a GPU job has one task for each GPU.
+    """The resources of a job. One rank is one task; a GPU job has one task for each GPU.
 
     Args:
-        nodes: Machines.
-        gpus_per_node: GPUs on each of them; 0 trains on CPUs.
-        tasks_per_node: Ranks on each of them.
-        cpus_per_task: CPU cores of each rank: the loader's threads.
-        memory: Memory of each node as SLURM writes it: ``64G``, or MiB; None takes the cluster's default.
-        time: Time limit as SLURM writes it: ``24:00:00``, or minutes; a longer run is queued again and goes on.
+        nodes: Number of nodes.
+        gpus_per_node: Number of GPUs on each node; 0 trains on CPUs.
+        tasks_per_node: Number of ranks on each node.
+        cpus_per_task: Number of CPU cores of each rank, used as threads of the loader.
+        memory: Memory of each node in SLURM's notation, such as ``64G``, or in MiB; None is the cluster's default.
+        time: Time limit in SLURM's notation, such as ``24:00:00``, or in minutes; a longer run is requeued and resumes.
 
     Raises:
-        UserError: The ranks of a GPU job are not as many as its GPUs.
+        UserError: A GPU job whose number of ranks differs from its number of GPUs.
     """
 
     nodes: PositiveInt
@@ -49,13 +49,13 @@ class Resources:
 
     @property
     def trainer(self) -> dict[str, str | int]:
-        """The Trainer's arguments that go with it."""
+        """The arguments of the Trainer for these resources."""
         accelerator = "gpu" if self.gpus_per_node else "cpu"
         return {"accelerator": accelerator, "devices": self.tasks_per_node, "num_nodes": self.nodes}
 
     @property
     def flags(self) -> dict[str, str | int | None]:
-        """The flags of sbatch."""
+        """The flags of sbatch for these resources."""
         return {
             "nodes": self.nodes,
             "ntasks-per-node": self.tasks_per_node,
@@ -68,13 +68,13 @@ class Resources:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is particular to a cluster.
+    """The settings of a cluster.
 
     Args:
         sbatch: Further flags of sbatch by their long names: ``partition``, ``account``, ``qos``, ``constraint`` …;
-            null leaves one out, true gives one without a value.
+            null omits a flag, true gives a flag without a value.
         environment: Variables of the job.
-        signal_seconds: How long before the time limit the run is told to save itself.
+        signal_seconds: Seconds before the time limit at which SLURM tells the run to save a checkpoint.
     """
 
     sbatch: Mapping[str, str | int | bool | None]
@@ -88,8 +88,8 @@ def sbatch_command(
     """The command that submits a job.
 
     Args:
-        cluster: Its cluster.
-        resources: What it gets.
+        cluster: The cluster.
+        resources: The resources of the job.
         script: The batch script.
         arguments: The script's arguments.
         flags: Further flags of sbatch, with underscores.
@@ -97,7 +97,7 @@ def sbatch_command(
     all_flags = {
         **resources.flags,
         "signal": f"USR1@{cluster.signal_seconds}",
-        "export": "ALL",  # whatever the site's default is
+        "export": "ALL",  # independent of the site's default
         **{name.replace("_", "-"): value for name, value in flags.items()},
         **cluster.sbatch,
     }
@@ -113,10 +113,10 @@ def job_environment(cluster: Cluster, resources: Resources, source: Path, script
     """The variables of a job that runs our code.
 
     Args:
-        cluster: Its cluster, whose own come last.
-        resources: What it gets.
-        source: The code: a checkout, its snapshot, or where the package is installed.
-        scripts: Its batch scripts.
+        cluster: The cluster, whose own variables come last.
+        resources: The resources of the job.
+        source: The code: a checkout, its snapshot, or the folder of the installed package.
+        scripts: The folder of the batch scripts.
     """
     path = [str(source / "src"), os.environ.get("PYTHONPATH", "")] if (source / "src").is_dir() else []
     return {
@@ -133,8 +133,8 @@ def submit(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
     Args:
         command: From ``sbatch_command``.
-        environment: Variables of the job beside those of this process. Those of a job that this process may itself run
-            in are left out: they would steer the other job's srun.
+        environment: Variables that the job gets in addition to those of this process. SLURM's variables of a job in
+            which this process runs are removed, because they would affect srun in the new job.
 
     Returns:
         The number of the job.
@@ -150,14 +150,14 @@ def submit(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 def job_states(jobs: Sequence[str]) -> dict[str, str]:
-    """What SLURM says of jobs: ``RUNNING``, ``TIMEOUT``, or ``PENDING (Resources)`` with what it waits for.
+    """Ask SLURM for the states of jobs: ``RUNNING``, ``TIMEOUT``, or ``PENDING (Resources)`` with the reason.
 
     Args:
-        jobs: Numbers of jobs; of an array's task, ``12_3``.
+        jobs: Job numbers; the task of an array is ``12_3``.
 
     Returns:
-        The states of those that SLURM still knows. Its queue forgets a job some minutes after the end; its accounting,
-        where the cluster has one, does not.
+        The states of the jobs that SLURM still knows. Its queue forgets a job some minutes after its end; its
+        accounting, if the cluster has one, does not.
 
     Raises:
         UserError: There is no SLURM here, or it does not answer.
@@ -166,7 +166,7 @@ def job_states(jobs: Sequence[str]) -> dict[str, str]:
         return {}
     listing = ["squeue", f"--jobs={','.join(jobs)}", "--noheader", "--array", "--states=all", "--format=%i|%T|%r"]
     done = _run(listing, os.environ)
-    if done.returncode and "Invalid job id specified" not in done.stderr:  # of one job alone that it has forgotten
+    if done.returncode and "Invalid job id specified" not in done.stderr:  # SLURM has forgotten the one job
         raise UserError(f"squeue failed ({' '.join(done.stderr.split())})")
     states = {}
     for line in done.stdout.splitlines():
@@ -176,20 +176,20 @@ def job_states(jobs: Sequence[str]) -> dict[str, str]:
     forgotten = [job for job in jobs if job not in states]
     if forgotten and shutil.which("sacct"):
         command = ["sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(forgotten)}"]
-        done = _run(command, os.environ)  # it fails where the cluster keeps no accounts
+        done = _run(command, os.environ)  # fails on a cluster without accounting
         lines = done.stdout.splitlines() if done.returncode == 0 else []
         states.update((job, state.split()[0]) for job, state in (line.split("|") for line in lines))  # CANCELLED by …
     return {job: states[job] for job in jobs if job in states}
 
 
 def is_queued(state: str | None) -> bool:
-    """Whether a state of ``job_states`` is that of a job that is still to run or runs."""
+    """Whether a state of ``job_states`` is that of a job that waits or runs."""
     return state is not None and state.startswith(QUEUED)
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     if shutil.which(command[0]) is None:
-        raise UserError(f"{command[0]} is not on PATH: give the command on a login node of a SLURM cluster")
+        raise UserError(f"{command[0]} is not on PATH: run this command on a login node of a SLURM cluster")
     return subprocess.run(
         command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
     )

@@ -1,4 +1,4 @@
-"""The source that a queued job runs, as it was when it was submitted."""
+"""Copy the source of a job at submission, so that later edits do not change a queued job."""
 
 import hashlib
 import shutil
@@ -12,31 +12,31 @@ from convatlas.record.provenance import SOURCE, STATE, source_state
 from convatlas.utils.files import dumps
 
 FOLDERS = ("src", "conf", "pipelines", "slurm")
-"""What a job needs of a checkout."""
+"""Folders of a checkout that a job needs."""
 
 
 def is_checkout() -> bool:
-    """Whether this code runs from a checkout, which may be edited while a job waits."""
+    """Whether this code runs from a git checkout, which may be edited while a job waits."""
     return (SOURCE / ".git").exists()
 
 
 def scripts_of(source: Path) -> Path:
-    """Where the batch scripts of a source lie."""
+    """The folder with the batch scripts of a source."""
     return source / "slurm" if (source / "slurm").is_dir() else project_path("slurm")
 
 
 def snapshot(source: Path, root: Path) -> Path:
-    """Copy the source into a folder named after its content; equal source is copied once.
+    """Copy the source into a folder named after its content; equal sources share a copy.
 
-    Git's list decides what belongs to it: tracked files as they are on the disk, and new ones that are not ignored,
-    such as a recipe that is not committed yet.
+    The copy holds the tracked files as they are on the disk, and the new files that git does not ignore, such as a
+    recipe that is not committed yet.
 
     Args:
         source: The top of a checkout.
-        root: Where snapshots are kept.
+        root: The folder of the snapshots.
 
     Returns:
-        The copy; ``provenance.STATE`` in it says which commit and changes it is.
+        The copy. The file ``provenance.STATE`` in it holds the commit and the changes.
 
     Raises:
         UserError: Git refuses.
@@ -63,6 +63,6 @@ def snapshot(source: Path, root: Path) -> Path:
             try:
                 partial.rename(target)
             except OSError:
-                if not target.is_dir():  # else another submission was quicker
+                if not target.is_dir():  # otherwise another submission was faster
                     raise
     return target

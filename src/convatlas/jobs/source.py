@@ -1,4 +1,4 @@
-"""The source that a recorded run came from, made anew from git."""
+"""Restore the source of a recorded run from git."""
 
 import re
 import subprocess
@@ -16,20 +16,19 @@ INSTEAD = "; code=current runs today's code instead"
 
 @contextmanager
 def recorded_source(state: Mapping[str, Any] | None, checkout: Path) -> Iterator[Path]:
-    """Check out the commit of a run into a temporary folder and apply the changes that were not committed then.
+    """Check out the commit of a run into a temporary folder and apply its uncommitted changes.
 
-    The checkout is only read. New files that git did not know of are not part of a record.
+    The checkout is only read. Untracked files are not part of a record.
 
     Args:
-        state: What ``source_state`` recorded.
+        state: The recorded result of ``source_state``.
         checkout: The top of a git checkout that has the commit.
 
     Yields:
-        The top of the source, which is there until the context ends.
+        The top of the source, which exists until the context ends.
 
     Raises:
-        UserError: The record names no commit, this is no checkout or does not have it, or the changes cannot be made
-            again; there is no silent way out.
+        UserError: The record names no commit, the checkout does not have it, or the changes cannot be applied.
     """
     if state is None:
         raise UserError(f"code=recorded: the record names no git commit: an installed package ran{INSTEAD}")
@@ -58,14 +57,14 @@ def recorded_source(state: Mapping[str, Any] | None, checkout: Path) -> Iterator
 
 
 def describe(state: Mapping[str, Any] | None) -> str:
-    """A recorded source in a few words."""
+    """Describe a recorded source in a few words."""
     if state is None:
         return "an installed package"
     return f"commit {state['commit'][:12]}" + (" with uncommitted changes" if state["dirty"] else "")
 
 
 def _content(diff: str) -> str:
-    """A diff without its abbreviated names of blobs, whose length depends on the repository."""
+    """Remove the abbreviated blob names from a diff: their length depends on the repository."""
     return re.sub(r"^index .*$", "", diff, flags=re.MULTILINE)
 
 

@@ -75,5 +75,5 @@ class Workers:
 
         if commands:
             sys.stderr.write(f"convatlas: {len(commands)} to do, {self._num_workers} at a time; logs: {self._logs}\n")
-            run_commands(commands, self._num_workers, tell)
+            run_commands(commands, self._num_workers, tell, share_cores=self._num_workers > 1)
         return failed

@@ -12,9 +12,9 @@ from convatlas.errors import ReportedError
 from convatlas.jobs.launch import srun_command, train_command
 from convatlas.sweep.definition import open_sweep
 from convatlas.sweep.trial import Training
-from convatlas.sweep.worker import StopFlag, work
+from convatlas.sweep.worker import work
 from convatlas.training.trainer import quiet_libraries
-from convatlas.utils.signals import ignore_stop_signals
+from convatlas.utils.signals import StopFlag, ignore_stop_signals
 
 
 def main() -> int:

@@ -3,22 +3,16 @@
 import fcntl
 import os
 import platform
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from convatlas.errors import ReportedError, UserError
-from convatlas.jobs.launch import end, start
 from convatlas.jobs.slurm import Resources
-from convatlas.sweep.worker import EXIT_STATUS, StopFlag
-
-POLL_SECONDS = 0.2
-"""Seconds between two checks of the workers."""
+from convatlas.jobs.supervisor import Command, run_commands
+from convatlas.utils.signals import EXIT_STATUS, Preempted
 
 
 class WorkersEndedError(ReportedError):
@@ -56,53 +50,26 @@ def work_here(
     variables, gpus = _environments(resources, directory / "workers", workers)
     base = [sys.executable, "-m", "convatlas.sweep", f"--ranks={ranks}", str(directory)]
     names = [f"{platform.node()}-{os.getpid()}-{number}" for number in range(workers)]
-    commands = [[*base, name, *overrides] for name in names]
-    stop = StopFlag()
-    stop.listen()
-
-    def begin(number: int) -> "subprocess.Popen[bytes]":
-        return start(commands[number], None, variables[number], True, gpus[number])
-
-    statuses, told = _wait(begin, workers, retries, stop)
-    for locked in gpus:
-        for file in locked:
+    commands = [
+        Command(name, (*base, name, *overrides), None, tuple(own.items()), True, tuple(locked))
+        for name, own, locked in zip(names, variables, gpus, strict=True)
+    ]
+    statuses: set[int] = set()
+    try:
+        run_commands(commands, workers, lambda _, status: statuses.add(status), max_restarts=retries)
+    except Preempted:
+        statuses = {EXIT_STATUS}
+    finally:
+        for file in (file for locked in gpus for file in locked):
             os.close(file)
     if finished():
         return
-    if UserError.status in statuses and not told:
+    if UserError.status in statuses:
         raise UserError("a worker reported a mistake; see its message above")
-    if EXIT_STATUS in statuses or told:
-        sys.stderr.write("convatlas: stopped; the same command continues the sweep\n")
-        raise SystemExit(EXIT_STATUS)
-    if statuses:
-        raise WorkersEndedError(f"a worker ended with status {min(statuses)}; the same command continues the sweep")
-
-
-def _wait(
-    begin: "Callable[[int], subprocess.Popen[bytes]]", workers: int, retries: int, stop: StopFlag
-) -> tuple[set[int], bool]:
-    """Start workers and wait for all of them; one that is killed is started again, at most ``retries`` times.
-
-    Returns:
-        The exit statuses other than 0, and whether the workers were told to stop.
-    """
-    processes = [begin(number) for number in range(workers)]
-    left = [retries] * workers
-    told = False
-    while True:
-        if stop.received and not told:
-            told = True
-            for process in processes:
-                end(process, signal.SIGTERM)
-        ends = [process.poll() for process in processes]
-        killed = [number for number, ended in enumerate(ends) if ended == -signal.SIGKILL and left[number] and not told]
-        for number in killed:
-            left[number] -= 1
-            sys.stderr.write(f"convatlas: worker {number} was killed; another continues its trial\n")
-            processes[number] = begin(number)
-        if not killed and None not in ends:
-            return {process.returncode for process in processes} - {0}, told
-        time.sleep(POLL_SECONDS)
+    if EXIT_STATUS in statuses:
+        raise Preempted("a worker")
+    if failures := statuses - {0}:
+        raise WorkersEndedError(f"a worker ended with status {min(failures)}; the same command continues the sweep")
 
 
 def _environments(

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
@@ -15,17 +14,18 @@ from convatlas.config.stored import TRAINING, check_stored
 from convatlas.data.module import ImageDataModule
 from convatlas.errors import DivergedError, UnreadableError, UserError
 from convatlas.jobs.launch import end, start
+from convatlas.jobs.supervisor import failure_message, output_since
 from convatlas.record.directory import RunDirectory
 from convatlas.record.lock import Watch
 from convatlas.sweep.definition import FILE, RUN, Sweep
 from convatlas.sweep.objective import Reports
-from convatlas.sweep.worker import EXIT_STATUS, StopFlag, Stopped, TrialOutcome
+from convatlas.sweep.worker import Stopped, TrialOutcome
 from convatlas.training.plan import TYPES, plan_run
+from convatlas.utils.signals import EXIT_STATUS, STOP_SIGNALS, StopFlag
 
 POLL_SECONDS = 0.5
 """Seconds between two checks of the record and of the stop flag."""
-TOLD = (signal.SIGTERM, signal.SIGUSR1)
-TOLD_STATUSES = (EXIT_STATUS, *(-number for number in TOLD), *(128 + number for number in TOLD))
+TOLD_STATUSES = (EXIT_STATUS, *(-number for number in STOP_SIGNALS), *(128 + number for number in STOP_SIGNALS))
 """Exit statuses of a training that was told to stop; the last ones from srun, before the training handles signals."""
 KILLED_STATUSES = (-signal.SIGKILL, 128 + signal.SIGKILL)
 NO_MEMORY = re.compile(r"out of memory|OutOfMemoryError|MemoryError|oom[-_ ]kill|can't allocate memory", re.IGNORECASE)
@@ -89,7 +89,7 @@ class Training:
                 end(process, signal.SIGTERM)
                 process.wait()
                 raise
-            said = _read(log, written)
+            said = output_since(log, written)
             if pruned or not OWNED.search(said):  # a trial with the same parameters may have taken the run meanwhile
                 break
         if run.finished:
@@ -129,7 +129,7 @@ class Training:
                 pass
             if not told:
                 pruned = reports is not None and reports.should_prune()
-                told = pruned or self.stop.received
+                told = pruned or bool(self.stop.received)
                 if told:
                     end(process, signal.SIGTERM)
 
@@ -142,9 +142,7 @@ def reason(run: RunDirectory, status: int, log: str) -> str:
         status: Exit status of its process, as in ``subprocess``.
         log: Its output.
     """
-    lines = [line for line in log.splitlines() if line.strip()]
-    errors = [line.partition("error: ")[2] for line in lines if line.startswith("convatlas: error: ")]
-    said = errors[-1] if errors else lines[-1] if lines else f"status {status}"
+    said = failure_message(log) or f"status {status}"
     if run.summary.get("state") == "failed":
         kind, _, said = run.summary.get("reason", "").partition(": ")
         said = " ".join(said.split())[:300]
@@ -157,9 +155,3 @@ def reason(run: RunDirectory, status: int, log: str) -> str:
     if status in KILLED_STATUSES:
         return "killed: by SIGKILL, as the kernel does when memory runs out"
     return f"crashed: {said}"
-
-
-def _read(log: Path, start: int) -> str:
-    with log.open(encoding="utf-8", errors="replace") as file:
-        file.seek(start)
-        return file.read()

@@ -1,12 +1,10 @@
 """A sweep worker: it claims one trial after another and runs it, until none is left or it is told to stop."""
 
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -15,9 +13,9 @@ from convatlas.record.directory import RunDirectory
 from convatlas.record.lock import RunLock
 from convatlas.sweep.definition import DEATHS, MAX_RETRIES, NUM_TRIALS, REASON, STOPPED, WORKER, Sweep
 from convatlas.sweep.result import trial_line, write_table
+from convatlas.utils.internals import private
+from convatlas.utils.signals import EXIT_STATUS, StopFlag
 
-EXIT_STATUS = 75
-"""Exit status of a worker that was told to stop, the same as of a run."""
 POLL_SECONDS = 1.0
 """Seconds between two checks of workers that may be dead."""
 
@@ -39,21 +37,6 @@ class TrialOutcome:
     state: TrialState
     values: list[float] | None = None
     reason: str | None = None
-
-
-class StopFlag:
-    """Records that SIGTERM, SIGUSR1 or SIGINT was received."""
-
-    def __init__(self) -> None:
-        self.received = False
-
-    def listen(self) -> None:
-        """Install the signal handlers."""
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
 
 
 Body = Callable[[Trial], TrialOutcome]
@@ -131,7 +114,7 @@ def claim(sweep: Sweep, name: str) -> Trial | None:
                 lock.unlink(missing_ok=True)  # a worker that was only silent ends when it sees this
             deaths = frozen.user_attrs.get(DEATHS, 0) + (not frozen.user_attrs.get(STOPPED, False))
             study.sampler = sweep.sampler(frozen.number)
-            trial = Trial(study, frozen._trial_id)
+            trial = Trial(study, private(frozen, "_trial_id", "optuna>=5"))
             trial.set_user_attr(DEATHS, deaths)
             trial.set_user_attr(STOPPED, False)
             if deaths <= study.user_attrs[MAX_RETRIES]:

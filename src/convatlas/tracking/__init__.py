@@ -1,4 +1,4 @@
-"""The record of a run: the local file is the truth, W&B is a mirror."""
+"""The local record of a run, and its mirrors."""
 
 from convatlas.config.public_names import public_attributes
 

@@ -1,4 +1,4 @@
-"""The local record of a run: append-only, one JSON object a line, the truth that everything else mirrors."""
+"""The local record of a run: an append-only file with one JSON object per line, which all mirrors follow."""
 
 import os
 import time
@@ -16,9 +16,8 @@ from convatlas.utils.files import dumps, sync_file, writing
 class LocalRecord(Logger):
     """Appends metrics to ``metrics.jsonl`` with their optimizer step, epoch and wall-clock time.
 
-    What is on record stays there, so that a mirror, which can only be appended to, may hold it already. A run that
-    goes on from a checkpoint does the steps after it again: their metrics, which come out the same, are not recorded
-    twice.
+    A recorded line is never removed, because a mirror, which can only be appended to, may already hold it. A run that
+    resumes from a checkpoint repeats the steps after it: their metrics are the same and are not recorded twice.
 
     Args:
         path: The file; its directory exists.
@@ -42,10 +41,10 @@ class LocalRecord(Logger):
         return self._version
 
     def resume(self, step: int) -> None:
-        """Go on after a checkpoint of ``step``: cut off an incomplete last line, keep all others.
+        """Resume after a checkpoint of ``step``: remove an incomplete last line, keep all others.
 
         Raises:
-            UnreadableError: Another line is damaged; the file is left as it is.
+            UnreadableError: Another line is damaged; the file stays as it is.
             UserError: The disk cannot be written.
         """
         reader = LineReader(self.path)
@@ -58,7 +57,7 @@ class LocalRecord(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line of what is not on record for this step.
+        """Append one line with the metrics that are not yet recorded for this step.
 
         Raises:
             UserError: The disk is full or cannot be written.
@@ -73,4 +72,4 @@ class LocalRecord(Logger):
             file.write(dumps(about | values) + "\n")
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the configuration is in ``config.yaml`` before the first step."""
+        """Do nothing: ``config.yaml`` holds the configuration before the first step."""

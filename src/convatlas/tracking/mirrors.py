@@ -1,4 +1,4 @@
-"""Other places that a run's record is sent to while it trains."""
+"""Mirrors of the record of a run: W&B and TensorBoard."""
 
 import os
 from argparse import Namespace
@@ -15,21 +15,21 @@ from convatlas.utils.console import warn
 
 
 class WandbMirror(Logger):
-    """Lets a process beside the run publish the record as it grows; ``convatlas sync`` does what it could not.
+    """Publishes the record on W&B by another process while the run trains; ``convatlas sync`` publishes the rest.
 
     Args:
         directory: The run's directory.
         settings: The resolved configuration.
-        mode: ``online``: the server must answer at the start; ``auto``: it may; ``offline``: it is not asked.
+        mode: ``online``: the server must answer at the start; ``auto``: it may; ``offline``: it is not contacted.
         project: The W&B project.
-        entity: Whose project; None is the user's own.
-        group: What the run is grouped with; None: the runs that differ from it in nothing but the seed.
-        job_type: What the run is in its group.
+        entity: Owner of the project; None is the user.
+        group: Group of the run; None is the group of all runs that differ only in the seed.
+        job_type: Role of the run in its group.
         tags: Tags of the W&B run.
         notes: Notes of the W&B run.
-        checkpoints: Which checkpoints become artifacts.
-        answer_seconds: How long the server may take for an answer.
-        finish_seconds: How long it may take at the end for what is left.
+        checkpoints: Checkpoints that become artifacts.
+        answer_seconds: Longest time that the server may take for an answer.
+        finish_seconds: Longest time for the uploads that remain at the end.
 
     Raises:
         UserError: ``online``, but there is no API key, the server does not answer in time, or it refuses.
@@ -61,7 +61,7 @@ class WandbMirror(Logger):
         options |= {"notes": notes, "checkpoints": checkpoints}
         seconds = {"answer_seconds": answer_seconds, "finish_seconds": finish_seconds}
         try:
-            credentials()  # without a key, no process need start
+            credentials()  # without a key, no process has to start
             publisher = PublisherProcess(make_job(directory, settings, options, live=True, **seconds))
             self.description = f"wandb {publisher.opened()}"
         except WandbError as error:
@@ -78,17 +78,17 @@ class WandbMirror(Logger):
 
     @property
     def version(self) -> None:
-        """The publisher knows it."""
+        """None: only the publisher knows the version."""
         return None
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Nothing: the publisher reads the record."""
+        """Do nothing: the publisher reads the record."""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the publisher has the configuration."""
+        """Do nothing: the publisher has the configuration."""
 
     def close(self) -> None:
-        """Wait, not without end, until all is sent; say so where it is not."""
+        """Wait for uploads to finish, up to a time limit; warn if some are still pending."""
         if self._publisher is None:
             return
         try:
@@ -100,11 +100,11 @@ class WandbMirror(Logger):
 
 
 def tensorboard_mirror(*, directory: str, settings: dict[str, Any]) -> TensorBoardLogger:
-    """TensorBoard's files, in ``tensorboard/`` of the run's directory; each resumed attempt adds one.
+    """Write TensorBoard's files to ``tensorboard/`` in the run's directory; each resumed attempt adds a file.
 
     Args:
         directory: The run's directory.
-        settings: The resolved configuration, which TensorBoard has no place for.
+        settings: The resolved configuration, which is not used.
 
     Raises:
         UserError: The package that writes them is not installed.
@@ -112,16 +112,16 @@ def tensorboard_mirror(*, directory: str, settings: dict[str, Any]) -> TensorBoa
     try:
         return TensorBoardLogger(save_dir=directory, name="tensorboard", version="")
     except ModuleNotFoundError as error:
-        raise UserError("tracking=tensorboard: needs a package more: pip install tensorboardX") from error
+        raise UserError("tracking=tensorboard: a package is missing: pip install tensorboardX") from error
 
 
 def close_mirrors(loggers: Iterable[Logger]) -> None:
-    """End what mirrors the run, within the time that each allows."""
+    """Close the mirrors of the run, each within its time limit."""
     for logger in loggers:
         if isinstance(logger, WandbMirror):
             logger.close()
 
 
 def description(logger: Logger) -> str:
-    """A mirror in one line for a person."""
+    """Describe a mirror in one line."""
     return logger.description if isinstance(logger, WandbMirror) else f"{logger.name} {logger.save_dir}/{logger.name}"

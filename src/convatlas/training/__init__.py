@@ -1,4 +1,4 @@
-"""How a run trains: the plan, the trainer, checkpoints, resume."""
+"""Training of a run: the plan, the trainer, checkpoints and resume."""
 
 from convatlas.config.public_names import public_attributes
 

@@ -1,9 +1,8 @@
-"""What ranks agree on: before the first step, that they have been given the same; at each step, whether to stop."""
+"""Compare the inputs of all ranks before the first step, and let them decide together at each step."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from pytorch_lightning import Trainer
 from convatlas.config.composition import plain
 from convatlas.errors import UserError
 from convatlas.record.provenance import code_digest, environment
+from convatlas.training.lightning_internals import process_group_timeout
 from convatlas.training.trainer import build_trainer, check_ranks, lost_rank_told
 from convatlas.utils.distributed import ranks
 
@@ -31,21 +31,21 @@ MAY_DIFFER = (
     "trainer.devices",
     "trainer.num_nodes",
 )
-"""Keys that may be others on another machine: paths, whose content is compared instead, and how to load."""
+"""Keys that may differ between machines: paths, whose content is compared instead, and settings of loading."""
 SHOWN = 3
-"""Differences that a message names."""
+"""Number of differences that a message names."""
 
 
 def agree(config: DictConfig, parts: Mapping[str, str]) -> None:
-    """Let the ranks that a launcher has started find each other and compare what they were given.
+    """Connect the ranks that a launcher has started and compare their inputs.
 
     Args:
-        config: Of the verb.
-        parts: What has to be the same beside settings, code and packages, by the name that a message gives it.
+        config: The configuration of the verb.
+        parts: What must be equal in addition to settings, code and packages, by its name in messages.
 
     Raises:
-        UserError: On every rank: they differ, in what, and in which values; or the Trainer wants another number.
-        RankLostError: Another rank does not come, or has ended.
+        UserError: On every rank: the inputs differ, or the Trainer expects another number of ranks.
+        RankLostError: Another rank did not connect, or has ended.
     """
     check_ranks(config.trainer)
     if ranks().size == 1:
@@ -59,7 +59,7 @@ def agree(config: DictConfig, parts: Mapping[str, str]) -> None:
 
 
 def compare(parts: Mapping[str, Any]) -> None:
-    """Compare one digest with all ranks, and the parts themselves only where that differs.
+    """Compare a digest of the parts between all ranks, and the parts themselves only if the digests differ.
 
     Raises:
         UserError: As ``agree``.
@@ -81,7 +81,7 @@ def compare(parts: Mapping[str, Any]) -> None:
 
 
 def settings_to_compare(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every value of a resolved configuration by its dotted key, but those of ``MAY_DIFFER``."""
+    """Every value of a resolved configuration by its dotted key, except those of ``MAY_DIFFER``."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         key = f"{prefix}{name}"
@@ -98,7 +98,7 @@ def _gather(value: Any) -> list[Any]:
 
 
 def _difference(name: str, found: list[dict[str, str]]) -> str | None:
-    """How the first rank that differs from rank 0 does; None where all have the same."""
+    """Describe how the first differing rank differs from rank 0; None if all ranks are equal."""
     values = [" ".join(parts.get(name, "missing").split()) for parts in found]
     rank = next((rank for rank, value in enumerate(values) if value != values[0]), None)
     if rank is None:
@@ -106,11 +106,11 @@ def _difference(name: str, found: list[dict[str, str]]) -> str | None:
     return f"{name} is {values[0][:60]} on rank 0 and {values[rank][:60]} on rank {rank}"
 
 
-class Agreement:
-    """Whether any rank wants something, known to all ranks at the same step: with several, one step later.
+class RankVote:
+    """Tells all ranks at the same step whether any rank wants something; with several ranks, one step later.
 
-    The question travels between the CPUs while the next step is computed. Asking the GPUs, as Lightning's
-    ``reduce_boolean_decision`` does, would make every step wait until the one before is computed.
+    The CPUs exchange the answer while the next step is computed. An exchange between the GPUs, as in Lightning's
+    ``reduce_boolean_decision``, would make every step wait for the end of the previous one.
     """
 
     def __init__(self) -> None:
@@ -121,11 +121,10 @@ class Agreement:
     def open(self, trainer: Trainer) -> None:
         """Connect the CPUs of all ranks; every rank must call this."""
         if trainer.world_size > 1:
-            timeout: timedelta | None = getattr(trainer.strategy, "_timeout", None)
-            self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
+            self._group = torch.distributed.new_group(backend="gloo", timeout=process_group_timeout(trainer))
 
     def reached(self, wanted: bool) -> bool:
-        """Ask with this rank's wish, and hear whether any rank wished it when all asked the last time."""
+        """Submit this rank's vote, and return whether any rank voted yes in the previous call."""
         if self._group is None:
             return wanted
         answer = self._hear()
@@ -136,7 +135,7 @@ class Agreement:
         return answer
 
     def forget(self) -> None:
-        """Drop the last question: what was wished for has happened."""
+        """Discard the last vote, whose request has been fulfilled."""
         self._hear()
 
     def _hear(self) -> bool:

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read without executing anything, complete enough to stand alone."""
+"""Write checkpoints atomically, and read them without executing code from them."""
 
 import os
 from collections.abc import Callable
@@ -18,17 +18,17 @@ from convatlas.utils.nesting import is_writable
 from convatlas.utils.tensors import read_torch_file
 
 KEY = "convatlas"
-"""Where a checkpoint holds the configuration and the class list of its run."""
+"""Key of a checkpoint that holds the configuration and the class list of its run."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the target, syncs and renames, so that a kill leaves the previous checkpoint whole."""
+    """Writes to a temporary file, syncs and renames it, so that a kill leaves the previous checkpoint intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint of plain containers and tensors.
 
         Raises:
-            UserError: The disk is full or cannot be written; what was there before is whole.
+            UserError: The disk is full or cannot be written; the previous checkpoint is intact.
         """
         path = Path(path)
         temporary = path.with_name(f".{path.name}.tmp")
@@ -60,13 +60,13 @@ def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
     try:
         torch.save(checkpoint, file)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # torch's archive hides a full disk
+        if isinstance(error.__context__, OSError):  # torch hides the error of a full disk
             raise error.__context__ from error
         raise
 
 
 class CheckpointMetadata(Callback):
-    """Puts the configuration and the class list into every checkpoint.
+    """Adds the configuration and the class list to every checkpoint.
 
     Args:
         run_id: The run that writes the checkpoint.
@@ -84,7 +84,7 @@ class CheckpointMetadata(Callback):
         }
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the metadata to a checkpoint that is about to be written."""
+        """Add the metadata to a checkpoint before it is written."""
         checkpoint[KEY] = self.metadata
 
 
@@ -99,12 +99,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_run_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours, with its configuration and class list.
+    """Read a checkpoint of ConvAtlas, with its configuration and class list.
 
-    The configuration is as it is in the file: ``restore.open_checkpoint`` checks it before anything is made of it.
+    The configuration is not checked yet: ``restore.open_checkpoint`` does so before anything is constructed from it.
 
     Raises:
-        UserError: Unreadable, or written by something else.
+        UserError: The file is unreadable, or another program wrote it.
     """
     checkpoint = read_checkpoint(path)
     if not isinstance(checkpoint, dict) or KEY not in checkpoint:
@@ -138,7 +138,7 @@ def _is_class_list(value: Any) -> bool:
 
 
 def equal_weights(first: Path, second: Path) -> bool | None:
-    """Whether two checkpoints hold the same weights, bit for bit; None where one is not kept."""
+    """Whether two checkpoints hold the same weights, bit for bit; None if one does not exist."""
     if not (first.is_file() and second.is_file()):
         return None
     weights, others = (read_checkpoint(path)["state_dict"] for path in (first, second))
@@ -148,24 +148,24 @@ def equal_weights(first: Path, second: Path) -> bool | None:
 def newest_checkpoint(
     *candidates: Path, read: Callable[[Path], dict[str, Any]] = read_run_checkpoint
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The first of several checkpoints of a run that can be read; rank 0 warns of a damaged one before it.
+    """Find the newest readable checkpoint of a run; rank 0 warns of damaged ones before it.
 
     Args:
-        candidates: Files, the newest first; they need not exist.
+        candidates: Files, the newest first, which need not exist.
         read: Reads one of them, or raises a ``UserError`` that names it.
 
     Returns:
-        Where it is and what it holds, or None where there is none.
+        Path and content of the checkpoint, or None if there is none.
 
     Raises:
-        UserError: There are checkpoints, but none can be read; or the newest is a newer ConvAtlas's.
+        UserError: None of the existing checkpoints can be read, or a newer version of ConvAtlas wrote the newest.
     """
     damaged = None
     for path in filter(Path.is_file, candidates):
         try:
             checkpoint = read(path)
         except NewerFormatError:
-            raise  # an older checkpoint would do again what the newer version has done
+            raise  # an older checkpoint would repeat the work of the newer version
         except UserError as error:
             damaged = damaged or error
             continue

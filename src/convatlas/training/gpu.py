@@ -1,4 +1,4 @@
-"""How a run uses its GPU: TF32, the settings that change speed, and the memory of a training step."""
+"""The use of a GPU: TF32, the settings that affect speed, and the memory of a training step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -20,7 +20,7 @@ def set_tf32(tf32: bool | None) -> None:
 
 
 def gpu_settings(settings: Mapping[str, Any], device: torch.device) -> str:
-    """Name the GPU and the settings that change how fast it trains, each as the key that sets it.
+    """Name the GPU and the settings that affect its speed, each with its key.
 
     Args:
         settings: The expanded configuration of a training.
@@ -40,16 +40,16 @@ def gpu_settings(settings: Mapping[str, Any], device: torch.device) -> str:
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> int:
-    """Bytes of a GPU's memory that PyTorch's tensors occupy at most while a function runs."""
+    """Largest number of bytes of GPU memory that PyTorch's tensors occupy while a function runs."""
     torch.cuda.reset_peak_memory_stats(device)
     work()
     return torch.cuda.max_memory_allocated(device)
 
 
 def largest_power_of_two(fits: Callable[[int], bool], limit: int) -> int:
-    """Find the largest power of two, up to a limit, for which a function is true; 0 where it is not true for 1.
+    """Find the largest power of two, up to a limit, for which a function is true; 0 if it is false for 1.
 
-    The function is called with 1, 2, 4 … and not again once it was false.
+    The function is called with 1, 2, 4 … until it is false.
     """
     size = 1
     while size <= limit and fits(size):
@@ -69,7 +69,7 @@ def fits(work: Callable[[], object]) -> bool:
 
 
 def resized(batch: Any, size: int) -> Any:
-    """A batch of another size: the first samples of a batch, over again where it has too few.
+    """Make a batch of another size from the first samples of a batch, repeated if there are too few.
 
     Args:
         batch: One of the named tuples of ``convatlas.data.batch``.

@@ -1,6 +1,6 @@
-"""Runs that commit a11ee17 wrote, whose identities were hashes of the whole configuration.
+"""Find runs of commit a11ee17, whose identities were hashes of the whole configuration.
 
-Such a run is found by what it recorded, and goes on in its directory and under its name.
+Such a run is found by its record, and resumes in its directory and under its name.
 """
 
 import copy
@@ -43,19 +43,19 @@ WITHOUT_EFFECT = (
     "trainer.log_every_n_steps",
     "trainer.enable_progress_bar",
 )
-"""Keys that did not count for a11ee17's identities."""
+"""Keys that were not part of a11ee17's identities."""
 
 DEFAULTS = Path(__file__).parent / "a11ee17_defaults.json"
 """The defaults of a11ee17's constructors by public name, those of Lightning 2.6, torch 2.15 and timm 1.0 included."""
 
 
 def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: ImageDataModule) -> RunDirectory | None:
-    """Look beside the directory of a run that does not exist for one of a11ee17 that is the same run.
+    """Find a run of a11ee17 that is the same as a run that has no directory yet.
 
-    The data are compared by a11ee17's own rule, which does not see the content of masks.
+    The data are compared by a11ee17's own rule, which ignores the content of masks.
 
     Args:
-        run: Where the run would be.
+        run: The directory that the run would have.
         settings: Its resolved configuration.
         data: Its images.
 
@@ -71,7 +71,7 @@ def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: Ima
         try:
             recorded = candidate.config
             if not _was_written_before(recorded):
-                if candidate.summary.get("identity") == run.identity:  # the run of before, which has gone on since
+                if candidate.summary.get("identity") == run.identity:  # a former run that has been resumed since
                     return candidate
                 continue
         except UnreadableError as error:
@@ -92,7 +92,7 @@ def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: Ima
 
 
 def recorded_settings(run: RunDirectory) -> dict[str, Any]:
-    """The expanded configuration that a run recorded; what a11ee17 left out is taken from ``DEFAULTS``.
+    """The expanded configuration of a recorded run; ``DEFAULTS`` holds what a11ee17 did not record.
 
     Raises:
         UnreadableError: It is damaged.
@@ -115,7 +115,7 @@ def recorded_settings(run: RunDirectory) -> dict[str, Any]:
 
 
 def former_run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
-    """The name that a11ee17 gave to a run: a hash of its whole configuration but ``WITHOUT_EFFECT``."""
+    """The name that a11ee17 gave to a run: a hash of its configuration without ``WITHOUT_EFFECT``."""
     decisive = copy.deepcopy(dict(config))
     seed = decisive.pop("seed")
     for key in WITHOUT_EFFECT:
@@ -131,13 +131,13 @@ def former_run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
 
 
 def _are_equal(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """Whether a recorded configuration is that of the command; what the command does not name is not imported."""
+    """Whether a recorded configuration equals that of the command; only names of the command are imported."""
     named, wanted = (targets(without_effect_removed(config)) for config in (recorded, settings))
     return named <= wanted and decisive_settings(recorded) == decisive_settings(settings)
 
 
 def _was_written_before(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration has a11ee17's private names."""
+    """Whether a configuration uses the private names of a11ee17."""
     model = config.get("model")
     target = model.get("_target_") if isinstance(model, dict) else None
     return isinstance(target, str) and public_name(target) not in (None, target)

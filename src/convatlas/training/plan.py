@@ -1,4 +1,4 @@
-"""What a run will be, before anything of it exists: its images, its name, its place."""
+"""Plan a run before it starts: its data, its name and its directory."""
 
 import hashlib
 import json
@@ -42,25 +42,25 @@ TYPES: dict[str, Any] = {
     "trainer.devices": PositiveInt | Literal["auto"],
     "trainer.num_nodes": PositiveInt,
 }
-"""What a run asks of keys beyond their constructors."""
+"""Types of keys of a run that no constructor checks, or not as strictly."""
 
 
 def plan_run(
     config: DictConfig, opened: MutableMapping[str, ImageDataModule] | None = None
 ) -> tuple[RunDirectory, ImageDataModule]:
-    """Find the images of a run and the directory that belongs to it.
+    """Open the data of a run and find its directory.
 
     Args:
         config: Composed from ``conf/train.yaml``; ``data.num_classes`` is filled in from the class list.
-        opened: Of runs that are only to be named: the images that were opened for others of them, by configuration.
-            The same ones serve all seeds, and new ones are added.
+        opened: Data modules that are already open, by configuration, for callers that only need the names of several
+            runs. All seeds share one; new ones are added.
 
     Returns:
         The directory, which need not exist, and the data module.
 
     Raises:
-        UserError: A mistake in the data's configuration or in the images; a run of this identity was begun with other
-            defaults than today's.
+        UserError: A mistake in the configuration of the data or in the images; a default has changed since a run of
+            this identity began.
     """
     if opened is None:
         data = _open_images(config.data)
@@ -83,7 +83,7 @@ def plan_run(
 
 
 def run_on_other_data(config: DictConfig, run: RunDirectory, data: ImageDataModule) -> str | None:
-    """Find a run of the same settings on other data, for a run that is new: it says why the run does not go on.
+    """Find a run of the same settings on other data, to explain why a new run does not resume it.
 
     Args:
         config: As ``plan_run`` left it.
@@ -105,7 +105,7 @@ def run_on_other_data(config: DictConfig, run: RunDirectory, data: ImageDataModu
         try:
             recorded = RunDirectory(path).provenance
             started, fingerprint, digests = (recorded[key] for key in ("started", "data_fingerprint", "data_digests"))
-        except (UnreadableError, KeyError):  # a damaged record, or one from before digests were told apart
+        except (UnreadableError, KeyError):  # a damaged record, or one without digests of parts
             continue
         if run_id(settings, fingerprint, *weights) == re.sub(r"-a\d+$", "", path.name):
             other = differing_parts(digests, data.digests)
@@ -117,7 +117,7 @@ def run_on_other_data(config: DictConfig, run: RunDirectory, data: ImageDataModu
 def _open_images(config: DictConfig) -> ImageDataModule:
     try:
         data: ImageDataModule = instantiate(config)
-    except InstantiationException as error:  # Hydra's, whatever the constructor raised
+    except InstantiationException as error:  # Hydra wraps the exceptions of constructors
         if isinstance(error.__cause__, UserError):
             raise UserError(str(error.__cause__)) from error
         raise
@@ -128,12 +128,12 @@ def check_metric(key: str, metric: str, config: DictConfig) -> None:
     """Refuse a metric of an evaluation that runs of this configuration do not have.
 
     Args:
-        key: What is set to the metric, for the message.
-        metric: With its split: ``val/top1``; those of the training itself are not known before.
+        key: The key that is set to the metric, for the message.
+        metric: The metric with its split, such as ``val/top1``; metrics of ``train`` are not checked.
         config: Composed from ``conf/train.yaml``.
 
     Raises:
-        UserError: The task measures other things.
+        UserError: The task has no such metric.
     """
     split, _, quantity = metric.partition("/")
     task: type[Task] = get_class(config.model._target_)
@@ -142,11 +142,11 @@ def check_metric(key: str, metric: str, config: DictConfig) -> None:
 
 
 def state_at_start(task: Task, data: ImageDataModule) -> dict[str, str]:
-    """Fingerprints of what a run does before its first step: two runs that differ here differ from step 0.
+    """Fingerprints of the state before the first step; runs with different ones differ from step 0.
 
     Args:
-        task: As it was constructed, before a checkpoint is loaded: so a resumed run's are those of its beginning.
-        data: Not yet dealt to ranks: the order is that of the global batches.
+        task: The new task, before a checkpoint is loaded, so that a resumed run has the fingerprints of its start.
+        data: The data, not yet divided between ranks: the order is that of the global batches.
 
     Returns:
         ``initial_weights`` and ``first_order`` (the images of the first epoch's batches), SHA-256.

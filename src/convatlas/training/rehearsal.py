@@ -1,4 +1,4 @@
-"""Check that training can go on from a checkpoint: load each of its parts into a new object of its kind."""
+"""Check that training can resume from a checkpoint by loading each of its parts into a new object."""
 
 import random
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ from convatlas.models.base import Architecture
 from convatlas.models.weights import TRAINED, check_fit
 from convatlas.tasks.base import Task
 from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
-from convatlas.training.callbacks.checkpointing import recorded_bytes
+from convatlas.training.callbacks.checkpointing import STATE_KEY, recorded_bytes
+from convatlas.training.callbacks.ema import STATE_KEY as EMA_KEY
 from convatlas.training.callbacks.resume_state import KEY as PROCESS_STATES
 from convatlas.training.callbacks.resume_state import metric_states
 from convatlas.training.checkpoint_io import KEY, read_run_checkpoint
@@ -25,24 +26,24 @@ from convatlas.training.trainer import build_trainer
 
 AVERAGE: Mapping[str, Any] = {
     "averaging_state": {"n_averaged": torch.tensor(0)},
-    "callbacks": {"ExponentialAverage": {"latest_update_step": 0}},
+    "callbacks": {EMA_KEY: {"latest_update_step": 0}},
 }
-"""The further entries of a checkpoint of a run that keeps an average of its weights."""
+"""Additional entries of a checkpoint with averaged weights."""
 POSITION = {"epoch": 0, "batches": 0}
 """The state of a data loader."""
 COURSE = Course(steps=10**6, steps_per_epoch=10**3)
-"""A length of training that every schedule takes; a checkpoint brings its own."""
+"""A length of training that every schedule accepts; the checkpoint replaces it."""
 
 
 class Rehearsal:
     """Loads checkpoints on trial, before a run writes anything.
 
-    Lightning finds out in the middle of the start that a part does not fit, and PyTorch perhaps at the first step.
+    Otherwise Lightning would find a part that does not fit in the middle of the start, or PyTorch at the first step.
 
     Args:
         trainer: The configuration of the trainer.
-        task: The run's; it stays as it is.
-        data: Its data.
+        task: The task of the run; it is not changed.
+        data: The data of the run.
 
     Raises:
         UserError: The trainer refuses a setting.
@@ -55,10 +56,10 @@ class Rehearsal:
         self._data = data
 
     def read(self, path: Path) -> dict[str, Any]:
-        """Read a checkpoint of the run from which training can go on.
+        """Read a checkpoint of the run from which training can resume.
 
         Raises:
-            UserError: As ``read_run_checkpoint``; a part has another form than a checkpoint of this run, or is refused.
+            UserError: As in ``read_run_checkpoint``; a part does not have the form of a checkpoint of this run.
         """
         checkpoint = read_run_checkpoint(path)
         where = f"checkpoint={path}"
@@ -70,18 +71,18 @@ class Rehearsal:
             self._load({**checkpoint})
         except UserError:
             raise
-        except Exception as error:  # whatever wrong content leads the libraries to
+        except Exception as error:  # wrong content may raise anything in the libraries
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UserError(f"{where}: damaged: training cannot go on from it ({reason})") from error
         return checkpoint
 
     def _load(self, checkpoint: dict[str, Any]) -> None:
-        """Load all parts but the weights; anything may be raised."""
+        """Load all parts except the weights; any exception may be raised."""
         if checkpoint[KEY]["config"]["trainer"]["log_every_n_steps"] <= 0:
             raise ValueError("config.trainer.log_every_n_steps: expected a positive number")
-        best = checkpoint["callbacks"]["RunCheckpoints"]["best_value"]
-        compare_form(best, None if best is None else 0.0, "callbacks.RunCheckpoints.best_value")
-        compare_form(recorded_bytes(checkpoint), 0, "callbacks.RunCheckpoints.record_bytes")
+        best = checkpoint["callbacks"][STATE_KEY]["best_value"]
+        compare_form(best, None if best is None else 0.0, f"callbacks.{STATE_KEY}.best_value")
+        compare_form(recorded_bytes(checkpoint), 0, f"callbacks.{STATE_KEY}.record_bytes")
         if TRAINED in checkpoint:
             compare_form(checkpoint, AVERAGE, "average")
         migrate_checkpoint(checkpoint)
@@ -109,11 +110,11 @@ class Rehearsal:
 
 
 def compare_form(found: Any, expected: Any, where: str) -> None:
-    """Compare the keys, types and shapes of built-in containers and tensors, not the numbers in them.
+    """Compare the keys, types and shapes of containers and tensors, but not their numbers.
 
     Args:
-        found: What a file holds; it may have further keys.
-        expected: The same as a new object has it; texts and None have to be equal.
+        found: The content of a file, which may have additional keys.
+        expected: The state of a new object; strings and None must be equal.
         where: The part, for the message.
 
     Raises:
@@ -148,16 +149,16 @@ def _kind(value: Any) -> str:
 
 
 def load_on_trial(target: Any, form: dict[str, Any], state: Any, where: str) -> None:
-    """Load a state into an object and compare what it is then with the form of a new one.
+    """Load a state into an object and compare the resulting state with that of a new object.
 
     Args:
         target: A new object with ``state_dict`` and ``load_state_dict``.
-        form: What its ``state_dict`` was when it was new.
-        state: From a file.
+        form: Its ``state_dict`` when it was new.
+        state: The state from a file.
         where: The part of the file, for the message.
 
     Raises:
-        ValueError: As ``compare_form``; what the object raises itself is of any type.
+        ValueError: As in ``compare_form``; the object itself may raise any exception.
     """
     _check_filled(state, form, where)
     target.load_state_dict(state)
@@ -165,7 +166,7 @@ def load_on_trial(target: Any, form: dict[str, Any], state: Any, where: str) -> 
 
 
 def _check_filled(state: Any, form: dict[str, Any], where: str) -> None:
-    """Refuse a mapping that is empty or none, which many objects load without a word; older versions lack some keys."""
+    """Refuse an empty or missing mapping, which many objects load silently; older versions lack some keys."""
     if form and (not isinstance(state, dict) or not state):
         raise ValueError(f"{where}: expected {', '.join(map(str, form))}, found {_kind(state)}")
     for key, inner in form.items():
@@ -174,10 +175,10 @@ def _check_filled(state: Any, form: dict[str, Any], where: str) -> None:
 
 
 def check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Compare what an optimizer keeps of each parameter with the parameter; Adafactor keeps a row and a column.
+    """Check the shapes of an optimizer's state against its parameters; Adafactor keeps a row and a column.
 
     Raises:
-        ValueError: It has another shape, is no tensor or number, or belongs to no parameter.
+        ValueError: A state has another shape, is neither a tensor nor a number, or belongs to no parameter.
     """
     for parameter, state in optimizer.state.items():
         if not isinstance(parameter, Tensor):
@@ -193,7 +194,7 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _check_process(state: dict[str, Any], metrics: dict[str, dict[str, Any]]) -> None:
-    """Load the random numbers of a rank into new generators; compare the forms of the rest."""
+    """Load the random states of a rank into new generators, and compare the form of the rest."""
     random.Random().setstate(state["random"]["python"])
     np.random.RandomState().set_state(state["random"]["numpy"])
     torch.Generator().set_state(state["random"]["torch"])

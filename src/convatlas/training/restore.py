@@ -1,4 +1,4 @@
-"""From a checkpoint back to the network and the data it belongs to."""
+"""Restore the network and the data settings of a checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from convatlas.tracking.wandb.artifacts import PREFIX, fetch_checkpoint
 from convatlas.training.checkpoint_io import KEY, read_run_checkpoint
 
 PREPROCESSING = ("in_channels", "image_size", "long_side", "resize", "mean", "std", "background")
-"""Keys of ``data`` that travel with a network: other data are shown to it as its own were."""
+"""Keys of ``data`` that belong to a network: other data are preprocessed with these settings, too."""
 
 
 def checkpoint_path(run: str | None, checkpoint: str | None) -> Path | None:
@@ -36,7 +36,7 @@ def checkpoint_path(run: str | None, checkpoint: str | None) -> Path | None:
 
 
 def checkpoint_paths(run: str | Sequence[str] | None, checkpoint: str | Sequence[str] | None) -> list[Path]:
-    """As ``checkpoint_path``; with a list, the members of an ensemble."""
+    """Like ``checkpoint_path``; a list names the members of an ensemble."""
     if run is not None and checkpoint is not None:
         raise UserError("run and checkpoint are both given: give one")
     named = checkpoint if run is None else run
@@ -58,14 +58,14 @@ def checkpoint_paths(run: str | Sequence[str] | None, checkpoint: str | Sequence
 
 
 def open_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours whose network is to be built.
+    """Read a checkpoint of ConvAtlas to build its network.
 
     Returns:
-        The checkpoint; its configuration is that of ``model`` and ``data``, checked by ``check_stored``, and its
-        weights and classes are the network's.
+        The checkpoint. Its configuration holds ``model`` and ``data``, checked by ``check_stored``; its weights and
+        classes fit the network.
 
     Raises:
-        UserError: As ``read_run_checkpoint`` and ``check_stored``; the parts of the checkpoint do not fit together.
+        UserError: As in ``read_run_checkpoint`` and ``check_stored``; the parts of the checkpoint do not fit together.
     """
     checkpoint = read_run_checkpoint(path)
     metadata, where = checkpoint[KEY], f"checkpoint={path}"
@@ -86,7 +86,7 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _check_sizes(node: Any, limit: int, where: str) -> None:
-    """Refuse numbers in the description of a network that would make it larger than the file that holds its weights."""
+    """Refuse numbers in the description of a network that exceed the size of the file with its weights."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         if isinstance(value, dict | list):
             _check_sizes(value, limit, f"{where}.{key}")
@@ -110,12 +110,12 @@ def _net_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
 def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose the configuration of an evaluation around a checkpoint.
 
-    The network is the checkpoint's (the first one's, if there are several). So are the data unless the command line
-    selects others, which are then prepared as the checkpoint's were; every ``data.…`` key given on the command line
-    counts.
+    Network and data are those of the checkpoint (of the first one, if there are several). If the command line selects
+    other data, they are preprocessed with the settings stored in the checkpoint. Every ``data.…`` key on the command
+    line takes effect.
 
     Raises:
-        UserError: As ``compose`` and ``read_run_checkpoint``.
+        UserError: As in ``compose`` and ``read_run_checkpoint``.
     """
     parsed = parse_overrides(overrides)
     data_values = [override for override in parsed if override.key_or_group.startswith("data.")]
@@ -148,7 +148,7 @@ def restored_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def without_initial_weights(model: DictConfig) -> None:
-    """Let a restored network not start from the weights that its training started from."""
+    """Remove the initial weights of the training from the configuration of a restored network."""
     for node in (model, model.get("backbone")):
         if node is not None:
             node.weights = node.weights_entry = None
@@ -156,13 +156,13 @@ def without_initial_weights(model: DictConfig) -> None:
 
 def _set(config: DictConfig, key: str, value: object) -> None:
     try:
-        OmegaConf.update(config, key, value, force_add=key == "data.background")  # which older checkpoints lack
+        OmegaConf.update(config, key, value, force_add=key == "data.background")  # older checkpoints lack it
     except OmegaConfBaseException as error:
         raise UserError(f"{key}: the checkpoint's data have no such key; data=… selects others") from error
 
 
 def check_preprocessing(path: Path, checkpoint: dict[str, Any], first_path: Path, first: dict[str, Any]) -> None:
-    """Refuse an ensemble whose members want to see images differently.
+    """Refuse an ensemble whose members were trained with different preprocessing.
 
     Raises:
         UserError: Naming the key of ``data`` that differs, with both values.
@@ -172,7 +172,7 @@ def check_preprocessing(path: Path, checkpoint: dict[str, Any], first_path: Path
         if mine.get(key) != theirs.get(key):
             raise UserError(
                 f"checkpoint={path}: trained with data.{key}={mine.get(key)}, {first_path} with {theirs.get(key)}; "
-                "an ensemble's members are shown the same images"
+                "the members of an ensemble see the same images"
             )
 
 
@@ -189,7 +189,7 @@ def load_task(task: Task, checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def weights_taken(checkpoint: dict[str, Any]) -> str:
-    """Which weights of a checkpoint a restored network has: the trained ones, or their average where it has both."""
+    """Name the weights of a checkpoint that a restored network has: the trained ones or their average."""
     if TRAINED in checkpoint:
         return f"the average that ema kept; the trained ones are in the checkpoint as {TRAINED}"
     return "as trained"

@@ -1,4 +1,4 @@
-"""Where an unfinished run goes on: its newest checkpoint whose steps are all on record."""
+"""Choose the checkpoint from which an unfinished run resumes: the newest whose steps are all recorded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from convatlas.utils.distributed import is_rank_zero
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run goes on.
+    """The point at which a run resumes.
 
     Attributes:
-        checkpoint: The checkpoint; None where the run begins.
+        checkpoint: The checkpoint; None if the run starts.
         step: Its optimizer step.
     """
 
@@ -28,14 +28,14 @@ class ResumePoint:
 
 
 def resume_point(run: RunDirectory, read: Callable[[Path], dict[str, Any]] = read_run_checkpoint) -> ResumePoint:
-    """Choose the checkpoint that a run goes on from; nothing is written.
+    """Choose the checkpoint from which a run resumes, without writing anything.
 
-    A record that lacks steps of ``last.ckpt`` is named on standard error. ``previous.ckpt`` is taken instead if the
-    record holds its steps: the lost ones are then trained again and recorded.
+    If the record lacks steps of ``last.ckpt``, a warning says so. If it holds the steps of ``previous.ckpt``, the run
+    resumes from there: the missing steps are trained and recorded again.
 
     Args:
         run: The run's directory.
-        read: Reads a checkpoint that training can go on from, or raises a ``UserError`` that names it.
+        read: Reads a checkpoint from which training can resume, or raises a ``UserError`` that names it.
 
     Raises:
         UserError: There are checkpoints, but none can be read.
@@ -65,11 +65,11 @@ def resume_point(run: RunDirectory, read: Callable[[Path], dict[str, Any]] = rea
 
 
 def lost_steps(steps: list[int], end: int, checkpoint: dict[str, Any]) -> range:
-    """The last steps of a checkpoint that a record lacks, counted from 0 as the record does; empty where it has all.
+    """The last steps of a checkpoint that are missing in a record, counted from 0; empty if none is missing.
 
     Args:
         steps: The steps of the record's lines.
-        end: The size of its whole lines in bytes.
+        end: The size of its complete lines in bytes.
         checkpoint: A checkpoint of the run.
     """
     step = checkpoint["global_step"]

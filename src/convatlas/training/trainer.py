@@ -1,4 +1,4 @@
-"""The processes and libraries around a run."""
+"""Build the Lightning trainer of a run, and handle lost ranks."""
 
 import logging
 import os
@@ -21,13 +21,13 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
 from convatlas.errors import RankLostError, UserError
-from convatlas.training.launched import LaunchedEnvironment
-from convatlas.training.srun import SrunEnvironment
+from convatlas.training.cluster_environments import LaunchedEnvironment, SrunEnvironment
+from convatlas.training.lightning_internals import disable_signal_handlers
 from convatlas.utils.distributed import by_srun, by_torchrun, by_variables, num_nodes, ranks, ranks_per_node
 
 
 def world_size(trainer: DictConfig) -> int:
-    """Number of ranks that the trainer's configuration asks for: devices on each of its nodes."""
+    """Number of ranks of a trainer's configuration: devices times nodes."""
     devices = trainer.devices
     if devices == "auto":
         devices = 1 if trainer.accelerator == "cpu" else max(1, torch.cuda.device_count())
@@ -38,7 +38,7 @@ def ddp(timeout_minutes: PositiveFloat, backend: Literal["gloo", "nccl"] | None 
     """Distributed data parallel: each rank has the whole network, gradients are averaged (Li et al. 2020).
 
     Args:
-        timeout_minutes: How long a rank may keep the others waiting before it counts as lost.
+        timeout_minutes: Longest time that a rank may keep the others waiting before it counts as lost.
         backend: How ranks exchange gradients; None is NCCL on GPUs and gloo on CPUs. gloo lets ranks share a GPU.
     """
     timeout = timedelta(minutes=timeout_minutes)
@@ -46,11 +46,11 @@ def ddp(timeout_minutes: PositiveFloat, backend: Literal["gloo", "nccl"] | None 
 
 
 def build_trainer(config: DictConfig, plugins: Sequence[Any] = (), **arguments: Any) -> Trainer:
-    """Make the trainer of a configuration; data are dealt to the ranks by the data module alone.
+    """Build the trainer of a configuration; the data module, not Lightning, divides the data between the ranks.
 
     Raises:
-        UserError: Lightning refuses a setting, such as an accelerator that is not there; the launcher has started
-            another number of ranks; ``sync_batchnorm`` without GPUs.
+        UserError: Lightning refuses a setting, such as a missing accelerator; the launcher has started another number
+            of ranks; ``sync_batchnorm`` without GPUs.
     """
     if ranks().size > 1:
         check_ranks(config)
@@ -69,16 +69,14 @@ def build_trainer(config: DictConfig, plugins: Sequence[Any] = (), **arguments: 
         if isinstance(error.__cause__, MisconfigurationException | ValueError):
             raise UserError(f"trainer: {' '.join(str(error.__cause__).split())}") from error
         raise
-    # Lightning's handlers wait for other ranks within the handler, and its own question to them comes at every step.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    disable_signal_handlers(trainer)
     if config.sync_batchnorm and wanted > 1 and trainer.strategy.root_device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: PyTorch has it for GPUs only; leave it out on CPUs")
     return trainer
 
 
 def check_ranks(trainer: DictConfig) -> None:
-    """Refuse to train or evaluate with another number of ranks than was started.
+    """Refuse a configuration for another number of ranks than were started.
 
     Raises:
         UserError: Naming the keys and both numbers.
@@ -94,12 +92,12 @@ def check_ranks(trainer: DictConfig) -> None:
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Whether an exception says that another rank ended or fell silent; gloo's have no class of their own."""
+    """Whether an exception means that another rank ended or does not respond; those of gloo have no own class."""
     return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def rank_lost(error: BaseException) -> RankLostError:
-    """What is told of an exception for which ``is_lost_rank`` is true."""
+    """The exception to report if ``is_lost_rank`` is true."""
     return RankLostError(
         f"another rank ended or fell silent ({' '.join(str(error).split())[:200]}): its own output says why; "
         "the same command goes on from the last checkpoint"
@@ -108,7 +106,7 @@ def rank_lost(error: BaseException) -> RankLostError:
 
 @contextmanager
 def lost_rank_told() -> Iterator[None]:
-    """Turn what PyTorch raises for a lost rank into a ``RankLostError``."""
+    """Convert PyTorch's exceptions for a lost rank to ``RankLostError``."""
     try:
         yield
     except Exception as error:
@@ -126,17 +124,17 @@ def _environment() -> ClusterEnvironment:
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries say about themselves off the terminal; their warnings about the run stay."""
+    """Silence messages of libraries that do not concern the run; warnings about the run stay."""
     os.environ.setdefault("WANDB_SILENT", "true")
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Lightning 2.6 with torch 2.15: nothing that a user could change.
+    # Lightning 2.6 with torch 2.15: a user cannot change this.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    # Metrics are reduced over the ranks once, where they are computed.
+    # Metrics are reduced over the ranks when they are computed.
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True\)`")
-    # A process that srun did not start is one rank: that is meant, too.
+    # A process that srun did not start is a run of one rank, which is intended.
     warnings.filterwarnings("ignore", message=r"The `srun` command is available on your system but is not used")
-    # A resumed run writes into its own directory: that is meant.
+    # A resumed run writes into its existing directory.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
-    # Our loader runs threads, not processes: advice about worker processes does not apply to it.
+    # The loader uses threads: advice about worker processes does not apply.
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")

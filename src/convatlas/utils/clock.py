@@ -1,4 +1,4 @@
-"""Where the seconds before the first optimizer step go."""
+"""Measure the phases between the start of the process and the first optimizer step."""
 
 import time
 
@@ -13,7 +13,7 @@ class StartupClock:
         self._last = psutil.Process().create_time()
 
     def mark(self, name: str) -> None:
-        """Book the time since the previous mark, in seconds, under ``name``."""
+        """Store the seconds since the previous mark under ``name``."""
         now = time.time()
         self.seconds[name] = round(now - self._last, 3)
         self._last = now

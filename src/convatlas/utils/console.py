@@ -1,4 +1,4 @@
-"""How results look on a terminal."""
+"""Print results, warnings and progress."""
 
 import sys
 import time
@@ -15,15 +15,15 @@ from convatlas.utils.distributed import is_rank_zero
 from convatlas.utils.files import printable
 
 UNBOUNDED = 1000
-"""Columns of what is no terminal."""
+"""Width of tables in files and pipes, in columns."""
 QUIET_SECONDS = 5
-"""How long ``slow_progress`` waits before it shows anything."""
+"""Seconds that ``slow_progress`` waits before it shows anything."""
 PROGRESS_SECONDS = 10
-"""Between two lines of progress in what is no terminal."""
+"""Seconds between two lines of progress in files and pipes."""
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
-    """Print labelled lines, unwrapped, so that paths can be copied; control characters are printed as escapes."""
+    """Print labelled lines without wrapping, so that paths can be copied; escape control characters."""
     width = max(map(len, fields))
     for label, text in fields.items():
         sys.stdout.write(f"{printable(label):<{width}}  {printable(str(text))}\n")
@@ -31,12 +31,12 @@ def print_fields(fields: Mapping[str, str]) -> None:
 
 
 def warn(message: str) -> None:
-    """Print a one-line warning on standard error; control characters are printed as escapes."""
+    """Print a one-line warning on standard error; escape control characters."""
     sys.stderr.write(f"convatlas: warning: {printable(message)}\n")
 
 
 def warn_left_out(damages: Iterable[str]) -> None:
-    """Name on standard error what a list leaves out because it cannot be read."""
+    """Warn of runs that a list leaves out because they cannot be read."""
     for damage in damages:
         warn(f"{damage}; the run is left out")
 
@@ -49,12 +49,12 @@ def print_result(headline: str, metrics: Iterable[str]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Collection[str] = ()) -> None:
-    """Print a table that fits the terminal; in a file or a pipe it is as wide as it needs.
+    """Print a table that fits the terminal; in a file or a pipe it is as wide as necessary.
 
     Args:
-        columns: Their headings.
-        rows: A cell for each column; None is empty, and control characters are printed as escapes.
-        numbers: Headings of the columns that end flush right.
+        columns: The headings.
+        rows: The cells of each row; None is an empty cell. Control characters are escaped.
+        numbers: Headings of the columns that are aligned right.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -66,15 +66,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: 
 
 @contextmanager
 def progress(label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Show on standard error how far a count has come: a bar on a terminal, plain lines elsewhere.
+    """Show progress on standard error: a bar on a terminal, plain lines elsewhere.
 
     Args:
-        label: What is counted.
-        total: Where the count ends.
-        unit: What one is called, in the plural.
+        label: Name of the work.
+        total: Number of items.
+        unit: Name of the items, in the plural.
 
     Yields:
-        A function that is told how many were done since it was called last.
+        A function that takes the number of items done since its last call.
     """
     if sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -99,7 +99,7 @@ def progress(label: str, total: int, unit: str = "images") -> Iterator[Callable[
 
 @contextmanager
 def slow_progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show progress as ``progress`` does, but only on rank 0, and only of work that takes over ``QUIET_SECONDS``."""
+    """Show progress like ``progress``, but only on rank 0 and only after ``QUIET_SECONDS``."""
     started = time.monotonic()
     done = 0
     shown: Callable[[int], None] | None = None

@@ -1,8 +1,8 @@
-"""How many processor cores there are to use."""
+"""The number of processor cores that this process may use."""
 
 import os
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on: a batch system lends a part of the machine."""
+    """Count the cores that this process may run on; a batch system may assign only a part of the machine."""
     return len(os.sched_getaffinity(0))

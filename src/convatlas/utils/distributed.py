@@ -1,6 +1,6 @@
-"""Which of the run's processes this is and how many there are, known before the process group exists.
+"""The rank of this process and the number of ranks, known before the process group exists.
 
-This is the one place that reads the variables of launchers. A launcher counts if it started more than one process.
+Only this module reads the variables of launchers. A launcher counts if it has started more than one process.
 """
 
 import os
@@ -11,25 +11,25 @@ from typing import NoReturn
 from convatlas.errors import UserError
 
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
-"""Where the ranks meet: the address of rank 0 and a free port there."""
+"""Variables with the address and a free port of rank 0, where the ranks connect."""
 FAMILIES = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),  # Kubeflow, Ray, scripts
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # mpiexec of MPICH and Intel MPI
 )
-"""How launchers call the rank, the number of ranks, and both on this machine."""
+"""The variables of launchers for the rank, the number of ranks, and both on this machine."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run, from the point of view of one of them.
+    """The ranks of a run, as one of them sees them.
 
     Args:
-        rank: Which one this is.
-        size: How many there are.
-        local_rank: Which one this is on its machine.
-        per_node: How many there are on each machine.
+        rank: Number of this rank among all, from 0.
+        size: Number of ranks.
+        local_rank: Number of this rank on its machine, from 0.
+        per_node: Number of ranks on each machine.
     """
 
     rank: int = 0
@@ -39,13 +39,13 @@ class Ranks:
 
 
 def ranks() -> Ranks:
-    """The processes that a launcher has started.
+    """Read the ranks that a launcher has started; without a launcher there is one.
 
-    torchrun is asked first, as it may run within a job step or under MPI; then the variables of ``FAMILIES``, as such a
-    launcher may run within a job step, too; then srun.
+    torchrun comes first, because it may run within a job step or under MPI. The variables of ``FAMILIES`` come second,
+    because such a launcher may run within a job step, too. srun comes last.
 
     Raises:
-        UserError: The variables contradict each other, or do not say enough for the ranks to find each other.
+        UserError: The variables contradict each other, or are not enough for the ranks to connect.
     """
     if by_torchrun():
         per_node = _number("LOCAL_WORLD_SIZE")
@@ -60,25 +60,25 @@ def is_rank_zero() -> bool:
 
 
 def num_nodes() -> int:
-    """Machines that a launcher started this run on; 1 without one."""
+    """Number of machines of this run; 1 without a launcher."""
     return ranks().size // ranks().per_node
 
 
 def ranks_per_node() -> int:
-    """Processes of this run on each machine; 1 without a launcher."""
+    """Number of ranks on each machine; 1 without a launcher."""
     return ranks().per_node
 
 
 def by_torchrun() -> bool:
-    """Whether torchrun started this process, be it within a SLURM job."""
+    """Whether torchrun started this process, within a SLURM job or not."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def by_srun() -> bool:
-    """Whether srun started this process itself and no other launcher did.
+    """Whether srun, and no other launcher, started this process.
 
-    A batch script that runs in a job is not started by srun. What is typed into a shell of ``srun --pty`` is one
-    process, however many tasks the step has; what another srun starts from there is not at a terminal.
+    srun does not start the batch script of a job. A command typed into a shell of ``srun --pty`` is one process,
+    however many tasks the step has; a process that another srun starts from that shell is not at a terminal.
     """
     shell = "SLURM_PTY_PORT" in os.environ and os.isatty(0)
     return _in_step() and not shell and not by_torchrun() and _by_variables() is None
@@ -90,7 +90,7 @@ def by_variables() -> bool:
 
 
 def _by_variables() -> Ranks | None:
-    """The ranks by the first family of variables that speaks of several processes; None where none does."""
+    """Read the ranks from the first family of variables for several processes; None if there is none."""
     found = next((found for names in FAMILIES if (found := _family(*names)) is not None), None)
     own = {"OMPI_COMM_WORLD_SIZE", "SLURM_PROCID"} & set(os.environ)
     if found is None and os.environ.get("PMIX_RANK") and not own:
@@ -103,13 +103,13 @@ def _family(rank: str, size: str, local_rank: str, local_size: str) -> Ranks | N
     given = {name: os.environ[name] for name in names if os.environ.get(name)}
     step = {rank: os.environ.get("SLURM_PROCID"), size: os.environ.get("SLURM_STEP_NUM_TASKS")}
     if _in_step() and all(given.get(name, value) == value for name, value in step.items() if rank in given):
-        return None  # srun says the same
+        return None  # the same values as srun's
     number = {name: _number(name) for name in given}
     which = (rank, local_rank)
     if size not in number and not any(number.get(name) for name in which):
         return None
     if number.get(size) == 1 and not any(number.get(name) for name in which):
-        return None  # one process, or left over in a shell
+        return None  # one process, or variables left over in a shell
     missing = [name for name in (rank, size) if name not in number]
     for name in which:
         if name in number and number[name] >= number.get(size, number[name] + 1):
@@ -119,7 +119,7 @@ def _family(rank: str, size: str, local_rank: str, local_size: str) -> Ranks | N
         _refuse(rank, size, given, f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing")
     _number("MASTER_PORT")
     local = number.get(local_rank, 0)
-    # The Trainer needs a device for each local rank, and the right product: the fewest that both allow.
+    # The smallest number per machine that covers the local rank and divides the number of ranks.
     fewest = next(count for count in range(local + 1, number[size] + 1) if number[size] % count == 0)
     found = Ranks(number[rank], number[size], local, number.get(local_size, fewest))
     if found.local_rank >= found.per_node or found.size % found.per_node:

@@ -1,4 +1,4 @@
-"""Small files: JSON that every reader accepts, written durably and read with one-line errors."""
+"""Write small files durably, and read them with one-line errors."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 
 def jsonable(value: Any) -> Any:
-    """Replace NaN and infinities by ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, as JSON has no word for them."""
+    """Replace NaN and infinities by ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
@@ -35,15 +35,15 @@ def jsonable(value: Any) -> Any:
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """Serialise to standard JSON; paths and other objects become their text."""
+    """Serialise to standard JSON; paths and other objects become strings."""
     return json.dumps(jsonable(value), indent=indent, default=str, allow_nan=False)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file durably: readers, a kill or a power cut meet the old content or the new one, whole.
+    """Replace a file durably: after a kill or a power cut it holds either the old or the new content.
 
     Raises:
-        UserError: The disk is full or cannot be written; the old content is whole.
+        UserError: The disk is full or cannot be written; the file still holds the old content.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path, temporary):
@@ -56,7 +56,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_picture(path: Path, content: bytes) -> None:
-    """Write a file that can be made again and is therefore not synced.
+    """Write a file that can be produced again and is therefore not synced.
 
     Raises:
         UserError: The disk is full or cannot be written.
@@ -71,7 +71,7 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
     Args:
         path: The file that is written in this context.
-        temporary: What is left of a failed write; it is deleted to make room.
+        temporary: The temporary file of the write; it is deleted after a failure to free space.
 
     Raises:
         UserError: The operating system refused the write.
@@ -87,7 +87,7 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until the content of a file is on the disk, whichever process wrote it."""
+    """Sync the content of a file to the disk, whichever process wrote it."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -96,11 +96,11 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk: a rename alone may be lost in a power cut."""
+    """Sync the entries of a directory to the disk: a rename alone may be lost in a power cut."""
     try:
         sync_file(path)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a directory
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot sync a directory
             raise
 
 
@@ -137,7 +137,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _read(path: Path, expected: str, parse: Callable[[str], Any], kind: type[Value]) -> Value:
-    if path.exists() and not path.is_file():  # a pipe is waited for without end, and a device has no end
+    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
         raise UnreadableError(f"{path}: cannot be read (not a regular file)")
     try:
         text = path.read_bytes().decode()
@@ -157,11 +157,11 @@ def _read(path: Path, expected: str, parse: Callable[[str], Any], kind: type[Val
 
 
 def check_format(place: object, content: Mapping[str, Any]) -> None:
-    """Refuse what a newer version has written; content without a version is of the time before there were any.
+    """Refuse the content of a newer format version; content without a version predates the versions.
 
     Args:
-        place: The file, or what named it, for the message.
-        content: Holds the version as ``format``.
+        place: Name of the file in the message.
+        content: A mapping with the version as ``format``.
 
     Raises:
         NewerFormatError: The version is higher than ``FORMAT``.
@@ -177,14 +177,14 @@ def check_format(place: object, content: Mapping[str, Any]) -> None:
 
 
 def read_each(sources: Iterable[Source], read: Callable[[Source], Value]) -> tuple[list[Value], list[str]]:
-    """Read what can be read of several runs.
+    """Read several runs, and leave out those that cannot be read.
 
     Args:
         sources: The runs.
         read: Reads one of them.
 
     Returns:
-        What was read, and for each run that is left out the reason.
+        The values that were read, and the reason for each run that is left out.
     """
     values, damages = [], []
     for source in sources:
@@ -196,5 +196,5 @@ def read_each(sources: Iterable[Source], read: Callable[[Source], Value]) -> tup
 
 
 def printable(name: str) -> str:
-    """Write what terminals and UTF-8 have no sign for as escapes: file names may hold any byte."""
+    """Escape characters that a terminal or UTF-8 cannot represent: file names may hold any byte."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)

@@ -1,15 +1,15 @@
-"""Check values that were read from a file: they may be nested too deeply, or hold text that cannot be written again."""
+"""Check values that were read from a file for deep nesting and for text that UTF-8 cannot encode."""
 
 import re
 from collections.abc import Iterable
 from typing import Any
 
 MAX_DEPTH = 60
-"""Containers in each other; our own files have fewer than 20."""
+"""Largest depth of nested containers; the files of ConvAtlas have fewer than 20 levels."""
 
 
 def is_nested_too_deeply(value: Any) -> bool:
-    """Whether containers lie in each other more than ``MAX_DEPTH`` deep, or one lies in itself.
+    """Whether containers are nested more than ``MAX_DEPTH`` deep, or one contains itself.
 
     Args:
         value: Built-in containers and anything else.
@@ -24,7 +24,7 @@ def is_nested_too_deeply(value: Any) -> bool:
 
 
 def is_writable(value: Any) -> bool:
-    """Whether UTF-8 can encode all texts in a value; an escape in JSON or YAML may be half a surrogate pair.
+    """Whether UTF-8 can encode all strings of a value; an escape in JSON or YAML may be half a surrogate pair.
 
     Args:
         value: Built-in containers and anything else.

@@ -23,7 +23,7 @@ def read_torch_file(path: Path, key: str, *, mmap: bool = False) -> Any:
     Args:
         path: The file.
         key: The configuration key that named it, for messages.
-        mmap: Leave the tensors of a torch file on the disk until they are used.
+        mmap: Keep the tensors of a torch file on the disk until they are used.
 
     Raises:
         UserError: No such file, truncated, damaged, or not a file of tensors.
@@ -46,7 +46,7 @@ def read_torch_file(path: Path, key: str, *, mmap: bool = False) -> Any:
 
 
 def _check_archive(path: Path, key: str) -> None:
-    """Compare the CRC-32 of every record of a torch file with the one that was stored when it was written."""
+    """Compare the CRC-32 of every record of a torch file with the stored one."""
     with zipfile.ZipFile(path) as archive:
         for record in archive.infolist():
             # PyTorch leaves a tensor uninitialised whose record has the attribute of a folder.

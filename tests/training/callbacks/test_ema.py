@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.kill_and_resume import difference
 from convatlas.config.composition import compose
 from convatlas.tasks.classification.task import ClassificationTask
-from convatlas.training.callbacks.ema import ExponentialAverage
+from convatlas.training.callbacks.ema import EMA
 from convatlas.training.checkpoint_io import read_checkpoint
 from convatlas.training.restore import restored_config
 from pipelines.evaluate import evaluate
@@ -58,7 +58,7 @@ def test_validation_sees_the_average_and_training_goes_on_without_it(every_n_ste
         default_root_dir=tmp_path,
         accelerator="cpu",
         max_epochs=2,
-        callbacks=[ExponentialAverage(0.75, every_n_steps)],
+        callbacks=[EMA(0.75, every_n_steps)],
         num_sanity_val_steps=0,
         logger=False,
         enable_checkpointing=False,

@@ -3,8 +3,9 @@ import signal
 import pytest
 
 from convatlas.errors import RankLostError
-from convatlas.training.callbacks.stopping import Preempted, StopSignals
+from convatlas.training.callbacks.stopping import StopSignals
 from convatlas.utils import signals
+from convatlas.utils.signals import Preempted, StopFlag
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection closed by peer")
 
@@ -22,7 +23,7 @@ LOST = RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection closed by peer"
 )
 def test_what_ended_a_run(told: bool, error: BaseException, expected: type[BaseException]) -> None:
     stop = StopSignals()
-    stop.received = signal.SIGTERM if told else None
+    stop.flag.received += [signal.SIGTERM] if told else []
     outcome = stop.outcome(error)
     assert type(outcome) is expected
     assert (outcome is error) == (expected not in (Preempted, RankLostError))
@@ -35,11 +36,11 @@ def test_after_the_run_a_command_ignores_the_signals_and_a_caller_gets_its_handl
     monkeypatch.setattr(signals, "_ends_after_work", command)
     before = {number: signal.signal(number, print) for number in signals.STOP_SIGNALS}
     try:
-        stop = StopSignals()
+        stop = StopFlag(signals.STOP_SIGNALS)
         stop.listen()
         signal.raise_signal(signal.SIGUSR1)
-        assert stop.received == signal.SIGUSR1
-        stop.restore()
+        assert stop.received == [signal.SIGUSR1]
+        stop.release()
         expected = signal.SIG_IGN if command else print
         assert [signal.getsignal(number) for number in signals.STOP_SIGNALS] == [expected, expected]
     finally:

@@ -1,4 +1,4 @@
-"""Checkpoints as W&B artifacts: sent without a second copy on the disk, and fetched by name."""
+"""Checkpoints as W&B artifacts: upload without a second copy on the disk, and download by name."""
 
 import contextlib
 import hashlib
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
     import wandb
 
 Policy = Literal["none", "best", "best+last"]
-"""Which checkpoints of a run go to W&B."""
+"""The checkpoints of a run that are uploaded to W&B."""
 TYPE = "model"
 PREFIX = "wandb:"
-"""What a checkpoint's name on the command line begins with that is fetched from W&B."""
+"""Prefix of a checkpoint on the command line that is downloaded from W&B."""
 
 
 def kept(policy: Policy) -> list[str]:
-    """The names of the checkpoints that a policy sends."""
+    """The names of the checkpoints that a policy uploads."""
     return [] if policy == "none" else policy.split("+")
 
 
 def checkpoint_file(directory: Path, name: str) -> Path:
-    """Where a run keeps a checkpoint."""
+    """The path of a run's checkpoint."""
     return RunDirectory(directory).checkpoints / f"{name}.ckpt"
 
 
 def send_checkpoints(run: "wandb.Run", wandb: Any, directory: Path, names: list[str]) -> list["wandb.Artifact"]:
-    """Hand the checkpoints of a run over to its W&B run, which uploads them until it is finished.
+    """Log the checkpoints of a run to its W&B run, which uploads them before it finishes.
 
-    W&B would copy a file twice. An immutable file that is not cached it reads where it lies; a hard link keeps what was
-    handed over when training replaces the checkpoint.
+    By default W&B copies a file twice. It reads an immutable file that is not cached in place; a hard link preserves
+    the file when training replaces the checkpoint.
 
     Args:
         run: The open W&B run.
         wandb: The module.
         directory: The run's directory.
-        names: Which; they are there.
+        names: Names of existing checkpoints.
 
     Returns:
-        What was handed over.
+        The logged artifacts.
     """
     links = Path(run.settings.wandb_dir) / "checkpoints"
     links.mkdir(parents=True, exist_ok=True)
@@ -70,10 +70,10 @@ def delete_superseded(wandb: Any, path: str, policy: Policy) -> int:
     Args:
         wandb: The module.
         path: The artifact, ``entity/project/name``.
-        policy: Which are to stay.
+        policy: The checkpoints to keep.
 
     Returns:
-        How many were deleted.
+        The number of deleted versions.
     """
     superseded = [version for version in wandb.Api().artifacts(TYPE, path) if not {*kept(policy)} & {*version.aliases}]
     for version in superseded:
@@ -82,16 +82,16 @@ def delete_superseded(wandb: Any, path: str, policy: Policy) -> int:
 
 
 def fetch_checkpoint(name: str) -> Path:
-    """Download a checkpoint, once a version.
+    """Download a checkpoint; each version is downloaded once.
 
     Args:
-        name: ``wandb:entity/project/name:alias``, or without ``entity/`` in the user's own.
+        name: ``wandb:entity/project/name:alias``; without ``entity/``, the user's own project.
 
     Returns:
         The file, in the user's cache.
 
     Raises:
-        UserError: There is no such artifact, it holds something else than one checkpoint, or it cannot be fetched.
+        UserError: There is no such artifact, it does not hold exactly one checkpoint, or the download fails.
     """
     import wandb
 
@@ -109,7 +109,7 @@ def fetch_checkpoint(name: str) -> Path:
                     Path(part, "files").rename(folder)
     except UserError:
         raise
-    except Exception as error:  # whatever the name, the network, the server and the disk make wandb raise
+    except Exception as error:  # wandb raises anything after errors of the network, server or disk
         reason = " ".join(str(error).split())
         raise UserError(
             f"checkpoint={name}: cannot be fetched, expected wandb:entity/project/name:alias ({reason})"
@@ -118,10 +118,10 @@ def fetch_checkpoint(name: str) -> Path:
 
 
 def _only_checkpoint(name: str, entries: Mapping[str, Any]) -> str:
-    """The one checkpoint in an artifact's manifest, by its name; other files are not fetched.
+    """Find the name of the only checkpoint in an artifact's manifest; other files are not downloaded.
 
     Raises:
-        UserError: There is another number of them, or there are references, which W&B would follow to any file or URL.
+        UserError: There is not exactly one, or there are references, which W&B would follow to any file or URL.
     """
     files = [file for file in entries if file.endswith(".ckpt")]
     if len(files) != 1:
@@ -134,12 +134,12 @@ def _only_checkpoint(name: str, entries: Mapping[str, Any]) -> str:
 
 
 def checkpoint_step(path: Path) -> int:
-    """The optimizer step of a checkpoint whose checksums are right; its tensors do not fill the memory.
+    """Read the optimizer step of a checkpoint and verify its checksums, without loading its tensors.
 
     Raises:
-        UserError: It is damaged.
+        UserError: The checkpoint is damaged.
     """
-    from convatlas.utils.tensors import read_torch_file  # imports PyTorch: seconds, which a publisher pays only here
+    from convatlas.utils.tensors import read_torch_file  # imports PyTorch, which takes seconds
 
     content = read_torch_file(path, "checkpoint", mmap=True)
     if not isinstance(content, dict) or not isinstance(step := content.get("global_step"), int):

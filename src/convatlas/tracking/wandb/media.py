@@ -1,4 +1,4 @@
-"""The pictures of an evaluation as W&B shows them: samples, mistakes, overlays, the confusion matrix."""
+"""Pictures of an evaluation for W&B: samples, mistakes, overlays and the confusion matrix."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +11,9 @@ from convatlas.errors import UnreadableError
 from convatlas.record.files import file_inside, read_evaluation
 
 MATRIX_PIXELS = 480
-"""Longest side of the confusion matrix; one of more classes has a pixel a cell."""
+"""Longest side of the confusion matrix in pixels; with more classes, each cell is one pixel."""
 NAMED_CLASSES = 20
-"""As many classes are named under the matrix."""
+"""Largest number of classes that are named under the matrix."""
 OVERLAID = {"classification": (), "segmentation": ("worst", "segmented"), "detection": ("worst", "detected")}
 """Entries of an evaluation that list images with labels and predictions drawn over them, by task type."""
 VIEWS = ("image", "label_overlay", "prediction_overlay")
@@ -21,11 +21,11 @@ COLUMNS = ("image", "label", "prediction", "confidence", "path")
 
 
 def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
-    """Make the pictures of an evaluation: of classes, of masks or of objects.
+    """Make the pictures of an evaluation of classes, masks or objects.
 
     Args:
         wandb: The module, which takes a while to import.
-        file: The evaluation, ``evaluation/test.json``; its images lie beside it.
+        file: The evaluation, ``evaluation/test.json``; its images are in the same folder.
 
     Returns:
         Media by key.
@@ -45,13 +45,13 @@ def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
     matrix = evaluation.get("pixel_confusion_matrix" if task_type == "segmentation" else "confusion_matrix")
     if matrix:
         named = ", ".join(classes[:NAMED_CLASSES]) + (", …" if len(classes) > NAMED_CLASSES else "")
-        caption = f"true classes in rows, predicted ones in columns, the darker the more of the row: {named}"
+        caption = f"rows: true classes, columns: predicted classes, darker: a larger share of the row: {named}"
         shown[f"{split}/confusion_matrix"] = wandb.Image(matrix_picture(matrix), caption=caption)
     return shown
 
 
 def _classified(wandb: Any, folder: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Images with the class that the network said, and a table of them."""
+    """Images with their predicted classes, and a table of them."""
     split, classes = evaluation["split"], evaluation["classes"]
     shown: dict[str, Any] = {}
     rows = []
@@ -71,7 +71,7 @@ def _classified(wandb: Any, folder: Path, evaluation: Mapping[str, Any]) -> dict
 
 
 def _side_by_side(folder: Path, entry: Mapping[str, Any]) -> Any:
-    """The image where there is one, what is there, and what the network found, as one picture (H, W, 3) uint8."""
+    """The image if there is one, the labels and the predictions side by side, (H, W, 3) uint8."""
     return np.hstack([np.asarray(_picture(folder, entry[key]).convert("RGB")) for key in VIEWS if key in entry])
 
 
@@ -82,7 +82,7 @@ def _picture(folder: Path, name: str) -> Image.Image:
     try:
         image = Image.open(path, formats=("PNG", "JPEG"))
         image.load()
-    except Exception as error:  # whatever damaged bytes lead the decoders to
+    except Exception as error:  # damaged bytes may raise anything in the decoders
         raise UnreadableError(f"{path}: truncated or damaged picture ({type(error).__name__})") from error
     return image
 
@@ -94,7 +94,7 @@ def _caption(entry: Mapping[str, Any]) -> str:
 
 
 def matrix_picture(counts: list[list[int]]) -> Any:
-    """A confusion matrix as a picture, (H, W) uint8: the darker a cell, the larger its share of the row."""
+    """Draw a confusion matrix, (H, W) uint8; darker cells hold a larger share of the row."""
     matrix = np.array(counts, dtype=np.float64)  # (C, C)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     cell = max(1, MATRIX_PIXELS // len(matrix))

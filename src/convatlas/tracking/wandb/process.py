@@ -1,4 +1,4 @@
-"""A publisher's process, from the side of who starts it."""
+"""Start and control the process that publishes a run."""
 
 import contextlib
 import json
@@ -15,14 +15,14 @@ from convatlas.tracking.wandb.publisher import Job
 from convatlas.tracking.wandb.server import WandbError
 
 START_SECONDS = 15.0
-"""How long Python, wandb and the W&B run may take to open, beyond the answers of the server."""
+"""Seconds that Python, wandb and the W&B run may take to start, in addition to the answers of the server."""
 
 
 class PublisherProcess:
-    """Publishes a run in a process that can be ended at any time, whatever wandb is waiting for.
+    """Publishes a run in a process that can be ended at any time, even while wandb waits.
 
     Args:
-        job: What to publish.
+        job: The run and how to publish it.
     """
 
     def __init__(self, job: Job) -> None:
@@ -31,7 +31,7 @@ class PublisherProcess:
             [sys.executable, "-m", "convatlas.tracking.wandb.publisher"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # keys pressed at the terminal are for the run
+            start_new_session=True,  # Ctrl-C at the terminal is meant for the run
         )
         self._send(json.dumps(asdict(job)).encode() + b"\n")
 
@@ -39,29 +39,29 @@ class PublisherProcess:
         """Wait until the W&B run is open.
 
         Returns:
-            Its page.
+            The URL of its page.
 
         Raises:
-            WandbError: It cannot be opened, or not in time.
+            WandbError: It cannot be opened in time.
         """
         answer = self._answer(3 * self.job.answer_seconds + START_SECONDS)
         return str(answer["url"])
 
     def finish(self) -> dict[str, Any]:
-        """Wait until all is sent, for as long as the job allows.
+        """Wait until everything is sent, within the time limit of the job.
 
         Returns:
-            What ``Publication.finish`` returns.
+            The result of ``Publication.finish``.
 
         Raises:
-            WandbError: Not all was sent.
+            WandbError: Not everything was sent.
         """
         if self._process.stdin:
             self._process.stdin.close()
         return self._answer(self.job.finish_seconds + START_SECONDS)
 
     def end(self) -> None:
-        """End the process with those that it has started."""
+        """Kill the process and its child processes."""
         with contextlib.suppress(ProcessLookupError):  # it ended by itself
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -96,15 +96,15 @@ def make_job(
     answer_seconds: float,
     finish_seconds: float,
 ) -> Job:
-    """What a publisher needs to know of a run.
+    """Describe a run for its publisher.
 
     Args:
         directory: The run's directory, whose name is the run's id.
         settings: Its resolved configuration.
         options: ``project``, ``entity``, ``group``, ``job_type``, ``tags``, ``notes`` and ``checkpoints``.
-        live: Whether the run trains.
-        answer_seconds: How long the server may take for an answer.
-        finish_seconds: How long it may take at the end for what is left.
+        live: Whether the run is training.
+        answer_seconds: Longest time that the server may take for an answer.
+        finish_seconds: Longest time for the uploads that remain at the end.
     """
     run_id = directory.rstrip("/").rpartition("/")[2]
     group = options["group"] or re.sub(r"-s\d+(-a\d+)?$", "", run_id)

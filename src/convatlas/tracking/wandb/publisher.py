@@ -1,12 +1,12 @@
 """Publishes the record of a run to W&B, in a process of its own: ``python -m convatlas.tracking.wandb.publisher``.
 
-W&B can only be appended to, and so is the record. Row i of the W&B history is line i of ``metrics.jsonl``; to publish
-is to ask how many rows the server holds and to send the others. That is the same for a run that trains, one that was
-offline, one that was half published, and one that is published already.
+Row i of the W&B history is line i of ``metrics.jsonl``; both only grow. The publisher asks the server how many rows it
+holds and sends the others. This is the same for a run that is training, was offline, is partly published, or is already
+published.
 
-Standard input brings one line, the ``Job``, and ends when the run does; standard output carries one JSON object when
-the W&B run is open and one when all is sent, or instead of either ``{"error": reason}``. What the network or the server
-do stops this process alone.
+Standard input provides one line, the ``Job``, and ends when the run ends. Standard output receives one JSON object when
+the W&B run is open and one when everything is sent, or ``{"error": reason}`` in place of either. Failures of the
+network or the server stop only this process.
 """
 
 import contextlib
@@ -34,38 +34,37 @@ from convatlas.tracking.wandb.media import evaluation_media
 from convatlas.tracking.wandb.server import HeldRun, WandbError, WandbServer
 
 POLL_SECONDS = 2.0
-"""How often a run that trains is looked at."""
+"""Seconds between two looks at the record of a run that is training."""
 INIT_SECONDS = 10.0
-"""How long the server may take to open the W&B run."""
+"""Seconds that the server may take to open the W&B run."""
 SETTLE_SECONDS = 10.0
-"""How long the server may take to count what it was sent."""
+"""Seconds that the server may take to count the rows that it received."""
 SAME_SECONDS = 1.0
-"""Two rows of one step whose times are closer are one; a server may round."""
+"""Rows of one step whose times differ by less are the same row; a server may round times."""
 DIGEST = "record"
-"""Where the W&B summary says which state of the record it shows."""
+"""Key of the W&B summary with a digest of the published record."""
 FATAL = "ERROR+4"
-"""The level that wandb-core gives an error which ends its sending of rows."""
-"""What of the run's directory becomes files of the W&B run, which has the configuration as such."""
+"""Level of the errors after which wandb-core sends no more rows."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to publish, and how.
+    """A run and how to publish it.
 
     Args:
         directory: The run's directory.
         run_id: The W&B run's id and name.
         config: The resolved configuration.
         project: The W&B project.
-        entity: Whose project; None is the user's own.
-        group: What the run is grouped with.
-        job_type: What it is in its group.
+        entity: Owner of the project; None is the user.
+        group: Group of the run.
+        job_type: Role of the run in its group.
         tags: Its tags.
         notes: Its notes.
-        checkpoints: Which checkpoints become artifacts.
-        answer_seconds: How long the server may take for an answer.
-        finish_seconds: How long it may take for what is left at the end.
-        live: Whether the run trains, as this process's parent.
+        checkpoints: Checkpoints that become artifacts.
+        answer_seconds: Longest time that the server may take for an answer.
+        finish_seconds: Longest time for the uploads that remain at the end.
+        live: Whether the run is training in the parent of this process.
     """
 
     directory: str
@@ -87,7 +86,7 @@ class Publication:
     """The W&B run of a record.
 
     Args:
-        job: What to publish.
+        job: The run and how to publish it.
 
     Raises:
         WandbError: The server cannot be reached or refuses, or another process publishes the run.
@@ -97,7 +96,7 @@ class Publication:
         self.job = job
         self.directory = Path(job.directory)
         self.record = RunDirectory(self.directory)
-        self.folder = self.directory / "wandb"  # what W&B writes for itself, while this runs
+        self.folder = self.directory / "wandb"  # W&B's own files, while this process runs
         self._guard = self._lock()
         self.server = WandbServer.connect(job.answer_seconds)
         self.entity = job.entity or self.server.entity
@@ -116,26 +115,26 @@ class Publication:
 
     @property
     def url(self) -> str:
-        """The run's page."""
+        """The URL of the run's page."""
         base = self.server.url.replace("https://api.wandb.ai", "https://wandb.ai")
         return f"{base}/{self.entity}/{self.job.project}/runs/{self.wandb_id}"
 
     def send(self) -> None:
-        """Send the lines that are new."""
+        """Send new lines of the record."""
         self._rows += self._reader.new()
         for index in range(self._sent, self._num_ready()):
             self._run.log(self._row(index), step=index)
             self._sent = index + 1
 
     def finish(self) -> dict[str, Any]:
-        """Send what is left, end the W&B run, and ask the server what it holds.
+        """Send the remaining lines, finish the W&B run, and verify that the server holds all rows.
 
         Returns:
-            ``url``, ``rows`` of the history, ``new`` ones of these, ``checkpoints`` sent, ``deleted`` versions,
+            ``url``; numbers of ``rows`` and ``new`` rows in the history; ``checkpoints`` sent, ``deleted`` versions,
             ``missing`` checkpoints.
 
         Raises:
-            WandbError: The server does not hold all of it.
+            WandbError: The server does not hold everything.
         """
         result = {"url": self.url, "sent": not self.current, "missing": self._missing()}
         result |= {"new": 0, "checkpoints": [], "deleted": 0}
@@ -146,10 +145,10 @@ class Publication:
         state = self._state()
         killed = state == "running"
         refusal = None
-        if not (killed and self.job.live):  # else the same command may be going on already, and waits for this to end
+        if not (killed and self.job.live):  # otherwise the same command may have resumed and waits for this process
             try:
                 result |= self._send_checkpoints()
-            except Exception as error:  # whatever the network and the server make wandb raise
+            except Exception as error:  # wandb raises anything after errors of the network or the server
                 refusal = WandbError(f"its checkpoints are not taken ({' '.join(str(error).split())})")
             self._run.summary[DIGEST] = None if refusal else self._digest()
         self._run.summary.update({**self._summary(), "state": "interrupted" if killed else state})
@@ -163,7 +162,7 @@ class Publication:
         return result | {"rows": self._sent, "new": self._sent - self.num_before}
 
     def _lock(self) -> Any:
-        """Be the only process that publishes this run; a system's lock ends with its process."""
+        """Lock the run against other publishers; the lock ends with this process."""
         guard = (self.directory / ".publishing").open("w", encoding="utf-8")
         deadline = time.monotonic() + self.job.answer_seconds
         while True:
@@ -177,13 +176,13 @@ class Publication:
                 return guard
 
     def _ids(self) -> Iterator[str]:
-        """The ids that the W&B run may have: the run's own, unless another record, or a deleted run, has used it."""
+        """Candidates for the id of the W&B run: the run's id, then others in case it is taken or was deleted."""
         yield self.job.run_id
         for attempt in itertools.count(2):
             yield f"{self.job.run_id}-w{attempt}"
 
     def _is_start(self, held: HeldRun) -> bool:
-        """Whether what the server holds is the start of this record: the last row's time tells, nothing is ever cut."""
+        """Whether the server holds the start of this record, by the time of its last row: records are never cut."""
         if not held.num_rows:
             return True
         if held.num_rows > len(self._rows):
@@ -196,13 +195,13 @@ class Publication:
         return held.num_rows == self._num_ready() and held.summary.get(DIGEST) == self._digest()
 
     def _open(self) -> bool:
-        """Open the W&B run; False where one of this id was deleted, which W&B keeps for ever."""
+        """Open the W&B run; False if a run of this id was deleted, because W&B reserves its id forever."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR"):
             os.environ[name] = str(self.folder.resolve())
         os.environ["WANDB_SILENT"] = "true"
-        os.environ.pop("WANDB_SERVICE", None)  # wandb's process of who started this one
+        os.environ.pop("WANDB_SERVICE", None)  # the wandb process of the parent
         import wandb
 
         self.wandb: Any = wandb
@@ -247,7 +246,7 @@ class Publication:
         return True
 
     def _num_ready(self) -> int:
-        """How many lines can be sent: the test's waits for the pictures that go with it."""
+        """Number of lines that can be sent; the line of the test waits for its pictures."""
         waiting = not (self.record.evaluation / "test.json").is_file()
         return next((i for i, line in enumerate(self._rows) if waiting and _is_test(line)), len(self._rows))
 
@@ -264,7 +263,7 @@ class Publication:
         return row
 
     def _state(self) -> str:
-        """How the run ended; ``running`` where it was killed."""
+        """The final state of the run; ``running`` if it was killed."""
         return str(self._summary().get("state", "running"))
 
     def _summary(self) -> dict[str, Any]:
@@ -278,7 +277,7 @@ class Publication:
         return self.record.provenance
 
     def _digest(self) -> str:
-        """A hash of what is published, files by their size and time of change."""
+        """A digest of the published files; checkpoints count by size and modification time."""
         stats = [
             (name, file.stat().st_size, file.stat().st_mtime_ns)
             for name in kept(self.job.checkpoints)
@@ -288,13 +287,13 @@ class Publication:
         return hashlib.sha256(b"".join(texts) + json.dumps(stats).encode()).hexdigest()
 
     def _missing(self) -> list[str]:
-        """The checkpoints that a finished run should have, and has not."""
+        """Checkpoints that a finished run should have but does not have."""
         if self._state() != "finished":
             return []
         return [name for name in kept(self.job.checkpoints) if not checkpoint_file(self.directory, name).is_file()]
 
     def _save_files(self) -> None:
-        """Save copies: to files that lie elsewhere W&B would link, and write through its links."""
+        """Upload copies: W&B would link files outside its folder and write through the links."""
         folder = Path(self._run.dir)
         saved = []
         for path in (self.record.provenance_file, self.record.class_list):
@@ -328,7 +327,7 @@ class Publication:
             time.sleep(0.5)
 
     def _reason(self) -> str:
-        """Why wandb-core stopped sending rows; where it has not, the last error that it noted."""
+        """The error at which wandb-core stopped sending rows, otherwise its last logged error."""
         notes = [note for log in self.folder.glob("**/debug-internal.log") for note in _notes(log)]
         errors = [note for note in notes if note["level"].startswith("ERROR")]
         fatal = [note for note in errors if note["level"] == FATAL]  # other requests may fail after it
@@ -336,7 +335,7 @@ class Publication:
 
 
 def _notes(log: Path) -> list[dict[str, str]]:
-    """The entries of wandb-core's own log that have a level and a text; a line that is being written is left out."""
+    """Entries with a level and a message in the log of wandb-core; an incomplete line is skipped."""
     notes = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):
@@ -349,9 +348,9 @@ def _notes(log: Path) -> list[dict[str, str]]:
 def main() -> int:
     """Publish one run."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # meant for the run, whose end ends this
+        signal.signal(number, signal.SIG_IGN)  # these are for the run; this process ends after the run
     results = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no result
+    os.dup2(2, 1)  # output of libraries must not mix with results
 
     def say(result: Mapping[str, Any]) -> None:
         os.write(results, json.dumps(result).encode() + b"\n")

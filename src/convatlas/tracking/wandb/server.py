@@ -1,4 +1,4 @@
-"""Questions to the W&B server, each answered within seconds or not at all: wandb itself would wait and retry."""
+"""Queries to the W&B server with a time limit of seconds; wandb itself would wait and retry."""
 
 import base64
 import configparser
@@ -21,16 +21,16 @@ query RunResumeStatus($project: String, $entity: String, $name: String!) {
   }
 }
 """
-"""What wandb-core asks when it resumes a run."""
+"""The query of wandb-core when it resumes a run."""
 
 
 class WandbError(Exception):
-    """The server cannot be reached, or refuses; the message is one line with its reason."""
+    """The server cannot be reached or refuses a request; the message is one line with the reason."""
 
 
 @dataclass(frozen=True)
 class HeldRun:
-    """What the server holds of a run.
+    """The state of a run on the server.
 
     Args:
         num_rows: Length of its history.
@@ -44,15 +44,15 @@ class HeldRun:
 
 
 class WandbServer:
-    """A server that has answered.
+    """A connection to a W&B server.
 
     Args:
-        url: Where it is.
+        url: Address of the server.
         key: The API key.
-        timeout: Seconds that an answer may take.
+        timeout: Longest time for an answer, in seconds.
 
     Raises:
-        WandbError: It does not answer in time, or does not know the key.
+        WandbError: The server does not answer in time, or does not know the key.
     """
 
     def __init__(self, url: str, key: str, timeout: float) -> None:
@@ -70,14 +70,14 @@ class WandbServer:
         return cls(*credentials(), timeout)
 
     def run(self, entity: str, project: str, run_id: str) -> HeldRun | None:
-        """What is held of a run; None where there is no such run."""
+        """Query the state of a run; None if there is no such run."""
         model = self._ask(RUN, {"project": project, "entity": entity, "name": run_id})["model"]
         bucket = model and model["bucket"]
         if not bucket:
             return None
         summary = json.loads(bucket["summaryMetrics"] or "{}")
         tail = json.loads(bucket["historyTail"] or "[]")
-        last = json.loads(tail[-1]) if tail else summary  # which has the newest value of everything
+        last = json.loads(tail[-1]) if tail else summary  # the summary has the newest value of each metric
         return HeldRun(bucket["historyLineCount"] or 0, last, summary)
 
     def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class WandbServer:
 
 
 def credentials() -> tuple[str, str]:
-    """The server of WANDB_BASE_URL or ``wandb login``, and the key of WANDB_API_KEY or ``wandb login``.
+    """Find server and API key in WANDB_BASE_URL and WANDB_API_KEY, otherwise in the files of ``wandb login``.
 
     Raises:
         WandbError: There is no key.
@@ -118,7 +118,7 @@ def credentials() -> tuple[str, str]:
 
 
 def _reason(body: bytes) -> str:
-    """The message of an error in GraphQL's form; empty for a page of something else."""
+    """The message of a GraphQL error; empty for any other content."""
     try:
         return str(json.loads(body)["errors"][0]["message"])
     except (ValueError, LookupError, TypeError):

@@ -1,13 +1,14 @@
-"""A dashboard as a saved view of a W&B project: the panels of the local page, in W&B's own words."""
+"""Save a dashboard, with the panels of the local page, as a view of a W&B project."""
 
 import hashlib
 from typing import Any
 
 from convatlas.errors import UserError
 from convatlas.report.figures.panels import Axis, Dashboard, Panel
+from convatlas.tracking.wandb.internals import set_view_id, set_view_name
 
 AXES: dict[Axis, str] = {"step": "trainer/global_step", "epoch": "epoch", "hours": "RelativeTime(Wall)"}
-"""What W&B calls the axes; the mirror logs the first two with every metric."""
+"""W&B's names of the axes; the mirror logs the first two with every metric."""
 
 ROW = 12
 """Width of half a section, of W&B's 24 columns."""
@@ -15,13 +16,13 @@ HEIGHT = 9
 
 
 def view_name(dashboard: Dashboard) -> str:
-    """The part of the view's address that stays the same as long as the dashboard has its title."""
+    """The part of the view's address that depends only on the title of the dashboard."""
     digest = hashlib.sha256(f"convatlas/{dashboard.title}".encode()).hexdigest()
     return digest[:11]
 
 
 def apply_workspace(dashboard: Dashboard, entity: str, project: str) -> dict[str, Any]:
-    """Create the view of a dashboard in a W&B project, or bring the one that is there up to date.
+    """Create the view of a dashboard in a W&B project, or update an existing one.
 
     Args:
         dashboard: The panels.
@@ -44,12 +45,12 @@ def apply_workspace(dashboard: Dashboard, entity: str, project: str) -> dict[str
     workspace = workspaces.Workspace(
         entity=entity, project=project, name=dashboard.title, sections=[_section(dashboard)]
     )
-    # The package names a new view at random and finds an old one by its address alone: the name that we choose
-    # makes a second call find the view of the first.
-    workspace._internal_name = f"nw-{view_name(dashboard)}-v"
+    # The package finds an existing view by its address, which holds the name: with a fixed name, a second call finds
+    # the view of the first.
+    set_view_name(workspace, f"nw-{view_name(dashboard)}-v")
     try:
         earlier = _find(workspaces, workspace.url)
-        workspace._internal_id = "" if earlier is None else earlier._internal_id
+        set_view_id(workspace, earlier)
         workspace.save()
     except (Error, WandbApiFailedError) as error:
         raise UserError(f"project={entity}/{project}: W&B refuses the view ({' '.join(str(error).split())})") from error
@@ -59,7 +60,7 @@ def apply_workspace(dashboard: Dashboard, entity: str, project: str) -> dict[str
 def _find(workspaces: Any, url: str) -> Any:
     try:
         return workspaces.Workspace.from_url(url)
-    except ValueError:  # the package's word for a view that is not there
+    except ValueError:  # the package raises this if there is no such view
         return None
 
 

@@ -1,4 +1,4 @@
-"""Gradients of several ranks, added up in one and the same order from the first step on."""
+"""Reduce the gradients of several ranks in the same order from the first step on."""
 
 from typing import Any
 
@@ -8,20 +8,21 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from convatlas.training.callbacks.resume_state import metric_states, random_state, restore_metrics, restore_random_state
 
 
-class SettledBuckets(Callback):
-    """Lets DDP lay out its buckets before the first step after a start.
+class DeterministicBuckets(Callback):
+    """Makes DDP rebuild its buckets before the first step after a start.
 
-    DDP sends gradients in buckets, and lays them out anew after its first backward pass, in the order in which they
-    were ready (Li et al. 2020, section 4.2). With more than two ranks the place of a number in its bucket decides in
-    which order the ranks' values are added: a run that starts again would add those of one step in another order than
-    the run that was left alone. So the first batch is computed once more, beforehand, and leaves no trace.
+    DDP reduces gradients in buckets. It rebuilds the buckets after the first backward pass, in the order in which the
+    gradients were ready (Li et al. 2020, section 4.2). With more than two ranks, the position of a value in its bucket
+    determines the order in which the values of the ranks are added. A resumed run would therefore add the gradients of
+    its first step in a different order than an uninterrupted run. To avoid this, the first batch is computed once
+    before the first step, and its effects are undone.
     """
 
     def __init__(self) -> None:
         self._settled = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Compute gradients of the first batch and throw them away."""
+        """Compute the gradients of the first batch and discard them."""
         if self._settled or trainer.world_size == 1:
             return
         self._settled = True
@@ -29,7 +30,7 @@ class SettledBuckets(Callback):
         buffers = {name: buffer.clone() for name, buffer in pl_module.named_buffers()}
         pl_module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
         trainer.strategy.training_step(batch).backward()  # type: ignore[union-attr]
-        del pl_module.log  # the class's own again
+        del pl_module.log  # restores the method of the class
         pl_module.zero_grad()
         with torch.no_grad():
             for name, buffer in pl_module.named_buffers():

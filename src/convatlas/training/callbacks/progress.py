@@ -1,4 +1,4 @@
-"""What a person sees while a network trains, and how fast it goes."""
+"""Progress of a training on the terminal, and its throughput."""
 
 import sys
 import time
@@ -11,9 +11,9 @@ from convatlas.utils.clock import STARTUP
 
 
 class Throughput(Callback):
-    """Logs ``train/images_per_second`` over all ranks and ``train/data_wait``, the share of time without data.
+    """Logs ``train/images_per_second`` of all ranks and ``train/data_wait``, the share of time spent waiting for data.
 
-    Both cover the steps since the last log line. The first step is left out: it pays for start-up.
+    Both cover the steps since the last log line. The first step is left out because it includes the start-up.
     """
 
     def __init__(self) -> None:
@@ -24,11 +24,11 @@ class Throughput(Callback):
         self._steps = 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a window; time between epochs is not training."""
+        """Start a window: the time between epochs does not count."""
         self._restart()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The batch is here: book the time since the last step ended as waiting."""
+        """Add the time since the end of the previous step to the waiting time."""
         self._waited += time.perf_counter() - self._waiting_since
 
     def on_train_batch_end(
@@ -39,7 +39,7 @@ class Throughput(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log a full window."""
+        """Log the window if it is full."""
         if not self._started:
             self._started = True
             STARTUP.mark("first_step")
@@ -61,7 +61,7 @@ class Throughput(Callback):
 
 
 class PlainProgress(ProgressBar):
-    """Progress as lines of text, for logs and pipes: one every ``seconds`` and one an epoch."""
+    """Prints progress as lines of text, for logs and pipes: one every ``seconds`` and one for each epoch."""
 
     def __init__(self, seconds: float = 10.0) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class PlainProgress(ProgressBar):
         self._start_step = 0
 
     def disable(self) -> None:
-        """Print nothing; Lightning says so on ranks other than zero."""
+        """Print nothing; Lightning calls this on ranks other than zero."""
         self._shown = False
 
     def enable(self) -> None:
@@ -84,7 +84,7 @@ class PlainProgress(ProgressBar):
         self._start_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Print a line when it is time."""
+        """Print a line if ``seconds`` have passed."""
         if time.monotonic() - self._printed >= self.seconds:
             self._print(trainer, f"loss {float(trainer.callback_metrics.get('train/loss', float('nan'))):.4f}")
 
@@ -96,11 +96,11 @@ class PlainProgress(ProgressBar):
         self._print(trainer, "  ".join(shown))
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Print how far the tuning split is when it takes long."""
+        """Print the progress of the validation if ``seconds`` have passed."""
         self._print_evaluation("val", kwargs.get("batch_idx", args[2]), trainer.num_val_batches)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Print how far the evaluation is when it takes long."""
+        """Print the progress of the evaluation if ``seconds`` have passed."""
         self._print_evaluation("evaluation", kwargs.get("batch_idx", args[2]), trainer.num_test_batches)
 
     def _print_evaluation(self, name: str, batch: int, totals: list[int | float]) -> None:
@@ -125,5 +125,5 @@ class PlainProgress(ProgressBar):
 
 
 def progress() -> ProgressBar:
-    """A rich bar on a terminal, plain lines elsewhere."""
+    """Return a rich progress bar on a terminal, and plain lines elsewhere."""
     return RichProgressBar() if sys.stderr.isatty() else PlainProgress()

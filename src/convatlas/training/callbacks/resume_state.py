@@ -1,4 +1,4 @@
-"""What a checkpoint needs beside weights and optimizer, so that training goes on in mid-epoch as if never stopped."""
+"""The state that lets a run resume in mid-epoch and end bit-identical to an uninterrupted one."""
 
 import random
 from typing import Any
@@ -12,21 +12,21 @@ from torchmetrics import Metric
 from convatlas.errors import UserError
 
 KEY = "process_states"
-"""Where a checkpoint holds them, one for each rank."""
+"""Key of a checkpoint that holds the states, one for each rank."""
 
 
-class ProcessStates(Callback):
-    """Saves and restores every rank's random numbers, its place in the data, and what its metrics have counted.
+class ResumeState(Callback):
+    """Saves and restores each rank's random number generators, its position in the data, and its metrics.
 
-    Dropout draws from the process's own generator; the data do not, see ``data/loader.py``.
+    Dropout uses the generators of the process. The data do not, see ``data/loader.py``.
     """
 
     def __init__(self) -> None:
         self._loaded: list[dict[str, Any]] = []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Gather the states of all ranks into a checkpoint that is about to be written."""
-        # At an epoch's end the metrics have been counted and the next epoch starts them anew.
+        """Add the states of all ranks to a checkpoint before it is written."""
+        # At the end of an epoch the metrics have been logged, and the next epoch resets them.
         metrics = {} if trainer.is_last_batch else metric_states(pl_module)
         loader = trainer.train_dataloader.state_dict()  # type: ignore[union-attr]
         own = {"random": random_state(), "metrics": metrics, "loader": loader}
@@ -37,7 +37,7 @@ class ProcessStates(Callback):
         checkpoint[KEY] = states
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the states until training starts: what is built before may draw random numbers."""
+        """Keep the states until training starts, because building the trainer may draw random numbers."""
         self._loaded = checkpoint[KEY]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,8 +55,8 @@ class ProcessStates(Callback):
                 f"run.root: the ranks have read checkpoints of the steps {steps}; is it on a disk that all nodes share?"
             )
         if self._loaded:
-            # Lightning would do so itself, but counting the steps for the schedule makes it build the loader before it
-            # reads the checkpoint. All ranks are at the same place.
+            # Lightning restores a loader only if it builds it after it has read the checkpoint; here it has built it
+            # before, to count the steps of the schedule. All ranks are at the same position.
             trainer.train_dataloader.load_state_dict(self._loaded[0]["loader"])  # type: ignore[union-attr]
         if len(self._loaded) == trainer.world_size:
             state = self._loaded[trainer.global_rank]
@@ -71,7 +71,7 @@ class ProcessStates(Callback):
 
 
 def random_state() -> dict[str, Any]:
-    """The states of Python's, NumPy's and PyTorch's generators, in plain containers."""
+    """The states of the generators of Python, NumPy and PyTorch, as plain containers."""
     name, keys, position, has_gauss, gauss = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -84,7 +84,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Set the generators to what ``random_state`` returned."""
+    """Restore the generators from the result of ``random_state``."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
@@ -93,7 +93,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def metric_states(module: torch.nn.Module) -> dict[str, dict[str, Any]]:
-    """What each metric of a module has accumulated, by the metric's name."""
+    """The accumulated state of each metric of a module, by the name of the metric."""
     return {
         name: {key: value.clone() for key, value in metric.metric_state.items() if isinstance(value, torch.Tensor)}
         for name, metric in module.named_modules()
@@ -102,7 +102,7 @@ def metric_states(module: torch.nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def restore_metrics(module: torch.nn.Module, states: dict[str, dict[str, Any]]) -> None:
-    """Let metrics go on from what ``metric_states`` returned."""
+    """Restore the metrics of a module from the result of ``metric_states``."""
     for name, state in states.items():
         metric = module.get_submodule(name)
         for key, value in state.items():
