@@ -40,7 +40,7 @@ def work_here(
         finished: Whether all trials have ended. If so, the exit statuses of the workers do not matter.
 
     Raises:
-        SystemExit: With status 75 if this process or a worker was told to stop. All workers have ended then.
+        Preempted: This process or a worker was told to stop; all workers have ended.
         UserError: The resources are not available, or a worker reported a mistake.
         WorkersEndedError: A worker failed.
     """
