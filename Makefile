@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS := runs
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# ruff takes a second; mypy a minute, so it runs while the tests wait for processes.
+BESIDE_MYPY := sh scripts/beside_mypy.sh $(BIN)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow gpu lint format wheel clean
+.PHONY: help install quickstart test test-slow test-all test-full gpu lint format wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,11 +25,17 @@ $(VENV)/installed: pyproject.toml constraints.txt
 quickstart: install ## train, evaluate and show a network on the embedded images (3 minutes on 2 cores)
 	@sh scripts/quickstart.sh $(BIN) $(RUNS)
 
-test: lint ## check style and types, then run the tests
-	$(PYTEST) -m "not slow"
+test: install ## check style and types, and run the tests
+	$(BESIDE_MYPY) $(PYTEST) -m "not slow and not full"
 
-test-slow: install ## the tests that take minutes
-	$(PYTEST) -m slow
+test-slow: install ## run the tests that take minutes
+	$(PYTEST) -m "slow and not full"
+
+test-all: install ## check style and types, and run both kinds of tests at once, as CI does
+	$(BESIDE_MYPY) $(PYTEST) -m "not full"
+
+test-full: install ## run further cases of what the other tests cover
+	$(PYTEST) -m full
 
 gpu: ## show on this machine's GPUs that training is right and how fast it is (WHEELS=DIR: for what is missing)
 	$(PYTHON) -m benchmarks.gpu $(if $(WHEELS),--wheels $(WHEELS))

@@ -163,7 +163,7 @@ def _resume_point(config: DictConfig, run: RunDirectory, data: ImageDataModule, 
     begin = resume_point(run, read)
     if begin.checkpoint and run.best.is_file():
         read(run.best)  # it may still be the best one after hours of training
-    compare({"step to go on from": str(begin.step)})
+    compare({"step to resume from": str(begin.step)})
     return begin
 
 

@@ -29,6 +29,15 @@ SMALL = [
 """Overrides that make a run of seconds."""
 
 
+LONGEST = ("test_slurm.py", "test_survival.py", "test_sweep_slurm.py", "test_zoo.py", "test_online.py", "test_sweep.py")
+"""Files of tests that take longest; a worker that began one of them last would keep the other waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what is remembered between runs, and W&B's key, out of reach; subprocesses inherit it."""

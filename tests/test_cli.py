@@ -70,7 +70,7 @@ def test_each_verb_explains_itself(convatlas: Command, verb: str) -> None:
     assert "format: text" in done.stdout
 
 
-def test_an_unknown_verb_lists_those_there_are(convatlas: Command) -> None:
+def test_an_unknown_verb_is_reported_with_the_list_of_verbs(convatlas: Command) -> None:
     done = convatlas("trian")
     assert done.returncode == 2
     assert done.stderr.startswith("convatlas: error: no verb 'trian'")
@@ -114,7 +114,7 @@ def test_runs_json(convatlas: Command, trained: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_full_or_read_only_disk_is_a_mistake_to_mend_whoever_meets_it(number: int) -> None:
+def test_a_full_or_read_only_disk_is_a_user_error_in_any_library(number: int) -> None:
     wrapped = RuntimeError("a library's")
     wrapped.__cause__ = OSError(number, os.strerror(number), "/data/x.tar")
     reported = cli._reported(wrapped)
@@ -123,7 +123,7 @@ def test_a_full_or_read_only_disk_is_a_mistake_to_mend_whoever_meets_it(number: 
     assert cli._reported(OSError(errno.EIO, "")) is None
 
 
-def test_a_gpu_without_memory_is_a_mistake_to_mend() -> None:
+def test_a_gpu_without_memory_is_a_user_error() -> None:
     reported = cli._reported(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a"))
     assert isinstance(reported, UserError)
     assert str(reported).startswith("out of memory on the GPU: lower data.global_batch_size, or raise trainer.accum")

@@ -79,7 +79,10 @@ child()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["step", "validation", "test"])
+@pytest.mark.parametrize(
+    "moment",
+    ["step", pytest.param("validation", marks=pytest.mark.full), pytest.param("test", marks=pytest.mark.full)],
+)
 def test_where_one_of_two_ranks_is_told_to_stop_both_do_and_go_on_bit_identical(
     moment: str, two_ranks: Path, tmp_path: Path
 ) -> None:

@@ -174,7 +174,9 @@ def test_a_script_submitted_by_hand_trains_four_equal_ranks_into_one_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("early", [False, True], ids=["training", "starting"])
+@pytest.mark.parametrize(
+    "early", [pytest.param(False, id="training"), pytest.param(True, id="starting", marks=pytest.mark.full)]
+)
 def test_a_preempted_job_goes_on_when_there_is_room_again(
     cluster: SlurmCluster, alone: Path, gate: Gate, tmp_path: Path, early: bool
 ) -> None:
@@ -243,6 +245,7 @@ def test_one_dead_rank_ends_the_job_with_a_message_and_the_next_one_goes_on(
     assert_equal_to(alone, tmp_path)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_torchrun_on_two_nodes_gives_the_same_run_bit_for_bit(
     cluster: SlurmCluster, alone: Path, tmp_path: Path
@@ -283,7 +286,9 @@ def test_an_array_trains_a_run_a_line_and_submits_only_what_is_missing(cluster: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [0, 1])  # the last task of an array has the array's own number
+@pytest.mark.parametrize(
+    "told", [pytest.param(0, marks=pytest.mark.full), 1]
+)  # the last task of an array has the array's own number
 def test_one_task_of_an_array_is_told_to_stop_and_goes_on_alone(
     cluster: SlurmCluster, gate: Gate, tmp_path: Path, told: int
 ) -> None:

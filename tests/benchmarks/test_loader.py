@@ -49,6 +49,7 @@ def test_our_crops_differ_little_from_pils(forms: tuple[StoredForm, StoredForm])
     assert max(crop_differences(forms[0])) < 1.5
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_benchmark_prints_ratios_and_goals(forms: tuple[StoredForm, StoredForm]) -> None:
     store = forms[0].path.parent

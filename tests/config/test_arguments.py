@@ -26,7 +26,7 @@ def test_nested_nodes_are_filled_in_and_tuples_become_lists() -> None:
     assert config["optimizer"]["algorithm"]["dampening"] == 0
 
 
-def test_what_the_program_supplies_is_no_argument() -> None:
+def test_arguments_that_the_program_supplies_are_left_out() -> None:
     assert not {"params", "lr"} & defaults("torch.optim.SGD").keys()
     assert not {"logger", "callbacks", "plugins"} & parameters("pytorch_lightning.Trainer").keys()
 

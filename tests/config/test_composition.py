@@ -54,7 +54,7 @@ def test_every_option_composes_and_passes_the_check(group: str, option: str) -> 
         (["seed=0", "trainer.max_epochs"], ["trainer.max_epochs"]),
     ],
 )
-def test_unknown_names_come_with_the_nearest(overrides: list[str], parts: list[str]) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest_one(overrides: list[str], parts: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         compose("train", overrides)
     message = str(caught.value)

@@ -26,7 +26,7 @@ def test_configurations_use_public_names_of_the_table() -> None:
     assert {name for name in names if public_name(name) != name} == set()
 
 
-def test_every_entry_of_the_table_is_there() -> None:
+def test_every_entry_of_the_table_exists() -> None:
     for kind, entries in TABLE.items():
         for name, location in entries.items():
             assert kind_of(name) == kind
@@ -55,5 +55,5 @@ def test_a_public_name_is_an_attribute_of_its_package() -> None:
 @pytest.mark.parametrize(
     "name", ["convatlas.models.weights.torch.load", "os.system", "", "convatlas.models.", "ResNet"]
 )
-def test_any_other_text_is_no_name(name: str) -> None:
+def test_other_strings_are_not_public_names(name: str) -> None:
     assert public_name(name) is None

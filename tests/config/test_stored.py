@@ -102,7 +102,7 @@ def test_no_callable_that_our_modules_reach_is_constructed_but_those_of_the_tabl
 
 
 @pytest.mark.parametrize(("configuration", "path"), PLACES, ids=[f"{name}-{'.'.join(path)}" for name, path in PLACES])
-def test_each_place_takes_objects_of_its_own_kind(configuration: str, path: tuple[str, ...]) -> None:
+def test_each_key_accepts_only_objects_of_its_kind(configuration: str, path: tuple[str, ...]) -> None:
     config = CONFIGURATIONS[configuration]
     node: Any = config
     for key in path:
@@ -154,7 +154,9 @@ def test_each_place_takes_objects_of_its_own_kind(configuration: str, path: tupl
         (("run", "root"), torch.ones(1), "expected a plain value"),
     ],
 )
-def test_what_is_no_plain_configuration_is_refused(path: tuple[str, ...], value: Any, message: str) -> None:
+def test_configurations_with_other_than_plain_values_are_refused(
+    path: tuple[str, ...], value: Any, message: str
+) -> None:
     config = at(CONFIGURATIONS["classification"], path, value)
     with pytest.raises(UserError, match=message) as caught:
         check_stored(config, TRAINING, "checkpoint=x")

@@ -37,19 +37,19 @@ def test_a_recorded_configuration_composes_to_itself_whatever_the_defaults_are(o
     assert json.dumps(plain(composed)) == json.dumps(settings)
 
 
-def test_single_values_can_be_others_and_the_data_follow_the_seed() -> None:
+def test_single_values_can_be_replaced_and_a_new_seed_is_also_the_data_seed() -> None:
     settings = changed_settings(recorded(), ["seed=4", "optimizer.learning_rate=0.5", "trainer.max_epochs=2"])
     assert (settings["seed"], settings["data"]["seed"], settings["trainer"]["max_epochs"]) == (4, 4, 2)
     assert settings["optimizer"]["learning_rate"] == 0.5
 
 
 @pytest.mark.parametrize("override", ["model=resnet18", "+model.depth=2", "trainer.epochs=3", "~data", "seed=1,2"])
-def test_what_is_no_single_value_of_the_record_is_refused(override: str) -> None:
+def test_overrides_other_than_single_recorded_values_are_refused(override: str) -> None:
     with pytest.raises(UserError, match=rf"^{re.escape(override)}: .*record"):
         changed_settings(recorded(), [override])
 
 
-def test_an_unfinished_attempt_of_the_same_source_goes_on_and_others_are_left_alone(tmp_path: Path) -> None:
+def test_an_unfinished_attempt_is_resumed_only_by_the_same_source(tmp_path: Path) -> None:
     source, other = {"commit": "a" * 40}, {"commit": "b" * 40}
     best = {"metric": "val/top1", "value": 0.5, "step": 3}
     whole = {"ended": "2026-01-01T00:00:00+00:00", "epochs": 3, "steps": 3, "best": best, "test": {}}
@@ -74,13 +74,15 @@ def test_an_unfinished_attempt_of_the_same_source_goes_on_and_others_are_left_al
         ("raise ImportError('no such question')", "ImportError: no such question"),
     ],
 )
-def test_what_a_source_refuses_is_told_in_its_words(script: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_the_recorded_source_is_reported(
+    script: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PLAN", f"from convatlas.errors import UserError\n{script}")
     with pytest.raises(UserError, match=f"refuses the recorded configuration: {reason}"):
         ask_plan([], {})
 
 
-def test_what_the_environment_has_other_than_on_record_is_listed() -> None:
+def test_differences_from_the_recorded_environment_are_listed() -> None:
     here = environment()
     assert environment_differences(here, environment()) == []
     before = here | {
@@ -95,9 +97,7 @@ def test_what_the_environment_has_other_than_on_record_is_listed() -> None:
     assert told[3].startswith("cpu: recorded nothing, here ")
 
 
-def test_other_data_than_on_record_are_refused_and_the_part_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_that_differ_from_the_record_are_refused_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     here = environment() | {"git": {"commit": "b" * 40, "dirty": False, "diff": ""}}
 
@@ -127,7 +127,9 @@ def test_sizes_and_contents_are_not_compared() -> None:
     assert differing_parts(by_size, by_size) == []
 
 
-def test_what_a_resumed_run_had_in_part_only_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differences_between_the_parts_of_a_resumed_run_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = environment() | {"git": {"commit": "b" * 40, "dirty": False, "diff": ""}, "data_fingerprint": "d"}
     first = here | {
         "git": {"commit": "a" * 40, "dirty": True, "diff": "x"},

@@ -54,7 +54,7 @@ def test_a_gpu_without_a_rank_is_refused() -> None:
         Resources(1, 4, 2, 8, None, "1:00")
 
 
-def test_a_refusal_of_sbatch_is_told_with_its_reason(programs: Path) -> None:
+def test_a_refusal_of_sbatch_is_reported_with_its_reason(programs: Path) -> None:
     program(programs, "sbatch", "echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
     with pytest.raises(UserError, match="invalid partition specified: x"):
         submit(["sbatch", "--partition=x", "train.sbatch"], {})
@@ -65,14 +65,14 @@ def test_a_job_number_comes_without_the_cluster(programs: Path) -> None:
     assert submit(["sbatch", "train.sbatch"], {"MARK": "1"}) == "12"
 
 
-def test_without_slurm_one_is_told_where_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_the_error_names_a_login_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="sbatch is not on PATH"):
         submit(["sbatch", "train.sbatch"], {})
 
 
 @pytest.mark.parametrize("accounting", [True, False])
-def test_the_queue_is_asked_first_and_then_the_accounts(programs: Path, accounting: bool) -> None:
+def test_job_states_come_from_squeue_and_then_from_sacct(programs: Path, accounting: bool) -> None:
     program(programs, "squeue", "echo '7|RUNNING|None'; echo '8_2|PENDING|Resources'; echo '99|RUNNING|None'")
     program(programs, "sacct", "echo '5|CANCELLED by 0'" if accounting else "exit 1")
     states = job_states(["5", "7", "8_2"])
@@ -80,7 +80,7 @@ def test_the_queue_is_asked_first_and_then_the_accounts(programs: Path, accounti
     assert [is_queued(states.get(job)) for job in ("5", "7", "8_2")] == [False, True, True]
 
 
-def test_one_job_alone_that_the_queue_has_forgotten_is_no_error(programs: Path) -> None:
+def test_a_single_job_that_squeue_has_forgotten_is_not_an_error(programs: Path) -> None:
     program(programs, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     program(programs, "sacct", "exit 1")
     assert job_states(["5"]) == {}

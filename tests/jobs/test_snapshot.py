@@ -26,7 +26,7 @@ def checkout(tmp_path: Path) -> Path:
     return source
 
 
-def test_it_holds_what_belongs_to_the_source_as_it_is_on_the_disk(checkout: Path, tmp_path: Path) -> None:
+def test_a_snapshot_holds_tracked_and_new_files_as_they_are_on_the_disk(checkout: Path, tmp_path: Path) -> None:
     copy = snapshot(checkout, tmp_path / "source")
     files = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
     assert files == ["conf/mine.yaml", STATE, "src/convatlas/a.py"]
@@ -35,7 +35,7 @@ def test_it_holds_what_belongs_to_the_source_as_it_is_on_the_disk(checkout: Path
     assert "+a = 2" in json.loads((copy / STATE).read_text(encoding="utf-8"))["diff"]
 
 
-def test_equal_source_is_copied_once_and_another_gets_its_own_folder(checkout: Path, tmp_path: Path) -> None:
+def test_equal_sources_share_a_snapshot(checkout: Path, tmp_path: Path) -> None:
     first = snapshot(checkout, tmp_path / "source")
     assert snapshot(checkout, tmp_path / "source") == first
     (checkout / "src/convatlas/a.py").write_text("a = 3\n", encoding="utf-8")

@@ -65,7 +65,7 @@ def test_changes_that_do_not_fit_their_commit_are_refused(checkout: Path, record
         pass
 
 
-def test_a_diff_of_which_something_got_lost_is_refused(checkout: Path, recorded: dict[str, Any]) -> None:
+def test_an_incomplete_diff_is_refused(checkout: Path, recorded: dict[str, Any]) -> None:
     state = recorded | {"diff": recorded["diff"] + "\nbinary files differ\n"}
     with pytest.raises(UserError, match="applied again, are others"), recorded_source(state, checkout):
         pass
@@ -78,7 +78,7 @@ def test_a_diff_of_which_something_got_lost_is_refused(checkout: Path, recorded:
         ({"commit": "0" * 40, "dirty": False, "diff": ""}, "commit 000000000000 is not in "),
     ],
 )
-def test_code_that_is_not_there_is_an_error_that_names_the_way_out(
+def test_a_missing_commit_is_refused_with_a_hint_at_code_current(
     checkout: Path, state: dict[str, Any] | None, message: str
 ) -> None:
     refused = pytest.raises(UserError, match=rf"^code=recorded: {message}.*code=current")

@@ -32,7 +32,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_what_runs_and_starts_nothing_more(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_stops_running_commands_and_starts_no_others(tmp_path: Path, number: signal.Signals) -> None:
     commands = [command(tmp_path, name, SAVES_ITSELF) for name in ("first", "second")]
     first, second = (tmp_path / f"{name}.log" for name in ("first", "second"))
 

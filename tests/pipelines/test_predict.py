@@ -140,3 +140,19 @@ def test_a_file_in_the_place_of_the_output_is_named(folder_run: FolderRun, tmp_p
     with pytest.raises(UserError, match=r"output=.*cannot be written"):
         run(tmp_path, f"checkpoint={folder_run.run}", f"images={folder_run.root / 'val'}")
     assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
+
+
+def test_pictures_are_drawn_only_for_the_images_of_the_page(
+    folder_run: FolderRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("pipelines.predict", "convatlas.report.views.predictions"):
+        monkeypatch.setattr(f"{module}.MAX_IMAGES", 2)
+    drawn: list[torch.Tensor] = []
+
+    def draw(image: torch.Tensor) -> bytes:
+        drawn.append(image)
+        return b""
+
+    monkeypatch.setattr("pipelines.predict.thumbnail_png", draw)
+    result = run(tmp_path, f"checkpoint={folder_run.run}", f"images='{folder_run.root}/val/*/*'")
+    assert len(result["predictions"]) > len(drawn) == 2

@@ -80,6 +80,7 @@ def test_with_all_that_a_modern_recipe_has_a_killed_run_ends_bit_identical(tmp_p
     assert_survives([("step", 5), ("validation", 2), ("writing", 3)], [*OVERRIDES, *MODERN], tmp_path)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @needs_compiler
 def test_compiled_and_in_bfloat16_a_killed_run_ends_bit_identical(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_resumed_record_keeps_what_it_has_and_has_every_value_once(tmp_path: P
     assert [line.get("train/loss") for line in lines] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 106.0, 107.0, None]
 
 
-def test_a_record_that_cannot_be_written_is_a_mistake_to_mend(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     record = LocalRecord(tmp_path / "gone" / "metrics.jsonl", "r")
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(No such file"):
         record.log_metrics({"train/loss": 0.5}, step=7)

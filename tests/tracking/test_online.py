@@ -144,6 +144,7 @@ def test_a_server_that_takes_half_a_minute_is_not_waited_for(server: WandbServer
     assert summary(only_run(tmp_path))["state"] == "finished"
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_server_that_becomes_slow_is_not_waited_for(server: WandbServer, tmp_path: Path) -> None:
     root = tmp_path / "runs"
@@ -158,7 +159,7 @@ def test_a_server_that_becomes_slow_is_not_waited_for(server: WandbServer, tmp_p
 
 
 @pytest.mark.parametrize("trouble", ["no key", "no server", "refused"])
-def test_online_or_nothing_is_refused_before_training(
+def test_online_tracking_without_a_server_is_refused_before_training(
     trouble: str, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if trouble == "no key":

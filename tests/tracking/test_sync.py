@@ -66,7 +66,7 @@ def test_a_damaged_run_is_named_and_the_others_are_published(offline_run: Path, 
     assert status(result) == 1
 
 
-def test_what_lies_outside_a_run_is_neither_sent_nor_deleted(
+def test_files_outside_a_run_are_neither_sent_nor_deleted(
     offline_run: Path, server: WandbServer, tmp_path: Path
 ) -> None:
     secret, elsewhere = tmp_path / "secret", tmp_path / "elsewhere"
@@ -124,7 +124,7 @@ def test_a_second_sync_sends_nothing(offline_run: Path, server: WandbServer) -> 
     assert set(server.operations) == {"Viewer", "RunResumeStatus"}
 
 
-def test_only_the_rows_that_lack_are_sent(offline_run: Path, server: WandbServer) -> None:
+def test_only_missing_rows_are_sent(offline_run: Path, server: WandbServer) -> None:
     lines = (offline_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (offline_run / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:20], encoding="utf-8")
     whole = summary(offline_run)

@@ -38,7 +38,7 @@ print(json.dumps(found))
 """
 
 
-def test_ranks_that_were_given_different_things_all_say_what_differs() -> None:
+def test_all_ranks_report_how_their_inputs_differ() -> None:
     ends = run_two_ranks("-c", RANK)
     assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
     first, second = (json.loads(end.stdout) for end in ends)

@@ -95,7 +95,7 @@ def write_run_checkpoint(path: Path, step: int) -> Path:
     return path
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_in_one_line(
+def test_the_previous_checkpoint_replaces_a_damaged_one_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last, previous = (write_run_checkpoint(tmp_path / f"{name}.ckpt", step) for name, step in (("l", 2), ("p", 1)))
@@ -108,10 +108,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_in_one_line(
     assert newest[1]["global_step"] == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "l.ckpt: truncated" in line
-    assert line.endswith("going on from p.ckpt")
+    assert line.endswith("resuming from p.ckpt")
 
 
-def test_a_damaged_checkpoint_is_told_by_rank_zero_alone(
+def test_only_rank_zero_warns_of_a_damaged_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(checkpoints, "is_rank_zero", lambda: False)

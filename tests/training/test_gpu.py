@@ -38,7 +38,7 @@ def test_train_sets_tf32_before_it_trains(tmp_path: Path, tf32_restored: None) -
     assert torch.backends.cudnn.allow_tf32 is True
 
 
-def test_the_settings_of_a_gpu_are_told_as_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_a_gpu_are_listed_as_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "NVIDIA H100")
     config = compose("train", ["trainer.precision=bf16-mixed", "tf32=true", "model.channels_last=true"])
     assert gpu_settings(expanded(plain(config)), torch.device("cuda")) == (

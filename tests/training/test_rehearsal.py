@@ -144,7 +144,7 @@ def optimizer_and_schedule(algorithm: str, schedule: str) -> tuple[torch.optim.O
         *(("torch.optim.SGD", schedule) for schedule in TABLE["schedule"]),
     ],
 )
-def test_every_optimizer_and_schedule_takes_what_it_has_saved(algorithm: str, schedule: str) -> None:
+def test_every_optimizer_and_schedule_loads_its_own_state(algorithm: str, schedule: str) -> None:
     optimizer, course = optimizer_and_schedule(algorithm, schedule)
     for _ in range(2):
         optimizer.step()
@@ -180,7 +180,7 @@ def test_previous_takes_over_from_a_misshapen_last(
     result = train(compose("train", [*SMALL, f"run.root={unfinished.parent}"]))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "momentum_buffer" in line]
     assert line.startswith("convatlas: warning: checkpoint=")
-    assert line.endswith("going on from previous.ckpt")
+    assert line.endswith("resuming from previous.ckpt")
     assert (result["state"], result["test"]) == ("finished", trained["test"])
 
 
@@ -188,10 +188,10 @@ def test_previous_takes_over_from_a_misshapen_last(
     ("names", "message"),
     [
         (["last", "previous"], r"last\.ckpt: .*; no other checkpoint is left: run\.fresh=true [^\n]*$"),
-        (["best"], r"best\.ckpt: damaged: training cannot go on from it \(ValueError: optimizer_states: [^\n]*$"),
+        (["best"], r"best\.ckpt: damaged: training cannot resume from it \(ValueError: optimizer_states: [^\n]*$"),
     ],
 )
-def test_a_run_without_a_sound_checkpoint_is_left_as_it_is(unfinished: Path, names: list[str], message: str) -> None:
+def test_a_run_without_a_valid_checkpoint_is_not_changed(unfinished: Path, names: list[str], message: str) -> None:
     for name in names:
         damage_momentum(unfinished / "checkpoints" / f"{name}.ckpt")
     before = {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()}

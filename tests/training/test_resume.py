@@ -35,7 +35,7 @@ def cut(run: RunDirectory, lines: int) -> None:
     run.metrics.write_text("".join(kept), encoding="utf-8")
 
 
-def test_a_run_that_never_began_begins(tmp_path: Path) -> None:
+def test_a_run_without_checkpoints_starts_at_step_zero(tmp_path: Path) -> None:
     assert resume_point(RunDirectory(tmp_path)) == ResumePoint(None, 0)
 
 
@@ -56,7 +56,7 @@ def test_steps_that_were_lost_are_named_and_trained_again(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("convatlas: warning: ")
     assert line.endswith(
-        "metrics.jsonl lacks steps 4 to 8 of the 9 that last.ckpt holds: going on from previous.ckpt, which trains "
+        "metrics.jsonl lacks steps 4 to 8 of the 9 that last.ckpt holds: resuming from previous.ckpt, which trains "
         "them again"
     )
 
@@ -73,7 +73,7 @@ def test_steps_that_no_checkpoint_brings_back_are_named(
     assert "lacks steps 0 to 8 of the 9 that last.ckpt holds: their metrics are lost" in line
 
 
-def test_a_line_that_the_checkpoint_has_counted_is_missed(
+def test_a_recorded_line_that_is_missing_later_is_noticed(
     run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     validation = '{"step": 8, "val/top1": 0.5}\n'  # of no step that is due

@@ -34,7 +34,7 @@ def step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("step")
-def test_the_tasks_of_a_step_are_the_ranks() -> None:
+def test_the_tasks_of_a_job_step_are_the_ranks() -> None:
     config = compose("train", ["trainer.accelerator=cpu"]).trainer
     assert (config.devices, config.num_nodes) == (2, 2)
     trainer = build_trainer(config, logger=False)
@@ -66,14 +66,14 @@ def test_a_timeout_that_is_no_time_is_refused() -> None:
         check_config(compose("train", ["trainer.strategy.timeout_minutes=-1"]), {})
 
 
-def test_what_a_lost_rank_looks_like() -> None:
+def test_exceptions_of_lost_ranks_are_recognised() -> None:
     gloo = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:545] Connection closed by peer [127.0.0.1]:1")
     assert is_lost_rank(gloo)
     assert is_lost_rank(torch.distributed.DistBackendError("NCCL communicator was aborted"))
     assert not is_lost_rank(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def test_what_is_switched_off_in_lightning_is_there() -> None:
+def test_the_disabled_signal_handlers_of_lightning_exist() -> None:
     """Under another name the handlers would come back unnoticed."""
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     assert callable(trainer._signal_connector.register_signal_handlers)

@@ -53,7 +53,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
         (OPEN_MPI | MEETING | SRUN, 2, 4, False),  # mpirun within a job step
     ],
 )
-def test_launchers_say_how_many_ranks_there_are(
+def test_ranks_are_read_from_the_variables_of_launchers(
     environment: dict[str, str], nodes: int, per_node: int, zero: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -64,7 +64,7 @@ def test_launchers_say_how_many_ranks_there_are(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_what_is_typed_into_a_shell_of_a_step_is_one_process(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_in_a_shell_of_srun_is_one_process(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (SRUN | {"SLURM_PTY_PORT": "1234"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("os.isatty", lambda file: terminal)

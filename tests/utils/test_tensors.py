@@ -52,7 +52,7 @@ def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
         read_torch_file(path, "checkpoint")
 
 
-def test_containers_that_lie_in_each_other_without_end_are_refused(tmp_path: Path) -> None:
+def test_containers_that_contain_themselves_are_refused(tmp_path: Path) -> None:
     content: dict[str, Any] = {"w": torch.ones(1)}
     content["again"] = [content]
     torch.save(content, tmp_path / "x.ckpt")

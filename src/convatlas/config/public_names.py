@@ -1,4 +1,4 @@
-"""The public names of everything that a configuration may construct, and where each of them is.
+"""The public names and locations of all objects that a configuration may construct.
 
 ``TABLE`` is written by hand. A name that comes from a file, such as the ``_target_`` of a checkpoint's configuration,
 is looked up here and is never imported by name. To move a class, change its location here and add the old location to
@@ -173,7 +173,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "optuna.pruners.WilcoxonPruner": "optuna.pruners.WilcoxonPruner",
     },
 }
-"""By kind and public name: where the object is."""
+"""Locations of the objects, by kind and public name."""
 
 _KINDS = {name: kind for kind, entries in TABLE.items() for name in entries}
 _LOCATIONS = {name: location for entries in TABLE.values() for name, location in entries.items()}
@@ -181,7 +181,7 @@ _PUBLIC = {**FORMER, **{location: name for name, location in _LOCATIONS.items()}
 
 
 def public_name(name: str) -> str | None:
-    """The public name that a public name, a location or a former location stands for; None for any other text."""
+    """The public name that a public name, a location or a former location stands for; None for any other string."""
     return _PUBLIC.get(name)
 
 
@@ -198,7 +198,7 @@ def find_object(public: str) -> Callable[..., Any]:
 
 
 def public_attributes(package: str) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a package, which finds the package's public names when they are asked for.
+    """Make the ``__getattr__`` of a package, which imports public names of the package on first access.
 
     Args:
         package: The package, such as ``convatlas.models``.

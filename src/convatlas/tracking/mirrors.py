@@ -66,7 +66,7 @@ class WandbMirror(Logger):
             self.description = f"wandb {publisher.opened()}"
         except WandbError as error:
             if mode == "online":
-                raise UserError(f"tracking=wandb_online: {error}; tracking=wandb goes on without") from error
+                raise UserError(f"tracking=wandb_online: {error}; tracking=wandb trains without it") from error
             self.description = f"wandb offline: {error}; `convatlas sync` publishes the run"
         else:
             self._publisher = publisher

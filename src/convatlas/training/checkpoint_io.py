@@ -170,7 +170,7 @@ def newest_checkpoint(
             damaged = damaged or error
             continue
         if damaged is not None and is_rank_zero():
-            warn(f"{damaged}; going on from {path.name}")
+            warn(f"{damaged}; resuming from {path.name}")
         return path, checkpoint
     if damaged is not None:
         raise UserError(f"{damaged}; no other checkpoint is left: run.fresh=true starts a new attempt") from damaged

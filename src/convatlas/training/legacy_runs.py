@@ -84,7 +84,7 @@ def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: Ima
         if path.name.removesuffix(attempt) == former_run_id(recorded, legacy_fingerprint(data), *weights):
             if is_rank_zero():
                 sys.stderr.write(
-                    f"convatlas: {path} is this run, begun by an earlier version; it goes on under that name. Masks "
+                    f"convatlas: {path} is this run, begun by an earlier version; it resumes under that name. Masks "
                     "and labels could not be compared, as that version did not record them\n"
                 )
             return candidate
@@ -101,7 +101,7 @@ def recorded_settings(run: RunDirectory) -> dict[str, Any]:
         recorded = run.config
     except UnreadableError as error:
         raise UnreadableError(
-            f"{error}; without that file the run goes on, and its settings are not compared"
+            f"{error}; without that file the run resumes, and its settings are not compared"
         ) from error
     if not _was_written_before(recorded):
         return recorded

@@ -73,7 +73,7 @@ class Rehearsal:
             raise
         except Exception as error:  # wrong content may raise anything in the libraries
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise UserError(f"{where}: damaged: training cannot go on from it ({reason})") from error
+            raise UserError(f"{where}: damaged: training cannot resume from it ({reason})") from error
         return checkpoint
 
     def _load(self, checkpoint: dict[str, Any]) -> None:

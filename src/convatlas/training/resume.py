@@ -58,9 +58,9 @@ def resume_point(run: RunDirectory, read: Callable[[Path], dict[str, Any]] = rea
         except UserError:
             earlier = None
         if earlier is not None and not lost_steps(steps, reader.end, earlier):
-            _warn(f"{message}: going on from {run.previous.name}, which trains them again")
+            _warn(f"{message}: resuming from {run.previous.name}, which trains them again")
             return ResumePoint(run.previous, earlier["global_step"])
-    _warn(f"{message}: their metrics are lost, the weights are not; going on from {path.name}")
+    _warn(f"{message}: their metrics are lost, the weights are not; resuming from {path.name}")
     return point
 
 

@@ -100,7 +100,7 @@ def rank_lost(error: BaseException) -> RankLostError:
     """The exception to report if ``is_lost_rank`` is true."""
     return RankLostError(
         f"another rank ended or fell silent ({' '.join(str(error).split())[:200]}): its own output says why; "
-        "the same command goes on from the last checkpoint"
+        "the same command resumes from the last checkpoint"
     )
 
 

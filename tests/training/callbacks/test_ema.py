@@ -87,7 +87,7 @@ def test_the_best_checkpoint_is_the_average_that_was_validated(averaged: dict[st
     assert not torch.equal(best["state_dict"][weight], best["current_model_state"][weight])
 
 
-def test_the_weights_of_a_checkpoint_that_holds_both_are_said_and_can_be_chosen(
+def test_a_checkpoint_with_an_average_names_the_weights_in_use_and_lets_them_be_chosen(
     averaged: dict[str, Any], tmp_path: Path
 ) -> None:
     last = Path(averaged["run"]) / "checkpoints" / "last.ckpt"
@@ -110,7 +110,7 @@ def test_the_weights_of_a_checkpoint_that_holds_both_are_said_and_can_be_chosen(
     assert trained["weights"].startswith(f"{last} (current_model_state): ")
 
 
-def test_a_run_that_goes_on_within_an_epoch_ends_bit_identical(
+def test_a_run_resumed_within_an_epoch_ends_bit_identical(
     averaged: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0

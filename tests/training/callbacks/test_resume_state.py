@@ -14,7 +14,7 @@ def draw() -> tuple[float, float, list[float]]:
     return random.random(), float(np.random.randn()), torch.rand(3).tolist()
 
 
-def test_random_numbers_go_on_where_a_checkpoint_was_written(tmp_path: Path) -> None:
+def test_random_states_resume_from_a_checkpoint(tmp_path: Path) -> None:
     draw()
     AtomicCheckpointIO().save_checkpoint({"random": random_state()}, tmp_path / "x.ckpt")
     expected = draw()

@@ -21,7 +21,9 @@ LOST = RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection closed by peer"
         (False, RuntimeError("out of memory"), RuntimeError),
     ],
 )
-def test_what_ended_a_run(told: bool, error: BaseException, expected: type[BaseException]) -> None:
+def test_the_outcome_of_a_run_follows_from_signal_and_exception(
+    told: bool, error: BaseException, expected: type[BaseException]
+) -> None:
     stop = StopSignals()
     stop.flag.received += [signal.SIGTERM] if told else []
     outcome = stop.outcome(error)

@@ -64,7 +64,7 @@ class ResumeState(Callback):
             restore_metrics(pl_module, state["metrics"])
         elif self._loaded:
             rank_zero_warn(
-                f"the run was stopped with {len(self._loaded)} ranks and goes on with {trainer.world_size}: dropout "
+                f"the run was stopped with {len(self._loaded)} ranks and resumes with {trainer.world_size}: dropout "
                 "draws other numbers, and this epoch's training metrics cover the rest of it alone"
             )
         self._loaded = []

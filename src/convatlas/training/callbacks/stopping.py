@@ -60,7 +60,7 @@ class StopSignals(Callback):
         self.stopped = True
         name = self.flag.received[-1].name if self.flag.received else "another rank"
         if is_rank_zero():
-            sys.stderr.write(f"convatlas: stopped by {name}; the same command goes on with the run\n")
+            sys.stderr.write(f"convatlas: stopped by {name}; the same command resumes the run\n")
         raise Preempted(name)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
