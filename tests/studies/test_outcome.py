@@ -115,7 +115,7 @@ def test_an_ensemble_is_paired_with_the_mean_of_its_seeds(asked: dict[str, Any])
     assert test.differences == pytest.approx((0.25,))
 
 
-def test_of_thresholds_that_were_not_reached_the_common_epochs_count(asked: dict[str, Any]) -> None:
+def test_thresholds_that_were_not_reached_are_compared_over_the_common_epochs(asked: dict[str, Any]) -> None:
     study = study_of(asked, statistic="epochs_to_reach", threshold=0.5)
     never: Figures = {(0,): Value(20.0, False), (1,): Value(20.0, False), (2,): Value(18.0)}
     outcome = judged(study, singles(4.0, 5.5, 30.0), never)

@@ -197,7 +197,7 @@ def test_a_training_ends_with_the_worker_that_started_it(tmp_path: Path) -> None
     worker.wait()
 
 
-def test_a_trial_whose_equal_was_faster_waits_for_it_and_shares_its_result(tmp_path: Path) -> None:
+def test_a_trial_waits_for_an_equal_trial_and_shares_its_result(tmp_path: Path) -> None:
     script = (
         "asked = Path(__file__).with_name('asked')\n"
         "if not asked.exists():\n"

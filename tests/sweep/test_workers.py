@@ -132,7 +132,7 @@ def complete(trial: object) -> TrialOutcome:
     return TrialOutcome(TrialState.COMPLETE, [0.5])
 
 
-def test_a_larger_budget_extends_a_sweep_and_a_reached_one_gives_nothing(tmp_path: Path) -> None:
+def test_a_larger_budget_extends_a_sweep_and_a_used_budget_gives_no_trial(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", 2)
     assert work(sweep, "w", complete, StopFlag()) == 0
     assert claim(sweep, "w") is None
@@ -141,7 +141,7 @@ def test_a_larger_budget_extends_a_sweep_and_a_reached_one_gives_nothing(tmp_pat
     assert ended(sweep) == [0, 1, 2]
 
 
-def test_what_a_trial_draws_depends_on_its_number_not_on_its_worker(tmp_path: Path) -> None:
+def test_the_draws_of_a_trial_depend_on_its_number_and_not_on_its_worker(tmp_path: Path) -> None:
     first, second = make_sweep(tmp_path / "a", 9), make_sweep(tmp_path / "b", 9)
     for number in range(9):
         claim(first, f"one-{os.getpid()}")

@@ -24,7 +24,7 @@ OWN_KEYS = {"seed": "study.seeds says which", "run.fresh": "a study goes on with
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class StudyRun:
     """A run of a study.
 
     Attributes:
@@ -70,18 +70,18 @@ class StudyPlan:
         opened: The data modules that were opened, as in ``plan_run``.
     """
 
-    cells: Mapping[Cell, Mapping[int, PlannedRun]]
+    cells: Mapping[Cell, Mapping[int, StudyRun]]
     opened: dict[str, ImageDataModule] = field(default_factory=dict)
 
     @property
-    def runs(self) -> list[PlannedRun]:
+    def runs(self) -> list[StudyRun]:
         """Every run once, seed by seed, so that the first finished runs cover all arms."""
         seeds = dict.fromkeys(seed for runs in self.cells.values() for seed in runs)
         found = [runs[seed] for seed in seeds for runs in self.cells.values()]
         return list({run.path: run for run in found}.values())
 
     @property
-    def missing(self) -> list[PlannedRun]:
+    def missing(self) -> list[StudyRun]:
         """The runs to train: those that are neither finished nor diverged nor damaged."""
         return [run for run in self.runs if not (run.damage or run.finished or run.diverged)]
 
@@ -96,7 +96,7 @@ def plan_study(study: Study, command_line: Sequence[str]) -> StudyPlan:
     Raises:
         UserError: Overrides do not compose, or two arms are the same; the message names the arms.
     """
-    cells: dict[Cell, dict[int, PlannedRun]] = {}
+    cells: dict[Cell, dict[int, StudyRun]] = {}
     plan = StudyPlan(cells)
     for cell in study.cells:
         overrides = [*study.overrides, *study.arms[cell.arm].overrides]
@@ -116,13 +116,11 @@ def plan_study(study: Study, command_line: Sequence[str]) -> StudyPlan:
     return plan
 
 
-def _plan_run(
-    config: DictConfig, overrides: Sequence[str], seed: int, opened: dict[str, ImageDataModule]
-) -> PlannedRun:
+def _plan_run(config: DictConfig, overrides: Sequence[str], seed: int, opened: dict[str, ImageDataModule]) -> StudyRun:
     own = config.copy()
     own.seed = seed
     directory, _ = plan_run(own, opened)
-    return PlannedRun(directory, (*overrides, f"seed={seed}"))
+    return StudyRun(directory, (*overrides, f"seed={seed}"))
 
 
 def _check_different(study: Study, plan: StudyPlan) -> None:
@@ -191,7 +189,7 @@ def plan_evaluations(study: Study, plan: StudyPlan, output: Path) -> dict[tuple[
     return found
 
 
-def _identity(runs: list[PlannedRun], overrides: list[str]) -> str:
+def _identity(runs: list[StudyRun], overrides: list[str]) -> str:
     """A hash of the runs and overrides. A run that was trained again is evaluated again."""
     about = [[run.directory.run_id, run.directory.summary["ended"]] for run in runs]
     return hashlib.sha256(dumps([about, overrides]).encode()).hexdigest()[:12]
