@@ -3,7 +3,7 @@ from typing import Any
 
 from convatlas.config.composition import compose
 from convatlas.record.directory import RunDirectory, now
-from convatlas.studies.plan import StudyRun, StudyPlan, plan_evaluations
+from convatlas.studies.plan import StudyPlan, StudyRun, plan_evaluations
 from tests.studies.conftest import study_of
 
 
