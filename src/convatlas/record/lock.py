@@ -109,7 +109,7 @@ class Watch:
         while True:
             owners: dict[Path, Owner | None] = {}
             for path in waiting:
-                with contextlib.suppress(UnreadableError):  # a damaged lock is told to who asks for its owner
+                with contextlib.suppress(UnreadableError):  # `owner` raises the error of a damaged lock to its caller
                     owners[path] = self.owner(path)
             waiting = [path for path in owners if self.is_undecided(path)]
             for path in waiting:

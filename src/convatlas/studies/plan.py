@@ -19,7 +19,7 @@ from convatlas.studies.design import Block, Cell, Study
 from convatlas.training.plan import TYPES, check_metric, plan_run
 from convatlas.utils.files import dumps
 
-OWN_KEYS = {"seed": "study.seeds says which", "run.fresh": "a study goes on with its runs; expected run.attempt=2"}
+OWN_KEYS = {"seed": "expected study.seeds instead", "run.fresh": "a study resumes its runs; expected run.attempt=2"}
 """Keys of ``train`` that arms may not set, and why."""
 
 
