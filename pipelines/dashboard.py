@@ -3,8 +3,8 @@
     convatlas dashboard
     convatlas dashboard root=/scratch/runs filter=resnet50 port=9000
 
-Open the address that it prints; Ctrl-C ends it. From another machine: ssh -L 8765:127.0.0.1:8765 HOST.
-It writes nothing, so it can watch runs of a cluster from a login node that sees their disk.
+Open the printed address; Ctrl-C ends the server. From another machine: ssh -L 8765:127.0.0.1:8765 HOST.
+It writes nothing, so a login node that has the disk of the runs can serve the runs of a cluster.
 """
 
 from collections.abc import Mapping
@@ -32,17 +32,17 @@ TYPES = {
     "port": Annotated[int, Field(ge=0, le=65535)],
     "refresh": PositiveFloat,
 }
-"""What a dashboard asks of its own keys."""
+"""The types of the keys of ``dashboard``."""
 
 
 def dashboard(config: DictConfig) -> dict[str, Any]:
-    """Serve until it is ended from the keyboard.
+    """Serve the report until Ctrl-C.
 
     Args:
         config: Composed from ``conf/dashboard.yaml``.
 
     Returns:
-        ``url``: where it was; ``runs``: how many there were at the start.
+        ``url``: its address; ``runs``: the number of runs at the start.
 
     Raises:
         UserError: ``root`` is no directory, or ``port`` is taken.
@@ -63,7 +63,7 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print that it has ended."""
+    """Print that the server has ended."""
     print_fields({"ended": f"{result['url']}, {result['runs']:,} runs"})
 
 

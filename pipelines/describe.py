@@ -5,8 +5,8 @@
     convatlas describe model=all
     convatlas describe run=runs/resnet20_cifar-fashion_mnist_sample-1a2b3c4d-s0 output=pictures
 
-Without `data=…` the images are the paper's. `output=DIR` draws the layers and the growth of the receptive field; of a
-trained network (run, checkpoint or model.weights) also the filters of its first convolution.
+Without `data=…`, the images have the size of the paper. `output=DIR` draws the layers with their receptive fields and,
+for a trained network (run, checkpoint or model.weights), the filters of its first convolution.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,9 @@ from typing import Any
 from omegaconf import DictConfig
 from pydantic import PositiveInt
 
-from convatlas.analysis.filters import write_filters
-from convatlas.analysis.graph import layer_text, write_graph
 from convatlas.analysis.layers import Analysis, Layer, analyse
 from convatlas.analysis.networks import Network, described_config, described_networks
+from convatlas.analysis.pictures import layer_text, write_filters, write_graph
 from convatlas.analysis.published import PUBLISHED, printed_text
 from convatlas.cli import execute
 from convatlas.errors import UserError
@@ -34,22 +33,22 @@ TYPES = {
     "data.in_channels": PositiveInt,
     "data.image_size": PositiveInt | None,
 }
-"""What a description asks of its own keys."""
+"""The types of the keys of ``describe``."""
 
 
 def describe(config: DictConfig) -> dict[str, Any]:
-    """Count a network's layers, or those of all networks.
+    """Analyse a network, or all networks.
 
     Args:
         config: Composed from ``conf/describe.yaml`` by ``described_config``.
 
     Returns:
         ``name``, ``input`` (C, H, W), ``num_classes``, ``parameters`` and ``multiply_adds`` at inference,
-        ``auxiliary_parameters`` and ``auxiliary_multiply_adds`` in training on top, ``receptive_field``, ``published``
+        ``auxiliary_parameters`` and ``auxiliary_multiply_adds``, in training only, ``receptive_field``, ``published``
         (or None), ``layers`` and ``files``; for ``model=all``, ``models``, a list of the same without layers and files.
 
     Raises:
-        UserError: An image too small for the network, an output that cannot be written, weights that do not fit.
+        UserError: The image is too small for the network, the output cannot be written, or the weights do not fit.
     """
     networks = described_networks(config)
     if "models" in config:
@@ -64,7 +63,7 @@ def describe(config: DictConfig) -> dict[str, Any]:
 def _analyse(network: Network) -> Analysis:
     try:
         return analyse(network.net, network.image_size)
-    except RuntimeError as error:  # torch's own words on a layer that nothing reaches
+    except RuntimeError as error:  # raised by PyTorch if a layer gets an empty input
         raise UserError(f"data.image_size={network.image_size}: too small for {network.name} ({error})") from error
 
 
@@ -97,7 +96,7 @@ def _draw(network: Network, analysis: Analysis, output: Path) -> list[Path]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the layers of a network, or a line for each."""
+    """Print the layers of a network, or a line for each network."""
     if "models" in result:
         _show_all(result["models"])
     else:

@@ -30,6 +30,8 @@ from convatlas.data.module import ImageDataModule
 from convatlas.errors import UserError
 from convatlas.models.base import Architecture
 from convatlas.models.classification.classifier import Classifier
+from convatlas.record.directory import RunDirectory
+from convatlas.record.quantities import named_text
 from convatlas.tasks.base import Task
 from convatlas.tasks.classification.ensembles import Ensemble, MultiView
 from convatlas.tasks.evaluation import evaluate_split, evaluation_file
@@ -97,7 +99,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             check_preprocessing(path, checkpoint, paths[0], checkpoints[0])
         load_task(task, checkpoints[0], paths[0])
         if config.output is None and len(paths) == 1 and _is_the_runs_own(config, checkpoints[0][KEY], paths[0]):
-            output = paths[0].parents[1] / "evaluation"
+            output = RunDirectory(paths[0].parents[1]).evaluation
     protocol = _show_as(task, data, config, [load_net(checkpoint) for checkpoint in checkpoints[1:]])
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -145,7 +147,8 @@ def _show_as(task: Task, data: ImageDataModule, config: DictConfig, others: Sequ
 def _is_the_runs_own(config: DictConfig, metadata: dict[str, Any], checkpoint: Path) -> bool:
     """Whether a run is evaluated on all of its own images: only then the result belongs to its record."""
     found, own = (_images(data) for data in (plain(config)["data"], metadata["config"]["data"]))
-    in_run = checkpoint.parent.name == "checkpoints" and checkpoint.parents[1].name == metadata["run_id"]
+    run = RunDirectory(checkpoint.parent.parent)
+    in_run = run.checkpoints == checkpoint.parent and run.run_id == metadata["run_id"]
     limit = config.trainer.limit_test_batches
     return in_run and found == own and isinstance(limit, float) and limit == 1.0  # 1 would be one batch
 
@@ -162,7 +165,7 @@ def _images(data: Mapping[str, Any]) -> dict[str, Any]:
 def show(result: Mapping[str, Any]) -> None:
     """Print an evaluation."""
     headline = f"{result['num_samples']:,} images of the {result['split']} split, {result['protocol']}"
-    print_result(headline, result["metrics"])
+    print_result(headline, [named_text(name, value) for name, value in result["metrics"].items()])
     sources = result["checkpoint"]
     network = {"checkpoint": sources} if isinstance(sources, str) else {"ensemble": ", ".join(sources)}
     print_fields({**network, "weights": result["weights"], "details": result["evaluation"]})

@@ -18,7 +18,8 @@ from convatlas.errors import UserError
 from convatlas.jobs.slurm import job_states
 from convatlas.record.directory import RunDirectory
 from convatlas.record.lock import run_state
-from convatlas.utils.console import metric_text, print_table, warn_left_out
+from convatlas.record.quantities import named_text
+from convatlas.utils.console import print_table, warn_left_out
 from convatlas.utils.files import read_each
 
 
@@ -58,7 +59,7 @@ def show(result: Mapping[str, Any]) -> None:
     rows = []
     for job in result["jobs"]:
         best = job["summary"].get("best")
-        text = f"{best['metric']} {metric_text(best['metric'], best['value'])}" if best else None
+        text = named_text(best["metric"], best["value"]) if best else None
         rows.append((job["job"], job["slurm"], job["state"], text, job["run"], job["submitted"]))
     print_table(("job", "SLURM", "run's state", "best", "run", "submitted (UTC)"), rows)
 

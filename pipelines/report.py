@@ -4,8 +4,8 @@
     convatlas report run='runs/*resnet*' output=resnets.html
     convatlas report root=runs filter='resnet20_cifar state:finished'
 
-Runs that differ in nothing but the seed are one curve, their mean ± standard deviation. The page needs neither a
-network nor a server; 200 runs of 100,000 steps are fine. A run in progress can be reported too.
+Runs that differ only in the seed are one curve, their mean ± standard deviation. The page works offline and without a
+server, for 200 runs of 100,000 steps and for runs in progress.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from convatlas.utils.console import print_fields, warn_left_out
 from convatlas.utils.files import read_each
 
 TYPES = {"run": str | list[str] | None, "root": str | None, "filter": str | None, "output": str | None}
-"""What a report asks of its own keys."""
+"""The types of the keys of ``report``."""
 
 
 def report(config: DictConfig) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _read(path: Path) -> RunRecord:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print where the page is."""
+    """Print the path of the page."""
     count = len(result["runs"])
     print_fields(
         {

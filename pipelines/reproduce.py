@@ -4,8 +4,8 @@
     convatlas reproduce run=runs/resnet20_cifar-fashion_mnist_sample-0a1b2c3d-s0
 
 With `experiment`, trains each of the recipe's `seeds`, unless it is finished, and judges the means by its `expected`.
-With `run`, trains a finished run once more, with the configuration and the code of its record, and compares the curves;
-the original is not touched. The exit status is 0 for what was expected or is on record, else 1; 75 after Ctrl-C.
+With `run`, trains a finished run again, with the recorded configuration and code, and compares the curves; the original
+is not changed. The exit status is 0 if the result is as expected or as recorded, 1 if not, and 75 after Ctrl-C.
 """
 
 import sys
@@ -23,6 +23,7 @@ from convatlas.data.module import ImageDataModule
 from convatlas.errors import TrainingFailedError, UserError
 from convatlas.jobs.rerun import prepared_rerun
 from convatlas.jobs.supervisor import run_training
+from convatlas.record.directory import RunDirectory
 from convatlas.record.expectation import Expectation, judge
 from convatlas.record.groups import group_runs
 from convatlas.record.lines import read_metrics
@@ -39,7 +40,7 @@ WEIGHTS = {True: "equal weights, bit for bit", False: "other weights", None: "no
 
 
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/reproduce.yaml``; ``train`` holds the overrides that are for the training."""
+    """Compose ``conf/reproduce.yaml``; ``train`` holds the overrides of the training."""
     places = [override for override in overrides if override.startswith("run.")]  # of the training: `run` is ours
     config = compose_around_train(name, [override for override in overrides if override not in places])
     config.train += places
@@ -59,8 +60,9 @@ def reproduce(config: DictConfig) -> dict[str, Any]:
         ``code``, ``differences`` (from the record), ``values`` (how many were compared), ``equal_weights``, ``test``.
 
     Raises:
-        UserError: Nothing to judge; no finished run; code or data other than recorded; what the training refuses.
-        TrainingFailedError, Preempted: The run that is to be compared failed; a signal came, and the status is 75.
+        UserError: There is nothing to judge, the run is not finished, or code, data or settings cannot be used.
+        TrainingFailedError: The training failed.
+        Preempted: A signal was received; the exit status is 75.
     """
     quiet_libraries()
     return _experiment(list(config.train)) if config.run is None else _run(config)
@@ -104,9 +106,10 @@ def _run(config: DictConfig) -> dict[str, Any]:
         sys.stderr.writelines(f"convatlas: {line}\n" for line in [f"code: {rerun.code}", *rerun.differences])
         run_training(rerun.run, rerun.overrides, rerun.ranks, rerun.environment)
     found = read_run(rerun.run.path)
-    curves = [read_metrics(side.path / "metrics.jsonl") for side in (recorded, found)]
+    sides = [RunDirectory(side.path) for side in (recorded, found)]
+    curves = [read_metrics(side.metrics) for side in sides]
     agreement = compare_runs(recorded, found, curves, config.tolerance)
-    equal = equal_weights(*(side.path / "checkpoints" / "best.ckpt" for side in (recorded, found)))
+    equal = equal_weights(*(side.best for side in sides))
     verdict = agreement.verdict(equal)
     return {
         "reproduced": verdict != "different",
@@ -122,7 +125,7 @@ def _run(config: DictConfig) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the verdict and what it rests on."""
+    """Print the verdict and the compared values."""
     if "runs" in result:
         print_fields({run["run"]: run["state"] for run in result["runs"]})
         print_table(["Metric", "Mean", "n", "Expected", "Tolerance", "Verdict", "Source"], map(_row, result["metrics"]))

@@ -3,10 +3,10 @@
     convatlas runs
     convatlas runs root=/scratch/runs format=json
 
-A run is running, finished, failed, preempted (told to stop by a signal), or interrupted: its process is gone, or was
-ended from the keyboard. The last three go on by the command that started them. "No sign of life since …" means that a
-run on another machine has been silent for two minutes by this machine's clock: it may be dead, or the clocks differ.
-The command that started it finds out and goes on with it if it is dead.
+A run is running, finished, failed, preempted (stopped by a signal), or interrupted (its process is gone, or was stopped
+with Ctrl-C). The command that started one of the last three continues it. "No sign of life since …" means that a run on
+another machine has been silent for two minutes by this machine's clock: it is dead, or the clocks differ. The command
+that started it finds out, and continues it if it is dead.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,8 @@ from convatlas.cli import execute
 from convatlas.errors import UserError
 from convatlas.record.directory import RunDirectory
 from convatlas.record.lock import run_state
-from convatlas.utils.console import metric_text, print_table, warn_left_out
+from convatlas.record.quantities import named_text
+from convatlas.utils.console import print_table, warn_left_out
 from convatlas.utils.files import read_each
 
 
@@ -53,13 +54,11 @@ def _summary(run: RunDirectory) -> dict[str, Any]:
 
 
 def _reported(summary: Mapping[str, Any]) -> list[str]:
-    """The metric of the reported split that the best checkpoint was chosen by on the tuning split."""
+    """The metric of the reported split that corresponds to the one the best checkpoint was chosen by."""
     wanted = str((summary.get("best") or {}).get("metric")).rpartition("/")[2]
-    return [_text(name, value) for name, value in (summary.get("test") or {}).items() if name.endswith(f"/{wanted}")]
-
-
-def _text(name: str, value: float | str | None) -> str:
-    return f"{name} {metric_text(name, value)}"
+    return [
+        named_text(name, value) for name, value in (summary.get("test") or {}).items() if name.endswith(f"/{wanted}")
+    ]
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -69,7 +68,7 @@ def show(result: Mapping[str, Any]) -> None:
             summary["run"],
             summary["state"],
             summary.get("epochs"),
-            _text(summary["best"]["metric"], summary["best"]["value"]) if summary.get("best") else None,
+            named_text(summary["best"]["metric"], summary["best"]["value"]) if summary.get("best") else None,
             "  ".join(_reported(summary)),
             summary.get("started"),
         )

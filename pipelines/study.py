@@ -5,9 +5,9 @@
     convatlas study study=quickstart_depth num_workers=4 trainer.max_epochs=1
     convatlas study study=quickstart_depth cluster=gpu resources=one_gpu
 
-Every run is an ordinary one: finished ones are not run again, interrupted ones go on. Overrides of `train` are for all
-arms. A run that fails is named with its log and does not stop the others; the status is then 1. With cluster and
-resources the missing runs become one SLURM array; the same command, given later, shows what is there by then.
+Finished runs are not run again, and interrupted runs are continued. Overrides of `train` hold for all arms. A run that
+fails is named with its log and does not stop the others; the exit status is then 1. With cluster and resources, the
+missing runs become one SLURM array; the same command shows the results later.
 """
 
 import sys
@@ -28,35 +28,34 @@ from convatlas.record.lock import run_state
 from convatlas.record.reader import RunReader, RunRecord
 from convatlas.report.selection import is_run
 from convatlas.studies.design import Study, read_study
-from convatlas.studies.evaluations import plan_evaluations
-from convatlas.studies.gather import gather
 from convatlas.studies.outcome import judge
 from convatlas.studies.page import as_data, write_study
-from convatlas.studies.plan import Plan, plan_study
+from convatlas.studies.plan import StudyPlan, plan_evaluations, plan_study
 from convatlas.studies.tables import findings_table, results_table
+from convatlas.studies.values import gather
 from convatlas.studies.workers import Workers
 from convatlas.training.trainer import quiet_libraries
 from convatlas.utils.console import print_fields, print_table, warn_left_out
 from convatlas.utils.files import read_each
 
 TYPES = {"num_workers": PositiveInt, "array_limit": PositiveInt | None, "dry_run": bool, "output": str | None}
-"""What a study asks of its own keys."""
+"""The types of the keys of ``study``."""
 
 
 def study(config: DictConfig) -> dict[str, Any]:
-    """Run what is missing of a study, and write down what came out.
+    """Run the missing trainings and evaluations of a study, and write its outcome.
 
     Args:
         config: From ``compose_around_train``.
 
     Returns:
         ``runs``: each with ``run`` (the directory), ``state`` and ``overrides``; ``failed``: commands with their
-        ``status`` and ``log``; ``submitted``: as ``submit_runs``, or None; and, but for a dry run, ``files``,
+        ``status`` and ``log``; ``submitted``: as ``submit_runs``, or None; and, except in a dry run, ``files``,
         ``outcome`` and the ``tables`` of it.
 
     Raises:
         UserError: A mistake in the study, in an arm's overrides, in data or resources.
-        Preempted: A signal came; the trainings have saved themselves, and the same command goes on.
+        Preempted: A signal was received. The trainings have saved a checkpoint, and the same command continues.
     """
     quiet_libraries()
     design = read_study(plain(config.study))
@@ -94,7 +93,7 @@ def study(config: DictConfig) -> dict[str, Any]:
     return result if config.dry_run else result | _outcome(design, plan, config.train, output)
 
 
-def _outcome(design: Study, plan: Plan, command_line: Sequence[str], output: Path) -> dict[str, Any]:
+def _outcome(design: Study, plan: StudyPlan, command_line: Sequence[str], output: Path) -> dict[str, Any]:
     found, damages = read_each([run.path for run in plan.runs if is_run(run.path)], _read)
     warn_left_out(damages)
     records = {record.path: record for record in found}
@@ -123,7 +122,7 @@ def _read(path: Path) -> RunRecord:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print what is missing, or what came out."""
+    """Print the missing runs and the outcome."""
     missing = [run for run in result["runs"] if run["state"] != "finished"]
     sys.stdout.write(f"{len(result['runs'])} runs, {len(missing)} not finished\n")
     for run in missing:

@@ -3,9 +3,9 @@
     convatlas sweep sweep=learning_rate experiment=quickstart num_workers=2
     convatlas sweep sweep=grid model=resnet50 data=imagenet data.root=/data cluster=gpu resources=one_gpu num_workers=8
 
-Each trial is an ordinary run of `train`, whose overrides are taken as they are; conf/sweep/NAME.yaml says what varies
-and what is looked for. The same command is the same sweep: unfinished, it goes on; finished, it shows its result;
-a larger num_trials extends it, a larger num_workers helps it. docs/sweeps.md has the rest.
+Each trial is an ordinary run of `train`, with the same overrides; conf/sweep/NAME.yaml defines the search space and the
+objective. The same command continues an unfinished sweep and shows the result of a finished one; a larger num_trials
+extends it, a larger num_workers adds workers. See docs/sweeps.md.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ from convatlas.utils.console import print_fields, print_table
 
 
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/sweep.yaml``; ``train`` holds the overrides that all trials share.
+    """Compose ``conf/sweep.yaml``; ``train`` holds the overrides of all trials.
 
     Raises:
         UserError: As ``compose_around_train``.
@@ -66,7 +66,7 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _is_text(override: str) -> bool:
-    """Whether Hydra reads text or null; what it says of anything else has a part of it, which may be a password."""
+    """Whether Hydra reads text or null. Its error messages quote the override, which may hold a password."""
     try:
         return isinstance(parse_overrides([override])[0].value(), str | None)
     except UserError:
@@ -74,7 +74,7 @@ def _is_text(override: str) -> bool:
 
 
 def sweep(config: DictConfig) -> dict[str, Any]:
-    """Search, or have workers of a cluster search.
+    """Search on this machine, or submit workers to a cluster.
 
     Args:
         config: From ``compose``.
@@ -84,7 +84,7 @@ def sweep(config: DictConfig) -> dict[str, Any]:
         ``jobs``, ``trials`` and ``best`` as in ``convatlas.sweep.result``.
 
     Raises:
-        UserError: A mistake in the sweep's file, in the settings of the trainings or in the data; no SLURM here.
+        UserError: A mistake in the sweep, in the settings of the trainings or in the data, or SLURM is not available.
         WorkersEndedError: A worker on this machine failed.
     """
     quiet_libraries()
@@ -114,7 +114,7 @@ def sweep(config: DictConfig) -> dict[str, Any]:
 
 
 def _identify(config: DictConfig, resources: Resources | None) -> tuple[dict[str, Any], Path, list[str]]:
-    """What the sweep is, after all checks: its settings, its directory, what it adds to each training's overrides."""
+    """Check a sweep and return its settings, its directory and the overrides that it adds to each training."""
     train = list(config.train)
     own = [f"trainer.{key}={value}" for key, value in (resources.trainer if resources else {}).items()]
     if resources is not None and "data.threads" not in overridden_keys(train):
@@ -142,7 +142,7 @@ def _identify(config: DictConfig, resources: Resources | None) -> tuple[dict[str
     directory = Path(config.root) / f"{config.name}-{digest}"
     if not directory.exists() and (former := find_sweep_of_before(directory, settings, train)) is not None:
         sys.stderr.write(
-            f"convatlas: {former} is this sweep, begun by an earlier version; it goes on under that name. The images "
+            f"convatlas: {former} is this sweep, begun by an earlier version; it continues under that name. The images "
             "could not be compared\n"
         )
         directory = former
@@ -158,7 +158,7 @@ def _open_trials(search: Sweep, num_trials: int) -> int:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the trials, the best of them, and how to train it again."""
+    """Print the trials, the best of them, and the commands that train them again."""
     trials = result["trials"]
     if trials:
         metrics, names = (

@@ -21,7 +21,7 @@ from pydantic import PositiveFloat
 
 from convatlas.cli import execute
 from convatlas.errors import UnreadableError, UserError
-from convatlas.record.files import read_config
+from convatlas.record.directory import RunDirectory
 from convatlas.record.lock import Watch
 from convatlas.tracking.wandb.process import PublisherProcess, make_job
 from convatlas.tracking.wandb.server import WandbError, WandbServer
@@ -71,7 +71,7 @@ def sync(config: DictConfig) -> dict[str, Any]:
             _check_server(config)
             runs = _runs(config)
             if not config.watch:  # watching looks again soon
-                watch.settle(run / "lock.json" for run in runs)
+                watch.settle(RunDirectory(run).lock for run in runs)
             for run in runs:
                 if seen.get(run) == _changed(run):
                     continue
@@ -112,7 +112,7 @@ def _runs(config: DictConfig) -> list[Path]:
         for path in (sorted(glob.glob(name)) if "*" in name else [name])  # noqa: PTH207  of absolute patterns, too
     ]
     for path in found:
-        if not (path / "summary.json").is_file():
+        if not RunDirectory(path).summary_file.is_file():
             raise UserError(f"runs={path}: not a run directory, expected summary.json there")
     if not found:
         raise UserError(f"runs={config.runs}: no such run")
@@ -120,12 +120,13 @@ def _runs(config: DictConfig) -> list[Path]:
 
 
 def _changed(run: Path) -> tuple[float, ...]:
-    return tuple((run / name).stat().st_mtime for name in ("summary.json", "metrics.jsonl") if (run / name).is_file())
+    record = RunDirectory(run)
+    return tuple(path.stat().st_mtime for path in (record.summary_file, record.metrics) if path.is_file())
 
 
 def _publish(run: Path, config: DictConfig, watch: Watch) -> dict[str, Any]:
     try:
-        owner, settings = watch.owner(run / "lock.json"), read_config(run)
+        owner, settings = watch.owner(RunDirectory(run).lock), RunDirectory(run).config
     except UnreadableError as error:
         return {"run": str(run), "state": "failed", "reason": str(error)}
     if owner is not None:

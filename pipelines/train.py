@@ -27,6 +27,7 @@ from convatlas.errors import UserError
 from convatlas.record.directory import RunDirectory, now
 from convatlas.record.lock import RunLock
 from convatlas.record.provenance import collect_provenance
+from convatlas.record.quantities import named_text
 from convatlas.tasks.base import Task
 from convatlas.tasks.evaluation import evaluate_split
 from convatlas.tracking.local import LocalRecord
@@ -46,7 +47,7 @@ from convatlas.training.restore import load_task
 from convatlas.training.resume import ResumePoint, resume_point
 from convatlas.training.trainer import build_trainer, lost_rank_told, quiet_libraries, world_size
 from convatlas.utils.clock import STARTUP
-from convatlas.utils.console import metric_text, print_fields, print_result, warn
+from convatlas.utils.console import print_fields, print_result, warn
 from convatlas.utils.distributed import is_rank_zero
 from convatlas.utils.files import writing
 from convatlas.utils.signals import Preempted
@@ -173,7 +174,7 @@ def _train_and_evaluate(
     trainer.fit(task, datamodule=data, ckpt_path=begin.checkpoint, weights_only=True)
     best = read_run_checkpoint(run.best)
     load_task(task, best, run.best)
-    test = evaluate_split(trainer, task, data, str(run.best), run.path / "evaluation")
+    test = evaluate_split(trainer, task, data, str(run.best), run.evaluation)
     with writing(run.previous):
         run.previous.unlink(missing_ok=True)
     summary = _summary(trainer, task, data, best) | {"test": test, "state": "finished"}
@@ -275,16 +276,17 @@ def _result(run: RunDirectory, already_finished: bool) -> dict[str, Any]:
 
 def show(result: Mapping[str, Any]) -> None:
     """Print the result of a run."""
+    metrics = [named_text(name, value) for name, value in result["test"].items()]
     if result["already_finished"]:
-        print_result("This run is finished already; run.fresh=true starts a new attempt.", result["test"])
+        print_result("This run is finished already; run.fresh=true starts a new attempt.", metrics)
     else:
-        print_result(f"Finished {result['epochs']} epochs, {result['steps']:,} steps.", result["test"])
+        print_result(f"Finished {result['epochs']} epochs, {result['steps']:,} steps.", metrics)
     run, best, skipped = result["run"], result["best"], result.get("skipped_images", 0)
     print_fields(
         {
             "run": run,
             **({"skipped": f"{skipped:,} images, listed in {run}/skipped_images.txt"} if skipped else {}),
-            "best": f"{run}/checkpoints/best.ckpt  ({best['metric']} {metric_text(best['metric'], best['value'])})",
+            "best": f"{run}/checkpoints/best.ckpt  ({named_text(best['metric'], best['value'])})",
             "report": f"convatlas report run={run}",
             "predict": f"convatlas predict checkpoint={run}/checkpoints/best.ckpt images=FOLDER",
         }

@@ -6,9 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from convatlas.analysis.filters import TILE, filter_grid, write_filters
-from convatlas.analysis.graph import graph_rows, write_graph
 from convatlas.analysis.layers import analyse
+from convatlas.analysis.pictures import TILE, filter_grid, graph_rows, write_filters, write_graph
 from convatlas.models.classification.alexnet import AlexNet
 from convatlas.models.classification.classifier import Classifier
 from convatlas.models.classification.googlenet import GoogLeNet

@@ -12,15 +12,7 @@ import pytest
 from convatlas.config.composition import compose
 from convatlas.errors import NewerFormatError, UnreadableError, UserError
 from convatlas.record.directory import RunDirectory
-from convatlas.record.files import (
-    read_config,
-    read_evaluation,
-    read_jobs,
-    read_lock,
-    read_provenance,
-    read_source,
-    read_summary,
-)
+from convatlas.record.files import read_evaluation, read_lock, read_source
 from convatlas.record.lock import RunLock, Watch, run_state
 from convatlas.report.figures.panels import Dashboard
 from convatlas.report.live import LiveReport
@@ -33,14 +25,15 @@ LOCK = {"host": "h", "pid": 1, "process_start": 1, "since": "2026-01-01", "slurm
 JOB = {"job": "7", "submitted": "2026-01-01T00:00:00+00:00", "command": "sbatch"}
 CLASSIFIED = {"path": "a.jpg", "image": "a.png", "label": 0, "prediction": 0}
 CLASSIFIED |= {"confidence": 0.5, "label_confidence": "NaN"}
-EVALUATION: dict[str, Any] = {"split": "test", "classes": ["a"], "metrics": {}}
+EVALUATION: dict[str, Any] = {"task_type": "classification", "split": "test", "classes": ["a"], "metrics": {}}
 ROW = {"class": "a", "colour": "#000000", "pixels": 1, "iou": 0.5, "accuracy": None}
-MASKS = EVALUATION | {"per_class_iou": [ROW], "pixel_confusion_matrix": [[1]]}
+MASKS = EVALUATION | {"task_type": "segmentation", "per_class_iou": [ROW], "pixel_confusion_matrix": [[1]]}
+OBJECTS = EVALUATION | {"task_type": "detection", "per_class_ap": []}
 READERS: dict[str, Callable[[Path], Any]] = {
-    "summary.json": read_summary,
-    "provenance.json": read_provenance,
-    "config.yaml": read_config,
-    "jobs.json": read_jobs,
+    "summary.json": lambda run: RunDirectory(run).summary,
+    "provenance.json": lambda run: RunDirectory(run).provenance,
+    "config.yaml": lambda run: RunDirectory(run).config,
+    "jobs.json": lambda run: RunDirectory(run).jobs,
     "git.json": lambda run: read_source(run / "git.json"),
     "lock.json": lambda run: read_lock(run / "lock.json"),
     "evaluation/test.json": lambda run: read_evaluation(run / "evaluation" / "test.json"),
@@ -93,8 +86,10 @@ WRONG_ENTRIES = [
     ("evaluation/test.json", EVALUATION | {"mistakes": [CLASSIFIED | {"label": -1}]}),
     ("evaluation/test.json", EVALUATION | {"mistakes": [CLASSIFIED | {"image": None}]}),
     ("evaluation/test.json", EVALUATION | {"per_class": [{"class": "a", "count": 1}]}),
-    ("evaluation/test.json", EVALUATION | {"per_class_iou": []}),
-    ("evaluation/test.json", EVALUATION | {"worst": [CLASSIFIED]}),
+    ("evaluation/test.json", EVALUATION | {"task_type": "segmentation", "per_class_iou": []}),
+    ("evaluation/test.json", EVALUATION | {"task_type": ["detection"]}),
+    ("evaluation/test.json", MASKS | {"worst": [CLASSIFIED]}),
+    ("evaluation/test.json", OBJECTS | {"worst": [CLASSIFIED]}),
     ("evaluation/test.json", MASKS | {"per_class_iou": [ROW | {"colour": "red; background: url(x)"}]}),
 ]
 
@@ -142,22 +137,24 @@ def test_an_entry_of_another_type_is_damage(run: Path, name: str, content: Any) 
         READERS[name](run)
 
 
-@pytest.mark.parametrize("content", [EVALUATION | {"samples": [CLASSIFIED]}, MASKS])
-def test_evaluations_are_read_as_they_are(run: Path, content: Any) -> None:
-    (run / "evaluation" / "test.json").write_text(json.dumps(content), encoding="utf-8")
-    assert read_evaluation(run / "evaluation" / "test.json") == content
+@pytest.mark.parametrize("content", [EVALUATION | {"samples": [CLASSIFIED]}, MASKS, OBJECTS])
+def test_evaluations_are_read_unchanged_and_those_of_earlier_versions_get_a_task_type(run: Path, content: Any) -> None:
+    path = run / "evaluation" / "test.json"
+    for written in (content, {name: value for name, value in content.items() if name != "task_type"}):
+        path.write_text(json.dumps(written), encoding="utf-8")
+        assert read_evaluation(path) == content
 
 
 def test_a_finished_run_without_its_result_is_damaged(run: Path) -> None:
-    summary = read_summary(run)
+    summary = RunDirectory(run).summary
     del summary["best"], summary["steps"]
     (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     with pytest.raises(UnreadableError, match=r"summary\.json: damaged, expected steps, best of a finished run$"):
-        read_summary(run)
+        _ = RunDirectory(run).summary
 
 
 def test_a_newer_format_is_refused_in_one_line_and_none_is_the_oldest(run: Path) -> None:
-    assert read_summary(run)["state"] == "finished"
+    assert RunDirectory(run).summary["state"] == "finished"
     for version in (0, 1):
         (run / "summary.json").write_text(json.dumps({"format": version, "state": "failed"}), encoding="utf-8")
         assert RunDirectory(run).summary["state"] == "failed"

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from convatlas.studies.design import Cell, Study
-from convatlas.studies.outcome import Outcome, judge
+from convatlas.studies.outcome import StudyOutcome, judge
 from convatlas.studies.remarks import notes
 from convatlas.studies.tables import findings_table, results_table
 from convatlas.studies.values import Value
@@ -16,7 +16,7 @@ def singles(*values: float | None) -> Figures:
     return {(seed,): Value(value) for seed, value in enumerate(values) if value is not None}
 
 
-def judged(study: Study, deep: Figures, flat: Figures) -> Outcome:
+def judged(study: Study, deep: Figures, flat: Figures) -> StudyOutcome:
     return judge(study, {Cell("deep"): deep, Cell("flat"): flat})
 
 
@@ -67,7 +67,7 @@ def test_verdicts_are_corrected_for_all_comparisons(asked: dict[str, Any]) -> No
 FACTOR = {"key": "optimizer.learning_rate", "values": [0.1, 0.3, 1.0], "select": "best"}
 
 
-def with_factor(study: Study) -> Outcome:
+def with_factor(study: Study) -> StudyOutcome:
     values = {
         Cell("deep", 0.1): singles(0.5, 0.6, 0.7),
         Cell("deep", 0.3): singles(0.7, 0.8, 0.9),
@@ -115,7 +115,7 @@ def test_an_ensemble_is_paired_with_the_mean_of_its_seeds(asked: dict[str, Any])
     assert test.differences == pytest.approx((0.25,))
 
 
-def test_of_thresholds_that_were_not_reached_the_common_epochs_count(asked: dict[str, Any]) -> None:
+def test_thresholds_that_were_not_reached_are_compared_over_the_common_epochs(asked: dict[str, Any]) -> None:
     study = study_of(asked, statistic="epochs_to_reach", threshold=0.5)
     never: Figures = {(0,): Value(20.0, False), (1,): Value(20.0, False), (2,): Value(18.0)}
     outcome = judged(study, singles(4.0, 5.5, 30.0), never)

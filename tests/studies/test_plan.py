@@ -5,7 +5,7 @@ import pytest
 
 from convatlas.errors import UserError
 from convatlas.record.directory import RunDirectory
-from convatlas.studies.plan import PlannedRun, plan_study
+from convatlas.studies.plan import StudyRun, plan_study
 from convatlas.utils.files import dumps
 from tests.studies.conftest import study_of
 
@@ -24,4 +24,4 @@ def test_an_arm_whose_images_are_missing_is_named(asked: dict[str, Any], tmp_pat
 )
 def test_a_run_diverged_if_its_summary_names_the_error(reason: str, diverged: bool, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(dumps({"state": "failed", "reason": reason}), encoding="utf-8")
-    assert PlannedRun(RunDirectory(tmp_path), ()).diverged == diverged
+    assert StudyRun(RunDirectory(tmp_path), ()).diverged == diverged

@@ -44,7 +44,7 @@ def test_one_pair_is_no_test() -> None:
     assert (found.p, found.test, found.low) == (None, None, None)
 
 
-def test_holm_multiplies_the_smallest_by_all_and_never_turns_back() -> None:
+def test_p_values_adjusted_by_holm_are_in_the_same_order() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 from optuna.trial import Trial, TrialState
 
 from convatlas.sweep.definition import open_sweep
-from convatlas.sweep.worker import Outcome, Stopped, work
+from convatlas.sweep.worker import Stopped, TrialOutcome, work
 from convatlas.utils.signals import StopFlag
 
 directory, name, together, seconds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
@@ -23,7 +23,7 @@ def begun() -> set[str]:
     return {path.name.split("-")[1] for path in (directory / "done").iterdir()}
 
 
-def body(trial: Trial) -> Outcome:
+def body(trial: Trial) -> TrialOutcome:
     (directory / "done" / f"{trial.number}-{name}-{os.getpid()}").touch()
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline or len(begun()) < together:
@@ -31,8 +31,8 @@ def body(trial: Trial) -> Outcome:
             raise Stopped
         time.sleep(0.02)
     if trial.number % 7 == 3:
-        return Outcome(TrialState.FAIL, reason="crashed: by intention")
-    return Outcome(TrialState.COMPLETE, [trial.params["rate"]])
+        return TrialOutcome(TrialState.FAIL, reason="crashed: by intention")
+    return TrialOutcome(TrialState.COMPLETE, [trial.params["rate"]])
 
 
 (directory / "done").mkdir(exist_ok=True)

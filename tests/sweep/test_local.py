@@ -44,9 +44,7 @@ def test_the_end_of_a_worker_is_told_when_trials_are_left(monkeypatch: pytest.Mo
     end_with(monkeypatch, tmp_path, ["kill -9 $$", "exit 0"], finished=False, retries=1)  # others do what is left
 
 
-def test_workers_that_were_killed_before_anyone_looked_are_started_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_workers_that_are_killed_at_once_are_started_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     commands, started = iter(["kill -9 $$", "exit 0"]), []
 
     def start_and_wait(*arguments: object) -> "subprocess.Popen[bytes]":

@@ -18,11 +18,10 @@ from optuna.trial import Trial, TrialState
 
 from convatlas.errors import UserError
 from convatlas.record.lock import Owner, Watch, process_start
-from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import Sweep
-from convatlas.sweep.pruning import Reports
+from convatlas.sweep.objective import Reports
 from convatlas.sweep.trial import Training
-from convatlas.sweep.worker import Outcome, Stopped
+from convatlas.sweep.worker import Stopped, TrialOutcome, claim
 from convatlas.training.plan import plan_run
 from convatlas.utils.signals import StopFlag
 from tests.conftest import SMALL
@@ -53,7 +52,9 @@ state(state="running")
 """The beginning of a training's stand-in; what follows is a test's own."""
 
 
-def train(tmp_path: Path, script: str, stop: StopFlag | None = None, **changed: Any) -> tuple[Sweep, Trial, Outcome]:
+def train(
+    tmp_path: Path, script: str, stop: StopFlag | None = None, **changed: Any
+) -> tuple[Sweep, Trial, TrialOutcome]:
     settings = {"space": {"rate": RATE}, "train": [*SMALL, "trainer.max_epochs=3"]} | changed
     sweep = make_sweep(tmp_path / "s", 1, **settings)
     (tmp_path / "fake.py").write_text(FAKE + script, encoding="utf-8")
@@ -72,14 +73,14 @@ def test_a_finished_run_has_the_value_of_its_best_epoch(tmp_path: Path) -> None:
     script = "epoch(0, 0.2); epoch(1, 0.7); epoch(2, 'NaN'); state(state='finished', parameters=10)"
     objectives = [{"metric": "val/top1", "mode": "max"}, {"metric": "parameters", "mode": "min"}]
     sweep, _, outcome = train(tmp_path, script, objective=objectives)
-    assert outcome == Outcome(TrialState.COMPLETE, [0.7, 10.0])
+    assert outcome == TrialOutcome(TrialState.COMPLETE, [0.7, 10.0])
     assert sweep.study.get_trials()[0].user_attrs["run"].startswith("resnet20_cifar-fashion_mnist_sample-")
 
 
 def test_the_pruner_ends_a_run_by_its_record(tmp_path: Path) -> None:
     pruner = {"_target_": "optuna.pruners.ThresholdPruner", "lower": 0.5}
     sweep, _, outcome = train(tmp_path, "epoch(0, 0.6); epoch(1, 0.4); time.sleep(60)", pruner=pruner)
-    assert outcome == Outcome(TrialState.PRUNED)
+    assert outcome == TrialOutcome(TrialState.PRUNED)
     assert sweep.study.get_trials()[0].intermediate_values == {1: 0.6, 2: 0.4}
 
 
@@ -99,7 +100,7 @@ def test_a_run_at_its_last_epoch_is_left_to_end(tmp_path: Path, monkeypatch: pyt
         "while not Path(__file__).with_name('reported').exists(): time.sleep(0.01)\n"
         "state(state='finished')"
     )
-    assert train(tmp_path, script, pruner=pruner)[2] == Outcome(TrialState.COMPLETE, [0.6])
+    assert train(tmp_path, script, pruner=pruner)[2] == TrialOutcome(TrialState.COMPLETE, [0.6])
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_a_training_ends_with_the_worker_that_started_it(tmp_path: Path) -> None
     worker.wait()
 
 
-def test_a_trial_whose_equal_was_faster_waits_for_it_and_shares_its_result(tmp_path: Path) -> None:
+def test_a_trial_waits_for_an_equal_trial_and_shares_its_result(tmp_path: Path) -> None:
     script = (
         "asked = Path(__file__).with_name('asked')\n"
         "if not asked.exists():\n"
@@ -205,7 +206,7 @@ def test_a_trial_whose_equal_was_faster_waits_for_it_and_shares_its_result(tmp_p
         "    sys.exit(1)\n"
         "epoch(0, 0.4); state(state='finished')"
     )
-    assert train(tmp_path, script)[2] == Outcome(TrialState.COMPLETE, [0.4])
+    assert train(tmp_path, script)[2] == TrialOutcome(TrialState.COMPLETE, [0.4])
 
 
 def test_images_that_are_not_on_a_machine_cost_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +220,7 @@ def test_images_that_are_not_on_a_machine_cost_no_trial(tmp_path: Path, monkeypa
 
 def test_an_objective_that_is_never_finite_fails_the_trial_alone(tmp_path: Path) -> None:
     script = "epoch(0, 'NaN'); epoch(1, 'NaN'); state(state='finished')"
-    assert train(tmp_path, script)[2] == Outcome(TrialState.FAIL, reason="diverged: val/top1 is never finite")
+    assert train(tmp_path, script)[2] == TrialOutcome(TrialState.FAIL, reason="diverged: val/top1 is never finite")
 
 
 def test_a_metric_that_no_run_has_is_a_mistake_of_the_sweep(tmp_path: Path) -> None:

@@ -15,10 +15,9 @@ from optuna.trial import TrialState
 
 from convatlas.errors import UserError
 from convatlas.record.lock import Owner
-from convatlas.sweep.claim import claim
 from convatlas.sweep.definition import DEATHS, NUM_TRIALS, REASON, Sweep, open_sweep
 from convatlas.sweep.storage import VARIABLE, address
-from convatlas.sweep.worker import Outcome, Stopped, work
+from convatlas.sweep.worker import Stopped, TrialOutcome, claim, work
 from convatlas.utils.signals import StopFlag
 from tests.gates import PATIENCE, until
 from tests.sweep.definitions import make_sweep
@@ -129,11 +128,11 @@ def test_a_trial_of_a_worker_elsewhere_is_taken_only_after_two_minutes_without_a
     assert now == (1.0 if beats else 120.0)
 
 
-def complete(trial: object) -> Outcome:
-    return Outcome(TrialState.COMPLETE, [0.5])
+def complete(trial: object) -> TrialOutcome:
+    return TrialOutcome(TrialState.COMPLETE, [0.5])
 
 
-def test_a_larger_budget_extends_a_sweep_and_a_reached_one_gives_nothing(tmp_path: Path) -> None:
+def test_a_larger_budget_extends_a_sweep_and_a_used_budget_gives_no_trial(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", 2)
     assert work(sweep, "w", complete, StopFlag()) == 0
     assert claim(sweep, "w") is None
@@ -142,7 +141,7 @@ def test_a_larger_budget_extends_a_sweep_and_a_reached_one_gives_nothing(tmp_pat
     assert ended(sweep) == [0, 1, 2]
 
 
-def test_what_a_trial_draws_depends_on_its_number_not_on_its_worker(tmp_path: Path) -> None:
+def test_the_draws_of_a_trial_depend_on_its_number_and_not_on_its_worker(tmp_path: Path) -> None:
     first, second = make_sweep(tmp_path / "a", 9), make_sweep(tmp_path / "b", 9)
     for number in range(9):
         claim(first, f"one-{os.getpid()}")
@@ -169,7 +168,7 @@ def test_a_torn_last_line_of_a_journal_is_cut_before_the_next(tmp_path: Path) ->
 def test_a_trial_that_did_not_end_stays_open(tmp_path: Path, error: type[BaseException]) -> None:
     sweep = make_sweep(tmp_path / "s", 1)
 
-    def body(trial: object) -> Outcome:
+    def body(trial: object) -> TrialOutcome:
         raise error
 
     if error is Stopped:

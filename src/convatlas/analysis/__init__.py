@@ -1,1 +1,1 @@
-"""What a network is made of: its layers, their counts and receptive fields, and pictures of them."""
+"""Analysis of networks: layers, counts, receptive fields, and pictures of them."""

@@ -1,6 +1,6 @@
-"""What a network is made of, layer by layer: shapes, parameters, multiply-adds and receptive fields.
+"""Analyse a network layer by layer: shapes, parameters, multiply-adds and receptive fields.
 
-The network is traced and run on the meta device, so nothing is computed and the largest takes a second.
+The network is traced and run on the meta device. Nothing is computed, so the largest network takes a second.
 """
 
 import copy
@@ -37,21 +37,21 @@ FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a network, as one image passes it.
+    """A layer of a network, for one image.
 
     Attributes:
-        name: Its path in the network; for what is no module, the path of the module that does it and what it does.
+        name: Its path in the network; for a function, the path of the module that calls it and its kind.
         kind: ``convolution``, ``transposed convolution``, ``max pool``, ``average pool``, ``batch norm``,
             ``local response norm``, ``linear``, ``upsample``, ``add`` or ``concatenate``.
         output_shape: (C, H, W), or (features,).
-        kernel: Side of what it reads, in positions of its input; None where that is one position.
-        stride: Step, in positions of its input, of a transposed convolution in those of its output; None likewise.
-        dilation: Distance between the positions that it reads.
+        kernel: Side of the kernel, in positions of its input; None if it reads a single position.
+        stride: Step in positions of its input (of its output, for a transposed convolution); None if there is none.
+        dilation: Distance between the positions that the kernel reads.
         groups: Groups of a convolution.
         parameters: Weights and biases.
-        multiply_adds: Of all convolutions and linear layers, what the papers call FLOPs; 0 for the others.
-        receptive_field: Side of the part of the image that one position of the output sees, in pixels.
-        jump: Distance of neighbouring positions of the output, in pixels.
+        multiply_adds: Multiply-adds of a convolution or linear layer, which papers call FLOPs; 0 for other layers.
+        receptive_field: Side of the image region that a position of the output depends on, in pixels.
+        jump: Distance of neighbouring positions of the output, in pixels of the image.
     """
 
     name: str
@@ -72,8 +72,8 @@ class Analysis:
     """The layers of a network and their sums.
 
     Attributes:
-        layers: In the order of execution, those that inference needs.
-        auxiliary: In the order of execution, those of auxiliary heads, which serve in training only.
+        layers: The layers of inference, in order of execution.
+        auxiliary: The layers of auxiliary heads, used only in training, in order of execution.
     """
 
     layers: tuple[Layer, ...]
@@ -91,23 +91,23 @@ class Analysis:
 
     @property
     def auxiliary_parameters(self) -> int:
-        """Weights and biases that training has on top."""
+        """Additional weights and biases of training."""
         return sum(layer.parameters for layer in self.auxiliary)
 
     @property
     def auxiliary_multiply_adds(self) -> int:
-        """Multiply-adds for one image that training has on top, in its forward pass."""
+        """Additional multiply-adds of the forward pass of training, for one image."""
         return sum(layer.multiply_adds for layer in self.auxiliary)
 
     @property
     def receptive_field(self) -> int:
-        """Side in pixels of what the last map before the global average pool sees; the end's, if there is none."""
+        """Receptive field in pixels of the last map before the global average pool, or of the last layer."""
         before = list(_before_global_pool(self.layers))
         return before[-1].receptive_field
 
 
 def analyse(net: Architecture, image_size: int) -> Analysis:
-    """Take a network apart.
+    """Analyse the layers of a network.
 
     Receptive fields follow r += (k - 1) d j and j *= s from layer to layer (Araujo et al., "Computing Receptive
     Fields", 2019); a linear layer that reads a map of h x h is a kernel of h; where paths meet, the largest counts.
@@ -149,7 +149,7 @@ def _before_global_pool(layers: tuple[Layer, ...]) -> Iterator[Layer]:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps whole what is a layer, our dilated pools included."""
+    """Traces a network without entering the modules of ``KINDS`` and their subclasses."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, tuple(KINDS)) or super().is_leaf_module(m, module_qualified_name)
@@ -160,11 +160,11 @@ class _Grid:
     receptive_field: int = 1
     jump: int = 1
     side: int = 1
-    """Positions a side; survives the flattening."""
+    """Positions along a side, also after flattening."""
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a traced network and notes every layer."""
+    """Runs a traced network and records every layer."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -172,12 +172,12 @@ class _Recorder(fx.Interpreter):
         self.grids: dict[fx.Node, _Grid] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one operation on tensors without content, and note it if it is a layer."""
+        """Run one operation on the meta device, and record it if it is a layer."""
         out = super().run_node(n)
         before = max((self.grids[node] for node in n.all_input_nodes), key=lambda g: g.receptive_field, default=_Grid())
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         kind = FUNCTIONS.get(n.target) if module is None else _kind(module)  # type: ignore[arg-type]
-        if not isinstance(out, Tensor):  # arithmetic of sizes
+        if not isinstance(out, Tensor):  # arithmetic on sizes
             kind = None
         kernel, stride, dilation = 1, 1, 1
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.MaxPool2d):

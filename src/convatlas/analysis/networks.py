@@ -1,4 +1,4 @@
-"""The networks that a description is about, built without images or memory for weights."""
+"""Build the networks that ``convatlas describe`` analyses, without images and without memory for weights."""
 
 import inspect
 import re
@@ -20,13 +20,13 @@ from convatlas.training.restore import checkpoint_path, load_net, open_checkpoin
 
 @dataclass(frozen=True)
 class Network:
-    """A network and the images it is for.
+    """A network and the size of its images.
 
     Attributes:
-        name: Its configuration.
-        net: On the meta device, unless it is trained.
+        name: Name of its configuration.
+        net: The network, on the meta device unless it is trained.
         image_size: Height and width of its images, in pixels.
-        trained: Whether it has a checkpoint's or a file's weights.
+        trained: Whether its weights come from a checkpoint or file.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Network:
 
 
 def model_names(task: str = "classification") -> list[str]:
-    """Every configuration of ``conf/model`` for a task, ``resnet50`` before ``resnet101``."""
+    """List the configurations of ``conf/model`` for a task type, ``resnet50`` before ``resnet101``."""
     files = project_path("conf").joinpath("model").glob("*.yaml")
     names = [file.stem for file in files if f"- /task/{task}@_here_\n" in file.read_text(encoding="utf-8")]
     return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 def described_config(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose the configuration of a description; ``model=all`` puts every network under ``models``.
+    """Compose the configuration of ``convatlas describe``. With ``model=all``, it has every network under ``models``.
 
     With ``run`` or ``checkpoint``, the network and its images are the checkpoint's.
 
@@ -72,7 +72,7 @@ def described_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def described_networks(config: DictConfig) -> list[Network]:
-    """Build what ``described_config`` composed.
+    """Build the networks of a configuration from ``described_config``.
 
     Raises:
         UserError: The data's classes are asked of files that are not there; weights that do not fit; a detector, which

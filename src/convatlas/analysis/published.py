@@ -1,16 +1,16 @@
-"""What the papers print of their networks; a multiply-add is what they call a FLOP."""
+"""Figures that papers print for their networks. The papers call a multiply-add a FLOP."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Published:
-    """A paper's own figures, as precise as it prints them.
+    """The figures of a paper, with the precision that it prints.
 
     Attributes:
-        parameters: Weights and biases, or None where it does not say.
+        parameters: Weights and biases, or None if the paper does not say.
         multiply_adds: For one image, or None.
-        source: Where they stand.
+        source: Where the paper prints them.
     """
 
     parameters: float | None
@@ -45,11 +45,11 @@ PUBLISHED = {
     "resnet110_cifar": Published(1.7e6, None, _CIFAR),
     "resnet1202_cifar": Published(19.4e6, None, _CIFAR),
 }
-"""By the name of the configuration; networks that no paper describes are not here."""
+"""The figures by name of the configuration, for networks that a paper describes."""
 
 
 def printed_text(value: float | None) -> str:
-    """A figure as papers print it: ``3.8 G``, ``0.27 M``; nothing for None."""
+    """A figure as text: ``3.8 G``, ``0.27 M``; empty for None."""
     if value is None:
         return ""
     return f"{value / 1e9:g} G" if value >= 1e9 else f"{value / 1e6:g} M"

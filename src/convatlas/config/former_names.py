@@ -75,6 +75,7 @@ FORMER = {
     "convatlas.run.environment.ddp": "convatlas.training.ddp",
     "convatlas.run.slurm.Cluster": "convatlas.jobs.Cluster",
     "convatlas.run.slurm.Resources": "convatlas.jobs.Resources",
+    "convatlas.sweep.grid.Grid": "convatlas.sweep.Grid",
     "convatlas.tasks.classification.ClassificationTask": "convatlas.tasks.ClassificationTask",
     "convatlas.tasks.detection.DetectionTask": "convatlas.tasks.DetectionTask",
     "convatlas.tasks.segmentation.SegmentationTask": "convatlas.tasks.SegmentationTask",

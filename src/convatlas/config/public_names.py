@@ -153,7 +153,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     },
     "sampler": {
         # Not CmaEsSampler: it unpickles what it finds in the journal.
-        "convatlas.sweep.Grid": "convatlas.sweep.grid.Grid",
+        "convatlas.sweep.Grid": "convatlas.sweep.space.Grid",
         "optuna.samplers.BruteForceSampler": "optuna.samplers.BruteForceSampler",
         "optuna.samplers.GPSampler": "optuna.samplers.GPSampler",
         "optuna.samplers.NSGAIIISampler": "optuna.samplers.NSGAIIISampler",

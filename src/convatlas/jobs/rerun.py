@@ -22,8 +22,7 @@ from convatlas.config.stored import TRAINING, check_paths, check_stored
 from convatlas.errors import UserError
 from convatlas.jobs.source import describe, recorded_source
 from convatlas.record.directory import RunDirectory
-from convatlas.record.files import read_provenance
-from convatlas.record.identity import WITHOUT_EFFECT
+from convatlas.record.identity import IGNORED_KEYS
 from convatlas.record.provenance import SOURCE, differing_parts, environment, environment_differences, source_state
 from convatlas.utils.cores import usable_cores
 
@@ -138,7 +137,7 @@ def prepared_rerun(
             raise UserError(f"code=recorded: {plan.package} would run instead of the recorded code; give code=current")
         _check_data(plan, provenance)
         identity = re.sub(r"-a\d+$", "", run_id)
-        if recorded and plan.run_id != identity and all(key.startswith(WITHOUT_EFFECT) for key in given):
+        if recorded and plan.run_id != identity and all(key.startswith(IGNORED_KEYS) for key in given):
             raise UserError(f"model.weights: the run began from other weights: it would be {plan.run_id}")
         here = environment()
         here["host"]["torch_threads"] = plan.torch_threads
@@ -243,7 +242,7 @@ def open_attempt(root: Path, run_id: str, source: Mapping[str, Any] | None) -> R
     """Choose the attempt that the same source left unfinished, otherwise the first that does not exist."""
     attempt = 1
     while (run := RunDirectory.choose(str(root), run_id, attempt, fresh=False)).path.exists():
-        begun = read_provenance(run.path).get("git", source)
+        begun = run.provenance.get("git", source)
         if not run.finished and begun == source:
             break
         attempt += 1

@@ -128,7 +128,7 @@ def _states(runs: Sequence[RunDirectory], dry_run: bool) -> list[str]:
     ask = not dry_run or shutil.which("squeue") is not None
     slurm = job_states([entry["job"] for run in runs for entry in run.jobs]) if ask else {}
     states = [_state(run, slurm) for run in runs]
-    watch, locks = Watch(), [run.path / "lock.json" for run in runs]
+    watch, locks = Watch(), [run.lock for run in runs]
     watch.settle(lock for lock, state in zip(locks, states, strict=True) if state == OPEN)
     owners = [watch.owner(lock) if state == OPEN else None for lock, state in zip(locks, states, strict=True)]
     return [f"owned by {owner}" if owner else state for owner, state in zip(owners, states, strict=True)]

@@ -1,1 +1,1 @@
-"""What a run leaves behind, read by whatever looks at runs."""
+"""The record of a run: its directory, identity, lock, provenance and metrics, and the readers of them."""

@@ -1,4 +1,4 @@
-"""The directory of a run and the state it is in."""
+"""The directory of a run: the names of its files, and how the small ones are written and read."""
 
 import os
 import platform
@@ -23,16 +23,16 @@ from convatlas.utils.files import (
 )
 
 RESERVED_BYTES = 16_384
-"""Room on the disk that a run keeps for its last summary."""
+"""Bytes on the disk that a run reserves for its last summary."""
 
 
 class RunDirectory:
-    """``<root>/<run_id>/``: configuration, provenance, metrics, summary, checkpoints, evaluations.
+    """The directory ``<root>/<run_id>/``. Its attributes are the only place that spells the names of its files.
 
     Args:
         path: The directory; it need not exist.
-        attempt: Which of the attempts at the same run this is.
-        identity: The name that ``run_id`` gives to the run; None where the directory has that name.
+        attempt: The number of the attempt at the same run, from 1.
+        identity: The name that ``run_id`` gives to the run; None if the directory has that name.
     """
 
     def __init__(self, path: Path, attempt: int = 1, identity: str | None = None) -> None:
@@ -40,7 +40,14 @@ class RunDirectory:
         self.attempt = attempt
         self.identity = path.name if identity is None else identity
         self.run_id = path.name
+        self.config_file = path / "config.yaml"
+        self.class_list = path / "class_list.txt"
+        self.provenance_file = path / "provenance.json"
+        self.summary_file = path / "summary.json"
+        self.jobs_file = path / "jobs.json"
+        self.lock = path / "lock.json"
         self.metrics = path / "metrics.jsonl"
+        self.evaluation = path / "evaluation"
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
@@ -50,28 +57,28 @@ class RunDirectory:
 
     @classmethod
     def choose(cls, root: str, run_id: str, attempt: int, fresh: bool) -> "RunDirectory":
-        """The directory of a run's attempt: ``…``, ``…-a2``, ``…-a3``; with ``fresh`` the first free one from there."""
+        """Name the directory of an attempt: ``…``, ``…-a2``, ``…-a3``. ``fresh`` takes the first free one."""
         run = cls(Path(root) / (run_id if attempt == 1 else f"{run_id}-a{attempt}"), attempt)
         return cls.choose(root, run_id, attempt + 1, fresh) if fresh and run.path.exists() else run
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What is known of the run so far; empty before it starts.
+        """The summary on record; empty before the run starts.
 
         Raises:
             UnreadableError: It is damaged, or written by a newer ConvAtlas.
         """
-        return read_summary(self.path)
+        return read_summary(self.summary_file)
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its planned end."""
+        """Whether the run reached its planned end."""
         return self.summary.get("state") == "finished"
 
     @property
     def has_begun(self) -> bool:
         """Whether the run has recorded its configuration."""
-        return (self.path / "config.yaml").is_file()
+        return self.config_file.is_file()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -80,7 +87,16 @@ class RunDirectory:
         Raises:
             UnreadableError: It is absent or damaged.
         """
-        return read_config(self.path)
+        return read_config(self.config_file)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The provenance on record; empty before the run starts.
+
+        Raises:
+            UnreadableError: It is damaged.
+        """
+        return read_provenance(self.provenance_file)
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
@@ -89,11 +105,11 @@ class RunDirectory:
         Raises:
             UnreadableError: The list is damaged.
         """
-        return read_jobs(self.path)
+        return read_jobs(self.jobs_file)
 
     def add_job(self, **entries: Any) -> None:
-        """Remember a job that was submitted."""
-        write_atomic(self.path / "jobs.json", dumps([*self.jobs, entries], indent=2))
+        """Record a job that was submitted for the run."""
+        write_atomic(self.jobs_file, dumps([*self.jobs, entries], indent=2))
 
     def create(self) -> None:
         """Make the directory.
@@ -110,45 +126,45 @@ class RunDirectory:
             raise UserError(f"run.root={self.path.parent}: cannot be written ({error.strerror})") from error
 
     def begin(self, config: dict[str, Any], class_list: list[str], provenance: dict[str, Any]) -> None:
-        """Write down what produces this run before its first step.
+        """Record what produces the run, before its first step.
 
         Args:
             config: The expanded configuration.
             class_list: The classes, in order.
-            provenance: What ``collect_provenance`` found.
+            provenance: From ``collect_provenance``.
 
         Raises:
-            UnreadableError: The summary or provenance of an earlier attempt is damaged; it is left as it is.
+            UnreadableError: The summary or provenance of an earlier attempt is damaged; the file is not changed.
             UserError: The disk is full or cannot be written.
         """
-        earlier, before = read_provenance(self.path), self.summary
+        earlier, before = self.provenance, self.summary
         self._warn_of_damaged_classes()
-        write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        write_atomic(self.path / "class_list.txt", "".join(f"{name}\n" for name in class_list))
-        if earlier:  # a resumed run keeps what it was before
+        write_atomic(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_atomic(self.class_list, "".join(f"{name}\n" for name in class_list))
+        if earlier:  # a resumed run keeps the provenance of its earlier starts
             provenance = provenance | {"earlier_attempts": [*earlier.pop("earlier_attempts", []), earlier]}
-        write_atomic(self.path / "provenance.json", dumps(provenance, indent=2))
+        write_atomic(self.provenance_file, dumps(provenance, indent=2))
         name = f"{config['model']['name']} on {config['data']['name']}"
         kept = {key: before[key] for key in ("started", "train_seconds") if key in before}
         entries = {"format": FORMAT, "run_id": self.run_id, "identity": self.identity, "name": name}
         entries |= {"state": "running", "started": now(), "host": platform.node()}
-        write_atomic(self.path / "summary.json", dumps(entries | kept, indent=2))
+        write_atomic(self.summary_file, dumps(entries | kept, indent=2))
         write_atomic(self._reserve, os.urandom(RESERVED_BYTES))  # random bytes, so that no file system compresses them
 
     def _warn_of_damaged_classes(self) -> None:
         try:
-            read_lines(self.path / "class_list.txt")
+            read_lines(self.class_list)
         except FileNotFoundError:
             pass
         except UnreadableError as error:
             warn(f"{error}; it is written again")
 
     def num_skipped(self) -> int:
-        """Images that ``data.on_error=skip`` left out so far, over all ranks and attempts."""
+        """Count the images that ``data.on_error=skip`` has left out, over all ranks and starts."""
         return len(set(self.skipped.read_bytes().splitlines())) if self.skipped.is_file() else 0
 
     def sync_record(self) -> None:
-        """Wait until all that was recorded is on the disk.
+        """Flush the record to the disk.
 
         Raises:
             UserError: The disk is full or cannot be written.
@@ -161,16 +177,16 @@ class RunDirectory:
             sync_directory(self.path)
 
     def update(self, **entries: Any) -> None:
-        """Add to the summary how an attempt ended, also on a disk that is full: there is a reserve for that.
+        """Add entries to the summary. The reserve makes room for them on a full disk.
 
         Raises:
-            UserError: The disk cannot be written all the same.
+            UserError: The disk cannot be written even so.
         """
         with writing(self.path):
             self._reserve.unlink(missing_ok=True)
-        write_atomic(self.path / "summary.json", dumps(self.summary | entries, indent=2))
+        write_atomic(self.summary_file, dumps(self.summary | entries, indent=2))
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """The current time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""What a recipe says that should come out, and what came out."""
+"""Compare the results of runs with the figures that a recipe expects."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -6,20 +6,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from convatlas.record.groups import Group, Statistic, lower_is_better
+from convatlas.record.groups import Group, Statistic
+from convatlas.record.quantities import lower_is_better
 
-Verdict = Literal["as expected", "better", "worse", "", "no result yet"]
+ExpectationVerdict = Literal["as expected", "better", "worse", "", "no result yet"]
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """A figure that a recipe declares under ``expected:``, its own or a paper's; it does not count for the identity.
+    """A figure that a recipe declares under ``expected:``, its own or a paper's. It does not change the run id.
 
     Attributes:
         metric: A metric of the reported split, such as ``test/top1``, in the metric's own unit: 0.9 is 90 %.
-        value: What it should be.
+        value: The expected value.
         source: Where the figure comes from: a paper's table, or the runs that it was measured on.
-        tolerance: How far from it the mean over the seeds may lie; None: the figure is shown beside, not judged.
+        tolerance: Largest accepted distance of the mean over the seeds; None: the figure is shown but not judged.
     """
 
     metric: str
@@ -30,23 +31,23 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An expectation beside the result of a group.
+    """An expectation and the result of a group of runs.
 
     Attributes:
         group: The runs.
-        expectation: What was expected of them.
-        found: What came out, or None.
+        expectation: The expected figure.
+        found: The result, or None if there is none yet.
         verdict: Whether the mean lies within the tolerance, or on which side of it.
     """
 
     group: Group
     expectation: Expectation
     found: Statistic | None
-    verdict: Verdict
+    verdict: ExpectationVerdict
 
     @property
     def met(self) -> bool:
-        """Whether the result is the expected one or better; a figure that is only shown beside asks for nothing."""
+        """Whether the result is as expected or better. An expectation without a tolerance is always met."""
         return self.expectation.tolerance is None or self.verdict in ("as expected", "better")
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class Comparison:
 
 
 def compare(groups: Sequence[Group]) -> list[Comparison]:
-    """Every expectation that the configurations of the groups declare, beside the result."""
+    """Compare every expectation that the configurations of the groups declare with the result."""
     return [
         row
         for group in groups
@@ -65,12 +66,12 @@ def compare(groups: Sequence[Group]) -> list[Comparison]:
 
 
 def judge(group: Group, expected: Sequence[Expectation]) -> list[Comparison]:
-    """Expectations beside the result of a group."""
+    """Compare expectations with the result of a group."""
     rows = [(expectation, group.statistic(expectation.metric)) for expectation in expected]
     return [Comparison(group, expectation, found, _verdict(expectation, found)) for expectation, found in rows]
 
 
-def _verdict(expectation: Expectation, found: Statistic | None) -> Verdict:
+def _verdict(expectation: Expectation, found: Statistic | None) -> ExpectationVerdict:
     if found is None:
         return "no result yet"
     if expectation.tolerance is None:

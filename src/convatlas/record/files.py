@@ -1,4 +1,4 @@
-"""The small JSON files of a run directory: read with a check of the entries that others rely on."""
+"""Read the small files of a run directory and check the entries that other modules rely on."""
 
 from datetime import datetime
 from pathlib import Path
@@ -17,18 +17,18 @@ def _check_moment(text: str) -> str:
 
 
 LIMIT = 2**53
-"""Larger integers are no counts, and some of them are larger than any float."""
+"""Larger integers are refused: no count is so large, and some do not fit a float."""
 Integer = Annotated[int, Field(ge=-LIMIT, le=LIMIT)]
 Count = Annotated[int, Field(ge=0, le=LIMIT)]
 Value = Integer | float | Literal["NaN", "Infinity", "-Infinity"]
 Number = Value | None
 OF_FINISHED = ("ended", "epochs", "steps", "best", "test")
-"""Entries that every finished run has in its summary."""
+"""Entries that the summary of a finished run must have."""
 Moment = Annotated[str, AfterValidator(_check_moment)]
 
 
 class _Entries(BaseModel):
-    """Entries of a file with their types; each may be absent, and others may stand beside them."""
+    """The entries of a file with their types. An entry with a default is optional; other entries are allowed."""
 
     model_config = ConfigDict(strict=True)
 
@@ -180,35 +180,53 @@ class _Evaluation(_Entries):
     protocol: _Protocol | None = None
     checkpoint: str | list[str] | None = None
     num_samples: Count | None = None
+
+    def _check_matrix(self, matrix: list[list[int]]) -> None:
+        size = len(self.classes)
+        if {len(matrix), *map(len, matrix)} != {size}:
+            raise ValueError(f"expected confusions of {size} classes")
+
+
+class _ClassificationEvaluation(_Evaluation):
     per_class: list[_ClassAccuracy] = []
-    per_class_iou: list[_ClassIou] | None = None
-    per_class_ap: list[_ClassAp] | None = None
     confusion_matrix: list[list[Count]] | None = None
-    pixel_confusion_matrix: list[list[Count]] | None = None
     samples: list[_Classified] = []
     mistakes: list[_Classified] = []
-    worst: list[_Segmented] | list[_Detected] = []
-    segmented: list[_Segmented] = []
-    detected: list[_Detected] = []
-
-    @model_validator(mode="after")
-    def _check_kinds(self) -> Self:
-        with_masks = self.per_class_iou is not None
-        if with_masks != (self.pixel_confusion_matrix is not None):
-            raise ValueError("expected both per_class_iou and pixel_confusion_matrix, or neither")
-        if not all(isinstance(shown, _Segmented if with_masks else _Detected) for shown in self.worst):
-            raise ValueError("expected worst to hold images with masks, or images with objects")
-        return self
 
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
+        if self.confusion_matrix is not None:
+            self._check_matrix(self.confusion_matrix)
         size = len(self.classes)
-        for matrix in (self.confusion_matrix, self.pixel_confusion_matrix):
-            if matrix is not None and {len(matrix), *map(len, matrix)} != {size}:
-                raise ValueError(f"expected confusions of {size} classes")
         if any(max(shown.label, shown.prediction) >= size for shown in (*self.samples, *self.mistakes)):
             raise ValueError(f"expected labels and predictions of {size} classes")
         return self
+
+
+class _SegmentationEvaluation(_Evaluation):
+    per_class_iou: list[_ClassIou]
+    pixel_confusion_matrix: list[list[Count]]
+    worst: list[_Segmented] = []
+    segmented: list[_Segmented] = []
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        self._check_matrix(self.pixel_confusion_matrix)
+        return self
+
+
+class _DetectionEvaluation(_Evaluation):
+    per_class_ap: list[_ClassAp]
+    worst: list[_Detected] = []
+    detected: list[_Detected] = []
+
+
+EVALUATIONS: dict[str, type[_Evaluation]] = {
+    "classification": _ClassificationEvaluation,
+    "segmentation": _SegmentationEvaluation,
+    "detection": _DetectionEvaluation,
+}
+"""The entries of an evaluation by task type."""
 
 
 class _Job(_Entries):
@@ -225,13 +243,12 @@ class _Lock(_Entries):
     slurm_restart: Count = 0
 
 
-def read_summary(run: Path) -> dict[str, Any]:
-    """Read the ``summary.json`` of a run directory; empty before the run starts.
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read the summary of a run; empty before the run starts.
 
     Raises:
         UnreadableError: It is damaged, or written by a newer ConvAtlas.
     """
-    path = run / "summary.json"
     try:
         summary = read_json(path, dict)
     except FileNotFoundError:
@@ -240,22 +257,20 @@ def read_summary(run: Path) -> dict[str, Any]:
     return _checked(path, summary, _Summary)
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """Read the ``config.yaml`` of a run directory, the resolved configuration.
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the resolved configuration of a run.
 
     Raises:
         UnreadableError: It is absent or damaged.
     """
-    path = run / "config.yaml"
     try:
         return _checked(path, read_mapping(path), _Config)
     except FileNotFoundError as error:
-        raise UnreadableError(f"{run}: expected a run directory, but it has no config.yaml") from error
+        raise UnreadableError(f"{path.parent}: expected a run directory, but it has no {path.name}") from error
 
 
-def read_provenance(run: Path) -> dict[str, Any]:
-    """Read the ``provenance.json`` of a run directory; as ``read_summary``."""
-    path = run / "provenance.json"
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Read the provenance of a run; as ``read_summary``."""
     try:
         return _checked(path, read_json(path, dict), _Provenance)
     except FileNotFoundError:
@@ -263,13 +278,12 @@ def read_provenance(run: Path) -> dict[str, Any]:
 
 
 def read_source(path: Path) -> dict[str, Any]:
-    """Read what a snapshot of the source was taken of, its ``git.json``; as ``read_evaluation``."""
+    """Read the ``git.json`` of a source snapshot: commit and changes of its source; as ``read_evaluation``."""
     return _checked(path, read_json(path, dict), _Git)
 
 
-def read_jobs(run: Path) -> list[dict[str, Any]]:
-    """Read the SLURM jobs in the ``jobs.json`` of a directory, the oldest first; as ``read_summary``."""
-    path = run / "jobs.json"
+def read_jobs(path: Path) -> list[dict[str, Any]]:
+    """Read the SLURM jobs of a run, the oldest first; as ``read_summary``."""
     try:
         return [_checked(path, job, _Job) for job in read_json(path, list)]
     except FileNotFoundError:
@@ -279,15 +293,28 @@ def read_jobs(run: Path) -> list[dict[str, Any]]:
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Read an evaluation, such as ``evaluation/test.json``.
 
+    Returns:
+        Its entries. ``task_type`` is ``classification``, ``segmentation`` or ``detection``; for a file of an earlier
+        version, which does not have it, it is found from the other entries.
+
     Raises:
         FileNotFoundError: There is no such file.
         UnreadableError: It is damaged.
     """
-    return _checked(path, read_json(path, dict), _Evaluation)
+    content = read_json(path, dict)
+    if "per_class_iou" in content:
+        task_type = "segmentation"
+    else:
+        task_type = "detection" if "per_class_ap" in content else "classification"
+    content = {"task_type": task_type, **content}
+    entries = EVALUATIONS.get(str(content["task_type"]))
+    if entries is None:
+        raise UnreadableError(f"{path}: damaged, task_type: expected {', '.join(EVALUATIONS)}")
+    return _checked(path, content, entries)
 
 
 def file_inside(folder: Path, name: str) -> Path | None:
-    """A file of a folder by the name that a record gives it; None if it is absent or not in the folder.
+    """Find a file of a folder by the name in a record; None if it is absent or not in the folder.
 
     Args:
         folder: The folder. A link that leads out of it counts as absent.
@@ -296,12 +323,12 @@ def file_inside(folder: Path, name: str) -> Path | None:
     try:
         path = (folder / name).resolve()
         return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid file name
         return None
 
 
 def read_lock(path: Path) -> dict[str, Any]:
-    """Read the ``lock.json`` of a run, which names its owner; as ``read_evaluation``."""
+    """Read the lock of a run, which names its owner; as ``read_evaluation``."""
     try:
         return _checked(path, read_json(path, dict), _Lock)
     except UnreadableError as error:

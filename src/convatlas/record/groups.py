@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed, and what distinguishes such groups from one another."""
+"""Group runs that differ only in the seed, and find the settings in which the groups differ."""
 
 import re
 import statistics
@@ -10,10 +10,10 @@ from typing import Any
 from convatlas.record.reader import RunRecord, number
 
 WITHOUT_MEANING = re.compile(r"(^|\.)seed$|^(run|tracking|expected|seeds|format)(\.|$)|_target_$")
-"""Configuration keys that distinguish no hyper-parameters."""
+"""Configuration keys that are no hyper-parameters."""
 
 NAMED_KEYS = 3
-"""Keys in the label of a group."""
+"""Most keys in the label of a group."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Statistic:
     Attributes:
         mean: Mean of the finite values.
         deviation: Their standard deviation (N - 1), or None for a single one.
-        count: How many they are.
+        count: Number of finite values.
     """
 
     mean: float
@@ -36,10 +36,10 @@ class Group:
     """Runs of one configuration.
 
     Attributes:
-        key: The identity of its runs without the seed.
-        label: What it is called in tables and figures.
+        key: The run id of its runs without the seed.
+        label: Its name in tables and figures.
         runs: Its runs.
-        settings: The values of the hyper-parameters in which the groups of the page differ, by key.
+        settings: Values of the hyper-parameters in which the groups of a report differ, by key.
     """
 
     key: str
@@ -48,7 +48,7 @@ class Group:
     settings: Mapping[str, Any]
 
     def statistic(self, metric: str) -> Statistic | None:
-        """A final metric, ``test/top1`` or ``best val/top1``, over the runs that have it; None if none has."""
+        """Mean and deviation of a final metric, ``test/top1`` or ``best val/top1``; None if no run has it."""
         values = [value for run in self.runs if (value := number(final_metrics(run).get(metric))) is not None]
         if not values:
             return None
@@ -56,7 +56,7 @@ class Group:
 
 
 def group_key(run: RunRecord) -> str:
-    """The identity of a run without its seed: ``<model>-<data>-<hash>``, the same for each attempt."""
+    """The run id without its seed: ``<model>-<data>-<hash>``, the same for each attempt."""
     return re.sub(r"-s\d+(-a\d+)?$", "", run.run_id)
 
 
@@ -72,13 +72,8 @@ def metric_names(runs: Sequence[RunRecord]) -> list[str]:
     return sorted(names, key=lambda name: name.startswith("best "))
 
 
-def lower_is_better(metric: str) -> bool:
-    """Losses; everything else that is reported is better when it is higher."""
-    return metric.endswith("loss")
-
-
 def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
-    """Sort runs into groups, in the order in which each first appears."""
+    """Sort runs into groups, in order of first appearance."""
     members: dict[str, list[RunRecord]] = {}
     for run in runs:
         members.setdefault(group_key(run), []).append(run)
@@ -96,7 +91,7 @@ def differing_keys(groups: Sequence[Group]) -> list[str]:
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration by dotted keys; lists are values."""
+    """Flatten a nested configuration to dotted keys; a list is one value."""
     rows: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
@@ -107,7 +102,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _settings(groups: Sequence[Sequence[RunRecord]]) -> list[dict[str, Any]]:
-    """The keys that differ between the groups and not within one: those cannot matter."""
+    """The keys that differ between the groups. Keys that differ within a group do not matter and are left out."""
     flat = [[flatten(run.config) for run in runs] for runs in groups]
     keys = list(dict.fromkeys(key for runs in flat for run in runs for key in run))
     differing = []
@@ -121,7 +116,7 @@ def _settings(groups: Sequence[Sequence[RunRecord]]) -> list[dict[str, Any]]:
 
 
 def _labels(members: Mapping[str, Sequence[RunRecord]], settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The name; where groups share it, with the settings in which they differ, and the hash if that is not enough."""
+    """Label groups by name. Groups of one name also get the settings in which they differ, and the hash if need be."""
     names = [runs[0].name for runs in members.values()]
     if len({name.partition(" on ")[2] for name in names}) == 1 < len(names):
         names = [name.partition(" on ")[0] for name in names]  # all on the same data
@@ -145,5 +140,5 @@ def short_key(key: str) -> str:
 
 
 def value_text(value: object) -> str:
-    """A value of the configuration as it is written there."""
+    """A value of the configuration as text, as in YAML."""
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

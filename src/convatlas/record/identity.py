@@ -1,4 +1,4 @@
-"""Which run a command is: a name that depends on what changes the result, and on nothing else."""
+"""The run id: a name that depends only on the settings that change the result."""
 
 import copy
 import hashlib
@@ -13,7 +13,7 @@ from convatlas.utils.files import dumps
 
 MISSING = "no such key"
 
-WITHOUT_EFFECT = (
+IGNORED_KEYS = (
     "run",
     "model.weights",
     "model.weights_entry",
@@ -43,21 +43,21 @@ WITHOUT_EFFECT = (
     "trainer.model_registry",
     "trainer.profiler",
 )
-"""Keys that say where and how to run; images and initial weights count through their fingerprints."""
+"""Keys that do not change the result, or count in another way: images and initial weights by their fingerprints."""
 
 
 def run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
     """Name a run: ``<model>-<data>-<hash>-s<seed>``.
 
-    The hash covers what differs from the defaults of the constructors and of ``conf/train.yaml``. So a new argument
-    that stands at its default renames no run, and neither does a class that moves.
+    The hash covers the settings that differ from the defaults of the constructors and of ``conf/train.yaml``. So run
+    ids stay the same when an argument with a default is added, or when a class moves.
 
     Args:
         config: The resolved configuration.
-        fingerprints: Hashes of what the configuration names only by path: the data set, the initial weights.
+        fingerprints: Hashes of the contents that the configuration names only by path: data set, initial weights.
 
     Returns:
-        A name fit for a directory and for W&B, the same on every machine and at every time.
+        A name that is valid for a directory and for W&B, and the same on every machine.
     """
     found = {number: fingerprint for number, fingerprint in enumerate(fingerprints) if fingerprint}
     text = json.dumps([decisive_settings(config), found], sort_keys=True)
@@ -76,23 +76,23 @@ def decisive_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_effect_removed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without the seed and the keys of ``WITHOUT_EFFECT``."""
+    """A configuration without the seed and the keys of ``IGNORED_KEYS``."""
     settings = copy.deepcopy(dict(config))
-    for key in (*WITHOUT_EFFECT, "seed", "data.seed", "augment"):  # the data module holds the augmentation, too
+    for key in (*IGNORED_KEYS, "seed", "data.seed", "augment"):  # the data module holds the augmentation, too
         _remove(settings, key.split("."))
     return settings
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Compare two expanded configurations with the same identity: differences are defaults that have changed.
+    """Compare two expanded configurations with the same run id: a difference is a default that has changed.
 
     Args:
-        then: As a run recorded it.
-        now: As the same command means it today.
+        then: The configuration that a run recorded.
+        now: The configuration of the same command today.
 
     Returns:
-        For each key that has an effect on the result, the key with both values. An argument that did not exist then
-        had no effect at its default, so it is left out.
+        A line with both values for each key that has an effect on the result. New arguments are left out: their
+        defaults keep the former behaviour.
     """
     before, after = (_flat(without_effect_removed(config)) for config in (then, now))
     return [
@@ -123,15 +123,15 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def initial_weights(model: Mapping[str, Any]) -> list[str]:
-    """The fingerprints of what a network starts from: its own weights, and its backbone's where it has one."""
+    """The fingerprints of a network's initial weights, and of those of its backbone if it has one."""
     nodes = [model] + ([model["backbone"]] if model.get("backbone") else [])
     return [weights_fingerprint(node.get("weights"), node.get("weights_entry")) for node in nodes]
 
 
 def weights_fingerprint(weights: str | None, entry: str | None = None) -> str:
-    """What weights stand for: the SHA-256 of a file's content, with the entry that is taken from it.
+    """Fingerprint initial weights: the SHA-256 of a file, with the entry that is read from it.
 
-    torchvision's stand for their name, and None for nothing.
+    Weights of torchvision are named, not hashed; None gives an empty text.
     """
     if weights is None or not Path(weights).is_file():
         return weights or ""

@@ -1,4 +1,4 @@
-"""The one reader of ``metrics.jsonl``, which may be growing while it is read."""
+"""Read ``metrics.jsonl``, also while a run appends to it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,24 +16,24 @@ Line = dict[str, Any]
 BLOCK = 4 * 2**20
 """Bytes read at a time."""
 MAX_STEP = 2**53
-"""Larger integers are no steps."""
+"""Largest step; a larger integer is damage."""
 MAX_DIGITS = 16
-"""Of an integer: what has more is no step, no epoch and no count, and may be larger than any float."""
+"""Most digits of an integer; a longer one is damage and may not fit a float."""
 NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 
 
 class LineReader:
-    """Reads the whole lines of a ``metrics.jsonl``, and later those that were appended.
+    """Reads the complete lines of a ``metrics.jsonl``, and later the lines that were appended.
 
-    An incomplete last line is left out: it is being written, or a kill tore it. Anything else that is not as the
-    trainer writes it is an error, and the file is left as it is.
+    An incomplete last line is left out: it is still being written, or the writer was killed. Any other deviation from
+    the format is an error. The file is never changed.
 
     Args:
         path: The file; it need not exist yet.
 
     Attributes:
-        torn: Whether an incomplete last line was left out at the last reading.
-        end: Where the whole lines end, in bytes.
+        torn: Whether the last read left out an incomplete last line.
+        end: Offset of the end of the complete lines, in bytes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +47,7 @@ class LineReader:
         self._last = b""
 
     def was_replaced(self) -> bool:
-        """Check that what was read is still the start of the file; if not, the next reading begins at its start."""
+        """Whether the file no longer starts with the lines that were read; the next read then begins at its start."""
         replaced = self.end > 0
         if self.path.is_file():
             with self.path.open("rb") as file:
@@ -102,12 +102,12 @@ class LineReader:
 
 
 def read_metrics(path: Path) -> list[Line]:
-    """Read the lines of a record, without an incomplete last one; as ``LineReader.blocks``."""
+    """Read all complete lines of a record; as ``LineReader.blocks``."""
     return LineReader(path).new()
 
 
 def _parse(texts: Sequence[bytes]) -> list[Line] | None:
-    """Parse lines, all at once because that is twice as fast; None where one is damaged."""
+    """Parse lines, all at once because that is twice as fast; None if one is damaged."""
     try:
         text = f"[{b','.join(texts).decode()}]"
         lines = json.loads(text, parse_int=_integer)

@@ -1,4 +1,4 @@
-"""One process owns a run: a second one is refused, the place of a dead one is taken."""
+"""Give a run a single owner: a second process is refused, unless the first one is dead."""
 
 import contextlib
 import fcntl
@@ -19,11 +19,11 @@ from convatlas.record.files import read_lock
 from convatlas.utils.files import dumps, write_atomic, writing
 
 HEARTBEAT_SECONDS = 15.0
-"""How often an owner shows that it is alive."""
+"""Seconds between two heartbeats of an owner."""
 DEAD_SECONDS = 120.0
-"""An owner in another place whose heartbeat stands still for so long is dead."""
+"""An owner on another machine counts as dead when its heartbeat has not changed for this long."""
 POLL_SECONDS = 1.0
-"""How often its heartbeat is looked at."""
+"""Seconds between two looks at that heartbeat."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Owner:
     """The process that owns a run.
 
     Args:
-        host: Its machine.
-        pid: Its number there.
-        process_start: When it started, in the kernel's clock ticks: a number may be given to another process later.
+        host: Host name of its machine.
+        pid: Its process id there.
+        process_start: Its start in the kernel's clock ticks, because a process id is used again later.
         since: When it took the run, UTC.
         slurm_job: Its SLURM job.
-        slurm_restart: How often that was requeued before.
-        numbering: Where the number is valid: the boot of the machine and the PID namespace of the container. Two
-            machines, or two containers, may share a host name. Empty where it is not known.
+        slurm_restart: How often that job was requeued.
+        numbering: The boot of the machine and the PID namespace, in which the process id is valid. Two machines, or
+            two containers, may share a host name. Empty if it is not known.
     """
 
     host: str
@@ -51,13 +51,13 @@ class Owner:
 
     @classmethod
     def this_process(cls) -> "Owner":
-        """Who would own a run that this process takes now."""
+        """The owner that this process would be."""
         pid = os.getpid()
         job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         return cls(platform.node(), pid, process_start(pid), now(), job, restart, numbering())
 
     def is_alive(self) -> bool | None:
-        """Whether the process lives; None where only its heartbeat can tell."""
+        """Whether the process is alive; None if only its heartbeat can tell."""
         me = Owner.this_process()
         if self.host == me.host and self.numbering in ("", me.numbering) and self.process_start is not None:
             start = process_start(self.pid)
@@ -73,7 +73,7 @@ class Owner:
 
 
 class Watch:
-    """Finds out which owners are alive by looking at their locks again and again.
+    """Finds out which owners are alive by reading their locks repeatedly.
 
     An owner whose process cannot be looked at shows by its heartbeat that it is alive: the time of change of its
     ``lock.json``. That time comes from another machine's clock, so it is only compared with what it was before. The
@@ -84,7 +84,7 @@ class Watch:
         self._seen: dict[Path, _Heartbeat] = {}
 
     def owner(self, path: Path) -> Owner | None:
-        """Who owns a run, by its ``lock.json``; None where nobody does, or the owner is known to be dead."""
+        """The owner of a run, from its ``lock.json``; None if there is none or it is known to be dead."""
         sign = _read(path)
         if sign is None or (alive := sign[0].is_alive()) is False:
             self._seen.pop(path, None)
@@ -98,18 +98,18 @@ class Watch:
         return sign[0]
 
     def is_undecided(self, path: Path) -> bool:
-        """Whether it is not known yet if the owner that was seen last is alive."""
+        """Whether it is still unknown if the owner that was seen last is alive."""
         seen = self._seen.get(path)
         return seen is not None and not seen.has_changed and seen.seconds < DEAD_SECONDS
 
     def settle(self, paths: Iterable[Path]) -> None:
-        """Wait until it is known of each owner whether it is alive: ``DEAD_SECONDS`` at most."""
+        """Wait, at most ``DEAD_SECONDS``, until it is known whether each owner is alive."""
         waiting = list(paths)
         told = set[Path]()
         while True:
             owners: dict[Path, Owner | None] = {}
             for path in waiting:
-                with contextlib.suppress(UnreadableError):  # a damaged lock is told to who asks for its owner
+                with contextlib.suppress(UnreadableError):  # `owner` raises the error of a damaged lock to its caller
                     owners[path] = self.owner(path)
             waiting = [path for path in owners if self.is_undecided(path)]
             for path in waiting:
@@ -125,7 +125,7 @@ class Watch:
 
 @dataclass
 class _Heartbeat:
-    """An owner and the time of change of its lock, as seen for ``seconds``, the last time at ``looked``."""
+    """An owner and the time of change of its lock, unchanged for ``seconds`` until ``looked``."""
 
     sign: tuple[Owner, int]
     looked: float
@@ -133,7 +133,7 @@ class _Heartbeat:
     seconds: float = 0.0
 
     def still(self) -> float:
-        """Count the time since it was looked at last; return the seconds without a change."""
+        """Add the time since the last look; return the seconds without a change."""
         before, self.looked = self.looked, time.monotonic()
         # While this process slept, or its file system did not answer, the owner's may not have answered either.
         self.seconds += min(self.looked - before, HEARTBEAT_SECONDS)
@@ -141,21 +141,21 @@ class _Heartbeat:
 
 
 class RunLock:
-    """Owns a run's directory while it is entered.
+    """Context manager that owns a run's directory.
 
-    ``lock.json`` names the owner; its time of change is the heartbeat. The file system's own lock would not do: it says
-    neither who holds it nor, on a network, that the holder's machine is gone; it only guards the moment of taking.
+    ``lock.json`` names the owner; its time of change is the heartbeat. A lock of the file system only guards the
+    moment of taking: it tells neither its holder nor, on a network, that the machine of the holder is gone.
 
     Args:
         directory: The run's directory, which exists.
 
     Raises:
-        UserError: On entering, another process owns it and is alive. Whether one on another machine is, takes up to
-            ``DEAD_SECONDS`` to find out.
+        UserError: On entering, another process owns it and is alive. For an owner on another machine, it takes up to
+            ``DEAD_SECONDS`` to find that out.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / "lock.json"
+        self.path = RunDirectory(directory).lock
         self._guard = directory / ".lock-guard"
         self._content = ""
         self._stop = threading.Event()
@@ -205,16 +205,16 @@ class RunLock:
 
 
 def run_state(run: RunDirectory) -> str:
-    """The state of a run, as a list shows it: ``running``, ``finished``, ``preempted`` and so on.
+    """The state of a run for a list: ``running``, ``finished``, ``preempted`` and so on.
 
-    It is ``interrupted`` where the owner of a running one is known to be dead, and ``no sign of life since …`` where
-    the owner's machine set that time more than ``DEAD_SECONDS`` ago by this machine's clock. The clocks may differ, so
-    nothing may be done because of it.
+    A running one whose owner is known to be dead is ``interrupted``. If the owner's last heartbeat is more than
+    ``DEAD_SECONDS`` old by this machine's clock, the state is ``no sign of life since …``. The two clocks may differ,
+    so this state is only for display.
     """
     state = str(run.summary.get("state", "not started"))
     if state != "running":
         return state
-    sign = _read(run.path / "lock.json")
+    sign = _read(run.lock)
     if sign is None or (alive := sign[0].is_alive()) is False:
         return "interrupted"
     seconds = sign[1] / 1e9
@@ -232,7 +232,7 @@ def _read(path: Path) -> tuple[Owner, int] | None:
 
 
 def numbering() -> str:
-    """Where the numbers of this machine's processes are valid: its boot and the PID namespace; empty without Linux."""
+    """The boot of this machine and the PID namespace, in which process ids are valid; empty if not on Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -241,7 +241,7 @@ def numbering() -> str:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there is a process of another user that ``/proc`` hides from this one."""
+    """Whether the process exists but belongs to another user, so that ``/proc`` hides it."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -252,7 +252,7 @@ def _exists(pid: int) -> bool:
 
 
 def process_start(pid: int) -> int | None:
-    """When a living process of this machine started, in clock ticks since the boot; None where Linux knows none."""
+    """The start of a living process in clock ticks since the boot; None if there is no such process."""
     try:
         # After the command in brackets, which may hold anything: state, …, and the start as field 22 (man 5 proc).
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()

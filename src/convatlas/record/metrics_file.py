@@ -1,4 +1,4 @@
-"""The metrics of a run in bounded memory, brought up to date with what was appended to its record."""
+"""The metrics of a run in bounded memory, updated from the lines that were appended to its record."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ Columns = tuple[NDArray[Any], ...]
 
 
 class MetricsFile:
-    """The record of a run's metrics, which grows while the run trains.
+    """Reads the metrics of a run, also while it trains.
 
     Args:
         path: The file; it need not exist.
@@ -30,11 +30,11 @@ class MetricsFile:
 
     @property
     def torn(self) -> bool:
-        """Whether the last line is incomplete, and left out."""
+        """Whether the last line is incomplete and was left out."""
         return self._reader.torn
 
     def read(self) -> None:
-        """Read what was appended since the last call; all of it, if another record has taken its place.
+        """Read the lines since the last call, or all lines if the file was replaced.
 
         Raises:
             UnreadableError: A line is damaged, as in ``LineReader.blocks``.
@@ -45,7 +45,7 @@ class MetricsFile:
             self._add(lines)
 
     def _add(self, lines: Sequence[Line]) -> None:
-        """Sort the values by metric. Most lines have the same keys, so columns are gathered by sets of keys."""
+        """Sort the values by metric. Most lines have the same keys, so lines are grouped by their keys."""
         kinds: dict[tuple[str, ...], list[int]] = {}
         for position, line in enumerate(lines):
             kinds.setdefault(tuple(line), []).append(position)

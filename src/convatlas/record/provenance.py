@@ -1,4 +1,4 @@
-"""What exactly produced a run: code, environment, command."""
+"""The provenance of a run: code, environment and command that produced it."""
 
 import hashlib
 import importlib.metadata
@@ -11,8 +11,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from convatlas.config.composition import project_path
 from convatlas.record.directory import now
@@ -37,13 +35,12 @@ SLURM = (
 )
 
 SOURCE = Path(__file__).resolve().parents[3]
-"""The top of the checkout, or of its snapshot, that the code runs from; some folder for an installed package."""
+"""Top folder of the checkout or snapshot that the code runs from; not meaningful for an installed package."""
 STATE = "git.json"
-"""What a snapshot was taken of."""
-
+"""File of a snapshot that holds the commit and the changes it was taken from."""
 
 DECISIVE = ("system", "cpu", "cpus", "torch_threads", "gpus")
-"""What of the host may change how numbers are rounded, and so the last digits of a result."""
+"""Entries of the host that may change how numbers are rounded, and so the last digits of a result."""
 
 
 def collect_provenance(
@@ -54,9 +51,9 @@ def collect_provenance(
     Only named facts are taken, never the whole environment: it may hold secrets.
 
     Args:
-        data_fingerprint: Of the data set.
-        data_digests: Of its parts, such as ``train/masks``: they tell what differs where the fingerprint does.
-        class_list_hash: Of the classes.
+        data_fingerprint: Fingerprint of the data set.
+        data_digests: Digests of its parts, such as ``train/masks``, which tell which parts differ.
+        class_list_hash: Hash of the class list.
         start: Fingerprints of the state before the first step.
     """
     return {
@@ -74,7 +71,7 @@ def collect_provenance(
 
 
 def differing_parts(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """The parts in which two data sets differ, in words such as ``train masks``, sorted.
+    """List the parts in which two data sets differ, such as ``train masks``, sorted.
 
     The sizes of files in one and their contents in the other cannot be compared and are left out.
 
@@ -94,14 +91,16 @@ def differing_parts(before: Mapping[str, str], after: Mapping[str, str]) -> list
 
 
 def environment() -> dict[str, Any]:
-    """Python, packages and machine of this process."""
+    """Describe Python, packages and machine of this process."""
+    import torch  # takes seconds, which the readers of provenance need not wait for
+
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "host": {
             "name": platform.node(),
             "system": platform.platform(),
-            "cpu": _cpu(),
+            "cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}",
             "cpus": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -110,7 +109,7 @@ def environment() -> dict[str, Any]:
 
 
 def code_digest() -> str:
-    """The SHA-256 of our own code that runs here, whether it is a checkout or an installed package."""
+    """The SHA-256 of the code of ConvAtlas that runs, from a checkout or an installed package."""
     digest = hashlib.sha256()
     for folder in (Path(__file__).parents[1], project_path("pipelines")):
         for file in sorted(folder.rglob("*.py")):
@@ -122,14 +121,14 @@ def code_digest() -> str:
 def environment_differences(
     first: Mapping[str, Any], second: Mapping[str, Any], words: tuple[str, str] = ("recorded", "here")
 ) -> list[str]:
-    """Where two results of ``environment`` differ in what may change a result, one line each.
+    """List the differences of two results of ``environment`` that may change a result, one line each.
 
-    ConvAtlas's own version is left out: the commit says more.
+    The version of ConvAtlas is left out, because the commit is more precise.
 
     Args:
         first: One.
         second: The other.
-        words: What stands before the values of each.
+        words: The words before the values of each.
     """
     before, after = map(_decisive, (first, second))
     return [
@@ -146,16 +145,16 @@ def _decisive(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The model of the processor, where the system tells it, and which of its instructions PyTorch uses."""
+    """The model of the processor if the system tells it, otherwise its architecture."""
     info = Path("/proc/cpuinfo")
     models = re.findall(
         r"^model name\s*: (.+)$", info.read_text(encoding="utf-8") if info.is_file() else "", flags=re.MULTILINE
     )
-    return f"{models[0] if models else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    return models[0] if models else platform.machine()
 
 
 def source_state(source: Path) -> dict[str, Any] | None:
-    """Commit and uncommitted changes of a checkout, or what a snapshot was taken of; None for an installed package."""
+    """Commit and uncommitted changes of a checkout or of a snapshot's source; None for an installed package."""
     if (source / STATE).is_file():
         return read_source(source / STATE)
     if not (source / "pyproject.toml").is_file():

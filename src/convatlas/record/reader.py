@@ -1,4 +1,4 @@
-"""Read what a run left in its directory, at any moment of its life."""
+"""Read the record of a run from its directory, at any time during or after the run."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convatlas.record.files import read_config, read_evaluation, read_provenance, read_summary
+from convatlas.record.directory import RunDirectory
+from convatlas.record.files import read_evaluation
 from convatlas.record.metrics_file import MetricsFile
 from convatlas.record.series import Series
 
@@ -16,16 +17,16 @@ LARGEST = sys.float_info.max
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The record of one run. Whatever the run has not written yet is empty.
+    """The record of one run. Parts that the run has not written yet are empty.
 
     Attributes:
         path: The run directory.
         config: The resolved configuration.
-        provenance: What produced the run.
+        provenance: Code, environment and command that produced the run.
         summary: Durations and last metrics.
         state: ``running``, ``finished``, ``failed``, …; ``started`` before the first summary is written.
         series: Every logged metric, by name (``train/loss``).
-        torn: Whether the last line of ``metrics.jsonl`` is incomplete and was left out.
+        torn: Whether an incomplete last line of ``metrics.jsonl`` was left out.
         evaluation_files: The files of ``evaluation/``, which may be large: ``evaluations`` reads them.
     """
 
@@ -40,7 +41,7 @@ class RunRecord:
 
     @property
     def run_id(self) -> str:
-        """The identity of the run, which is also the name of its directory."""
+        """The run id, which is also the name of the directory."""
         return str(self.summary.get("run_id", self.path.resolve().name))
 
     @property
@@ -55,27 +56,28 @@ class RunRecord:
         return {name: metrics[name] for name in sorted(metrics, key=lambda name: (name.endswith("loss"), name))}
 
     def evaluations(self) -> dict[str, dict[str, Any]]:
-        """Read the evaluations, by name of the file, which is that of the split and of the test protocol.
+        """Read the evaluations by file name, which consists of the split and the test protocol.
 
         Raises:
-            UnreadableError: One is damaged.
+            UnreadableError: An evaluation is damaged.
         """
         return {file.stem: read_evaluation(file) for file in self.evaluation_files}
 
 
 class RunReader:
-    """Reads a run directory, and again only if a file of it changed, and of its metrics only what is new.
+    """Reads a run directory repeatedly: only files that changed, and only new lines of the metrics.
 
     Args:
-        path: A directory such as ``runs/<run_id>``; of its files only ``config.yaml`` must be there.
-        state_of: Tells the present state of a run from its directory; None: what it wrote down, and a run whose process
-            is gone still calls itself running.
+        path: A directory such as ``runs/<run_id>``, which has at least ``config.yaml``.
+        state_of: Returns the current state of a run from its directory. None takes the state on record, which stays
+            ``running`` if the process was killed.
     """
 
     def __init__(self, path: Path, state_of: StateOf | None = None) -> None:
         self.path = path
         self._state_of = state_of
-        self._metrics = MetricsFile(path / "metrics.jsonl")
+        self._directory = RunDirectory(path)
+        self._metrics = MetricsFile(self._directory.metrics)
         self._stamps: dict[Path, tuple[int, int]] = {}
         self._record: RunRecord | None = None
 
@@ -85,16 +87,17 @@ class RunReader:
         Raises:
             UnreadableError: The path is not a run directory, or one of its files is damaged.
         """
-        files = [self.path / name for name in ("config.yaml", "provenance.json", "summary.json", "metrics.jsonl")]
-        evaluations = sorted((self.path / "evaluation").glob("*.json"))
+        run = self._directory
+        files = [run.config_file, run.provenance_file, run.summary_file, run.metrics]
+        evaluations = sorted(run.evaluation.glob("*.json"))
         stamps = {file: _stamp(file) for file in [*files, *evaluations]}
         if self._record is None or stamps != self._stamps:
             self._metrics.read()
             self._record = RunRecord(
                 path=self.path,
-                config=read_config(self.path),
-                provenance=read_provenance(self.path),
-                summary=read_summary(self.path),
+                config=run.config,
+                provenance=run.provenance,
+                summary=run.summary,
                 state="started",
                 series=dict(self._metrics.series),
                 torn=self._metrics.torn,
@@ -109,7 +112,7 @@ class RunReader:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read a run directory once, with the state that it wrote down.
+    """Read a run directory once, with the state on record.
 
     Raises:
         UnreadableError: The path is not a run directory, or one of its files is damaged.
@@ -118,7 +121,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """The time of change in nanoseconds and the size of a file; zeros where it is absent or a link to itself."""
+    """Modification time in nanoseconds and size of a file; zeros if it cannot be found."""
     try:
         found = path.stat()
     except OSError:
@@ -127,5 +130,5 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def number(value: object) -> float | None:
-    """A number from a file as a float; ``None`` for what is absent, none, not finite, or too large for a float."""
+    """A number from a file as a float; None if it is no number, not finite or too large for a float."""
     return float(value) if isinstance(value, int | float) and abs(value) <= LARGEST else None

@@ -1,4 +1,4 @@
-"""One metric of a run in bounded memory: neighbouring steps share a bucket, which keeps their mean and extremes."""
+"""One metric of a run in bounded memory: neighbouring steps share a bucket with their mean and extremes."""
 
 from dataclasses import dataclass, fields
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_BUCKETS = 1024
-"""Buckets that a series keeps at most: about as many as a screen has pixels across a figure."""
+"""Most buckets of a series: about the width of a figure in pixels."""
 VIEWPORT = 1000
 """The width of the range of x for ``smooth``, in units of one step of decay."""
 
@@ -28,7 +28,7 @@ class Series:
         lows: Their smallest, (K,) float64; NaN where there is none.
         highs: Their largest, (K,) float64; NaN where there is none.
         gaps: Values that are NaN or infinite, (K,) int64.
-        last: The value logged last.
+        last: The last logged value.
         first_gap: The first step whose value is not finite, or None.
     """
 
@@ -60,9 +60,10 @@ class Series:
 def series_of(
     steps: NDArray[np.int64], epochs: NDArray[np.int64], times: NDArray[np.float64], values: NDArray[np.float64]
 ) -> Series:
-    """The series of logged values, each in a bucket of its own.
+    """Make a series of logged values, each in its own bucket.
 
-    A step that is logged again replaces what was logged from there on: a resumed run trains it again.
+    A step that is not larger than an earlier one replaces what was logged from there on. A resumed run appends such
+    steps if it logs at other steps than before, because ``trainer.log_every_n_steps`` was changed.
 
     Args:
         steps: Optimizer steps in the order logged, (N,) int64, N ≥ 1.
@@ -91,9 +92,9 @@ def series_of(
 
 
 def join(earlier: Series, later: Series) -> Series:
-    """Put a series behind another, whose buckets are as wide or wider.
+    """Append a series to an earlier one, whose buckets are as wide or wider.
 
-    Buckets of the earlier that begin where the later one does, or after, are replaced.
+    Buckets of the earlier series that do not begin before the later series are replaced.
     """
     begins = earlier.buckets * earlier.width
     kept = _select(earlier, begins < later.steps[0])
@@ -112,7 +113,7 @@ def bounded(series: Series, limit: int = MAX_BUCKETS) -> Series:
 
 
 def coarsen(series: Series, width: int) -> Series:
-    """Merge the buckets of a series into ones of ``width`` steps, a multiple of its own width."""
+    """Merge the buckets of a series into buckets of ``width`` steps, a multiple of its own width."""
     if width == series.width:
         return series
     columns = {name: getattr(series, name) for name in _COLUMNS}
@@ -122,7 +123,7 @@ def coarsen(series: Series, width: int) -> Series:
 def smooth(x: NDArray[np.float64], values: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
     """Exponential moving mean whose decay follows x, W&B's "time weighted EMA": the same for dense and sparse curves.
 
-    Source: "Smooth line plots" in W&B's documentation. Non-finite values stay and count for nothing.
+    Source: "Smooth line plots" in W&B's documentation. Non-finite values stay in the curve and do not enter the mean.
 
     Args:
         x: Where the values are, (K,) float64, ascending.
@@ -158,7 +159,7 @@ def _select(series: Series, kept: NDArray[np.bool_]) -> Series:
 
 
 def _merge(series: Series) -> Series:
-    """Join the rows that lie in one bucket."""
+    """Join the rows that belong to the same bucket."""
     buckets = series.buckets
     starts = np.flatnonzero(np.diff(buckets, prepend=-1))
     ends = np.append(starts[1:], len(buckets)) - 1

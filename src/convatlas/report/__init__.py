@@ -1,4 +1,4 @@
-"""Pages and tables made from the record of runs."""
+"""Reports: pages and tables made from the record of runs."""
 
 from convatlas.config.public_names import public_attributes
 

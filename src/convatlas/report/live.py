@@ -1,4 +1,4 @@
-"""A report that follows the runs of a folder while they train."""
+"""A report that is updated while the runs of a folder train."""
 
 import hashlib
 import threading
@@ -16,7 +16,7 @@ from convatlas.utils.files import dumps
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A report as it is sent: figures and runs as JSON, and a digest of each part, which tells what changed."""
+    """A report ready to be sent: figures and runs as JSON, and a digest of each part, which shows changes."""
 
     report: Report
     figures: dict[str, str]
@@ -25,13 +25,13 @@ class Snapshot:
 
 
 class LiveReport:
-    """Reads what changed in a folder of runs, and makes the report anew only then. Several threads may ask.
+    """The report of a folder of runs, rebuilt only after a change. It is thread-safe.
 
     Args:
         root: The folder that holds the runs.
         words: The filter, as in ``selection.selected``.
         dashboard: The panels of curves.
-        state_of: Tells the present state of a run, as in ``RunReader``.
+        state_of: Returns the current state of a run, as in ``RunReader``.
     """
 
     def __init__(self, root: Path, words: str | None, dashboard: Dashboard, state_of: StateOf | None = None) -> None:
@@ -45,7 +45,7 @@ class LiveReport:
         self._snapshot: Snapshot
 
     def snapshot(self) -> Snapshot:
-        """The report of the runs as they are now; a run that is damaged is named in it and left out."""
+        """The report of the current runs. A damaged run is left out and named in the report."""
         with self._lock:
             records, damages = self._read()
             if self._shown is None or not self._is_shown(records, damages):

@@ -1,4 +1,4 @@
-"""The tables of a report as Markdown, for a wiki, a pull request or a paper's notes."""
+"""Write the tables of a report as Markdown, for a wiki, a pull request or notes."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ from convatlas.record.groups import Group
 from convatlas.report.views.tables import Table, expectations_table, results_table, runs_table
 
 ROWS = 200
-"""Runs in the table; the rest is counted below it."""
+"""Most rows of a table; the number of all rows is given below it."""
 
 
 def markdown(title: str, groups: Sequence[Group], damages: Sequence[str] = ()) -> str:
-    """Write results by configuration, expectations and runs as GitHub's Markdown.
+    """Write results, expectations and runs as GitHub Markdown.
 
     Args:
         title: The heading.
         groups: The groups of the report.
-        damages: What cannot be read.
+        damages: Errors of runs that cannot be read.
     """
     parts = [
         f"# {escape(title)}",
@@ -33,7 +33,7 @@ def markdown(title: str, groups: Sequence[Group], damages: Sequence[str] = ()) -
 
 
 def table_text(table: Table) -> str:
-    """A table as GitHub's Markdown, its first ``ROWS`` rows."""
+    """The first ``ROWS`` rows of a table as GitHub Markdown."""
     lines = [
         _line([escape(column) for column in table.columns]),
         _line(["--:" if numeric else "---" for numeric in table.numeric]),
@@ -51,7 +51,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that is no markup, neither Markdown's nor HTML's, and stays in one cell."""
+    """Escape Markdown and HTML in a text and put it on one line, so that it stays in its cell."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for sign in "\\`*_[]|#~":
         text = text.replace(sign, f"\\{sign}")

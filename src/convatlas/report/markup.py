@@ -1,4 +1,4 @@
-"""Pieces that every page shares: templates, images as data, JSON inside a page."""
+"""Helpers of all pages: templates, embedded images, embedded JSON."""
 
 import base64
 import io
@@ -19,13 +19,13 @@ TEMPLATES = Environment(
 )
 
 SMALL_IMAGE = 128
-"""Images with fewer pixels a side are enlarged pixel by pixel rather than blurred."""
+"""Images with fewer pixels on their longer side are enlarged without interpolation."""
 
-Picture = dict[str, object]
+EmbeddedImage = dict[str, object]
 
 
-def picture(content: bytes) -> Picture | None:
-    """Turn the bytes of a PNG or JPEG into a data URI and whether it is small; None if they are no image."""
+def picture(content: bytes) -> EmbeddedImage | None:
+    """Embed a PNG or JPEG: its data URI, and whether it is small. None if the bytes are no image."""
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
             kind, size = str(image.format).lower(), max(image.size)
@@ -37,12 +37,12 @@ def picture(content: bytes) -> Picture | None:
     }
 
 
-def image_file(folder: Path, name: str) -> Picture | None:
-    """Read an image inside a folder; None if it is absent, no image, or a path that leads out of the folder."""
+def image_file(folder: Path, name: str) -> EmbeddedImage | None:
+    """Embed an image of a folder; None if it is absent, no image, or outside the folder."""
     path = file_inside(folder, name)
     return None if path is None else picture(path.read_bytes())
 
 
 def script_json(text: str) -> Markup:
-    """Make JSON safe inside a ``<script>`` element: no character that could end it is left."""
+    """Escape JSON for a ``<script>`` element, so that no text in it can end the element."""
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704

@@ -1,4 +1,4 @@
-"""The report: sections and figures about one or many runs, and the page that holds them."""
+"""Build the report of one or many runs: its sections, its figures and the HTML page."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,16 @@ from markupsafe import Markup
 from plotly.offline.offline import get_plotlyjs
 
 from convatlas.errors import UserError
+from convatlas.record.directory import RunDirectory
 from convatlas.record.groups import (
     Group,
     differing_keys,
     flatten,
     group_runs,
-    lower_is_better,
     metric_names,
     value_text,
 )
+from convatlas.record.quantities import lower_is_better
 from convatlas.record.reader import RunRecord
 from convatlas.report.figures.curves import COLOURS, Figure, buckets_per_curve, panel_figure
 from convatlas.report.figures.evaluation_figures import NAMED_CLASSES
@@ -32,21 +33,21 @@ from convatlas.report.views.tables import SETTINGS, expectations_table, results_
 from convatlas.utils.files import dumps, write_atomic
 
 DETAILED = 4
-"""Runs whose evaluation and origin a page shows; of more runs, the best."""
+"""Most runs whose evaluation and origin a page shows; of more runs, the best are shown."""
 SECTIONS = ("header", "results", "training", "hyperparameters", "runs", "evaluations", "origin")
-"""The parts of a page, top to bottom: a template of this name each."""
+"""The sections of a page, top to bottom. Each is a template of this name."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a page about runs shows.
+    """The content of a page about runs.
 
     Attributes:
         title: The title of the page.
-        sections: The parts of the page by the names of ``SECTIONS``; empty ones hold nothing.
-        figures: The figures by the ids of the elements that they are drawn in.
-        runs: For each run of the page its group and the text that the filter looks at.
-        markdown: The same tables for a wiki or a pull request.
+        sections: The HTML of each section by its name in ``SECTIONS``; it may be empty.
+        figures: The figures by the ids of their HTML elements.
+        runs: For each run its group and the text that the filter searches.
+        markdown: The tables as Markdown.
     """
 
     title: str
@@ -57,15 +58,15 @@ class Report:
 
 
 def build_report(records: Sequence[RunRecord], dashboard: Dashboard, damages: Sequence[str] = ()) -> Report:
-    """Make the parts of a page about runs. A run may be in progress: what it has not written yet is left out.
+    """Build the report of runs. Parts that a running run has not written yet are left out.
 
     Args:
         records: The runs; there may be none.
         dashboard: The panels of curves.
-        damages: What is wrong with other runs, which cannot be read and are left out.
+        damages: Errors of runs that cannot be read and are left out.
 
     Returns:
-        The parts; an evaluation that is damaged is named in the header.
+        The report. A damaged evaluation is named in the header.
     """
     groups = group_runs(records)
     runs = [run for group in groups for run in group.runs]
@@ -110,12 +111,12 @@ def build_report(records: Sequence[RunRecord], dashboard: Dashboard, damages: Se
 
 
 def render_page(report: Report, refresh: float | None = None, state: Mapping[str, Any] | None = None) -> str:
-    """Put the parts into one HTML page that needs no network, no other file and no server.
+    """Render the report as one self-contained HTML page.
 
     Args:
-        report: The parts.
-        refresh: Seconds between two questions to the server that this page comes from; None: there is none.
-        state: Digests of the parts, by which a live page knows what changed.
+        report: The report.
+        refresh: Seconds between two requests of a live page to its server; None: a static page.
+        state: Digests of the parts, from which a live page sees changes.
     """
     data = {
         "figures": report.figures if refresh is None else {},
@@ -136,11 +137,11 @@ def render_page(report: Report, refresh: float | None = None, state: Mapping[str
 def write_report(
     records: Sequence[RunRecord], output: Path, dashboard: Dashboard, damages: Sequence[str] = ()
 ) -> list[Path]:
-    """Write a page about runs, and beside it the same tables as Markdown.
+    """Write the page of runs, and beside it its tables as Markdown.
 
     Args:
         records: The runs, at least one.
-        output: The page to write; its folder is made.
+        output: Path of the page; its folder is created.
         dashboard: The panels of curves.
         damages: As in ``build_report``.
 
@@ -156,13 +157,13 @@ def write_report(
 
 
 def filter_text(run: RunRecord) -> str:
-    """What a filter looks at: identity, name, state and every ``key:value`` of the configuration, in small letters."""
+    """The text that the filter searches, in lower case: run id, name, state and ``key:value`` of the configuration."""
     settings = " ".join(f"{key}:{value_text(value)}" for key, value in flatten(run.config).items())
     return f"{run.run_id} {run.name} state:{run.state} {settings}".lower()
 
 
 def _detailed(runs: Sequence[RunRecord]) -> list[int]:
-    """The positions of the runs to show in detail: all, or those with the best first result."""
+    """The positions of the runs to show in detail: all, or those with the best value of the first metric."""
     if len(runs) <= DETAILED:
         return list(range(len(runs)))
     names = metric_names(runs)
@@ -184,7 +185,7 @@ def _details(index: int, run: RunRecord, group: int, figures: dict[str, Figure],
         "about": about(run),
         "colour": _colour(group),
         "evaluations": [
-            evaluation_view(f"run-{index}-{name}", run.path / "evaluation", evaluation, figures)
+            evaluation_view(f"run-{index}-{name}", RunDirectory(run.path).evaluation, evaluation, figures)
             for name, evaluation in evaluations.items()
         ],
         **origin(run),

@@ -1,19 +1,20 @@
-"""Which runs a report is about: directories, patterns, or all of a folder, and a filter over them."""
+"""Select the runs of a report: by directory, pattern or folder, and by a filter."""
 
 import glob
 from collections.abc import Sequence
 from pathlib import Path
 
 from convatlas.errors import UserError
+from convatlas.record.directory import RunDirectory
 from convatlas.record.reader import RunRecord
 from convatlas.report.page import filter_text
 
 
 def named_runs(patterns: Sequence[str]) -> list[Path]:
-    """A directory stands for itself, a glob for the run directories among its matches.
+    """List the run directories that directories and glob patterns name.
 
     Raises:
-        UserError: Nothing is there.
+        UserError: A pattern matches no run directory.
     """
     found: list[Path] = []
     for pattern in patterns:
@@ -30,7 +31,7 @@ def named_runs(patterns: Sequence[str]) -> list[Path]:
 
 
 def runs_in(root: Path) -> list[Path]:
-    """The run directories in a folder; those that are being made have neither configuration nor summary yet.
+    """List the run directories of a folder. Runs that have not begun are left out.
 
     Raises:
         UserError: There is no such folder.
@@ -41,16 +42,17 @@ def runs_in(root: Path) -> list[Path]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a path is the directory of a run that has begun; a run that has lost one of the files is one, too."""
-    return any((path / name).is_file() for name in ("config.yaml", "summary.json"))
+    """Whether a path is the directory of a run that has begun, even if it has lost its configuration or summary."""
+    run = RunDirectory(path)
+    return run.config_file.is_file() or run.summary_file.is_file()
 
 
 def selected(records: Sequence[RunRecord], words: str | None) -> list[RunRecord]:
-    """The runs in whose ``filter_text`` all words occur, as in the page's own filter."""
+    """Select the runs whose ``filter_text`` contains all words, like the filter of the page."""
     wanted = (words or "").lower().split()
     return [run for run in records if all(word in filter_text(run) for word in wanted)]
 
 
 def by_start(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The first started comes first, so that a new run changes neither place nor colour of the others."""
+    """Sort runs by start, so that a new run does not change position and colour of the others."""
     return sorted(records, key=lambda run: str(run.summary.get("started", "~")))

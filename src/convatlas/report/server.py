@@ -1,4 +1,4 @@
-"""Serves a live report to browsers on this machine, and to nobody else."""
+"""Serve a live report to browsers on this machine only."""
 
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +10,7 @@ from convatlas.report.page import render_page
 from convatlas.utils.files import dumps
 
 ADDRESS = "127.0.0.1"
-"""The loopback interface alone: a login node has other users' machines on its network."""
+"""The loopback interface: a report must not be visible on the network of a login node."""
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -22,15 +22,15 @@ HEADERS = {
 
 
 class ReportServer(ThreadingHTTPServer):
-    """Answers ``/``, ``/state``, ``/runs``, ``/section/NAME`` and ``/figure/NAME``; there is no way to a file.
+    """Answers ``/``, ``/state``, ``/runs``, ``/section/NAME`` and ``/figure/NAME``; no file is served.
 
-    A request whose Host header is not this server's own address is refused: a page of another site could otherwise
-    give its own name this address (DNS rebinding) and read the report.
+    A request whose Host header is not the address of this server is refused. Otherwise another site could point its
+    own name to this address (DNS rebinding) and read the report.
 
     Args:
         live: The report.
-        port: Where to listen; 0 is any free port.
-        refresh: Seconds between two questions of a page.
+        port: The port; 0 is any free port.
+        refresh: Seconds between two requests of a page.
 
     Raises:
         OSError: The port is taken or not allowed.
@@ -46,7 +46,7 @@ class ReportServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """What to open in a browser."""
+        """The address to open in a browser."""
         return f"http://{ADDRESS}:{self.server_port}/"
 
 
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        """Answer with a part of the report as it is now."""
+        """Answer with a part of the current report."""
         if self.headers.get("Host") not in self.server.hosts:
             self._send(HTTPStatus.MISDIRECTED_REQUEST, "text/plain", f"This server is {self.server.url} alone.\n")
             return
@@ -95,4 +95,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not told: a page asks every few seconds."""
+        """Log nothing: a page sends a request every few seconds."""

@@ -1,4 +1,4 @@
-"""What a study compares: the keys of ``conf/study/*.yaml``, checked before anything runs."""
+"""The design of a study: the keys of ``conf/study/*.yaml``, checked before anything runs."""
 
 import difflib
 import re
@@ -11,21 +11,24 @@ from pydantic.dataclasses import dataclass
 
 from convatlas.errors import UserError
 from convatlas.record.groups import short_key, value_text
+from convatlas.record.quantities import quantity
 
 CLOSED = ConfigDict(extra="forbid")
 Setting = bool | int | float | str
+Block = tuple[int, ...]
+"""The seeds of a figure: one, or those of the members of an ensemble."""
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Arm:
-    """One of the things that are compared.
+    """One of the compared settings.
 
     Attributes:
-        label: What it is called.
-        overrides: Those of ``train`` that make it what it is. Arms with the same ones share their runs.
-        evaluate: Overrides of ``evaluate``, applied to the finished runs, whose figures then count; None: those of the
-            training count.
-        members: Runs, of so many seeds, that are evaluated together as an ensemble: one figure.
+        label: Its name in tables and figures.
+        overrides: Its overrides of ``train``. Arms with the same overrides share their runs.
+        evaluate: Overrides of ``evaluate``, which is applied to the finished runs and gives the figures; None: the
+            figures are those of the training.
+        members: Number of runs with different seeds that are evaluated as one ensemble.
     """
 
     label: str
@@ -35,18 +38,18 @@ class Arm:
 
     @property
     def evaluated(self) -> bool:
-        """Whether its figures come from evaluations of its own."""
+        """Whether its figures come from separate evaluations."""
         return self.evaluate is not None or self.members > 1
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Factor:
-    """A key that every arm is run with several values of.
+    """A key that varies within each arm.
 
     Attributes:
         key: A key of ``train``, such as ``optimizer.learning_rate``.
         values: Its values.
-        select: ``best``: each arm is judged at the value that is best for it; ``each``: the arms are compared at each.
+        select: ``best`` compares each arm at its best value; ``each`` compares the arms at every value.
     """
 
     key: str
@@ -56,7 +59,7 @@ class Factor:
 
 @dataclass(frozen=True, config=CLOSED)
 class Direction:
-    """Which of two arms should be better, and who says so."""
+    """An expectation: which of two arms should be better, and the source that says so."""
 
     better: str
     worse: str
@@ -64,8 +67,8 @@ class Direction:
 
 
 @dataclass(frozen=True, config=CLOSED)
-class Published:
-    """A figure of the paper, shown beside what came out here and never judged; in the metric's own unit."""
+class PublishedValue:
+    """A figure of the paper, in the unit of the metric. It is shown beside the result and not judged."""
 
     arm: str
     value: float
@@ -74,7 +77,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Cell:
-    """An arm, at one value of the factor where there is one."""
+    """An arm at one value of the factor, if there is a factor."""
 
     arm: str
     value: Setting | None = None
@@ -82,25 +85,25 @@ class Cell:
 
 @dataclass(frozen=True, config=CLOSED)
 class Study:
-    """One question, asked of arms on the same seeds.
+    """A study: one question, answered by comparing arms on the same seeds.
 
     Attributes:
-        name: What its folder is called.
-        question: What it asks.
-        arms: What is compared, by a short name.
-        seeds: The seeds of each arm; figures of one seed are a pair.
-        metric: One of the record (``train/top1``) or of the reported split (``test/top1``).
-        overrides: Those of ``train`` that all arms have.
+        name: Name of its folder.
+        question: The question.
+        arms: The compared settings by a short name.
+        seeds: The seeds of each arm. Figures of the same seed are paired.
+        metric: A metric of the record (``train/top1``) or of the reported split (``test/top1``).
+        overrides: Overrides of ``train`` for all arms.
         factor: A key that varies within each arm.
         statistic: The figure of a run: the metric's last value, its best one, or the epochs until it first reaches
             ``threshold``.
-        threshold: What is to be reached.
-        mode: Whether more of the metric is better.
-        expect: What should come out.
-        published: What the paper's figures are.
+        threshold: The value to reach.
+        mode: Whether a larger or a smaller value of the metric is better.
+        expect: The expectations.
+        published: Figures of the paper.
 
     Raises:
-        UserError: Keys that do not fit together.
+        UserError: Two keys contradict each other.
     """
 
     name: str
@@ -114,7 +117,7 @@ class Study:
     threshold: float | None = None
     mode: Literal["max", "min"] = "max"
     expect: list[Direction] = field(default_factory=list)
-    published: list[Published] = field(default_factory=list)
+    published: list[PublishedValue] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
@@ -161,7 +164,7 @@ class Study:
 
     @property
     def more_is_better(self) -> bool:
-        """Whether a larger figure of a run is the better one; fewer epochs are."""
+        """Whether a larger figure of a run is better. Of epochs, fewer are."""
         return self.mode == "max" and self.statistic != "epochs_to_reach"
 
     @property
@@ -171,16 +174,16 @@ class Study:
         return [Cell(arm, value) for arm in self.arms for value in values]
 
     def label(self, cell: Cell) -> str:
-        """What a cell is called."""
+        """The name of a cell."""
         arm = self.arms[cell.arm].label
         return f"{arm} · {self.setting_label(cell)}" if self.factor else arm
 
     def setting_label(self, cell: Cell) -> str:
-        """The cell's value of the factor."""
+        """The value of the factor of a cell, as text."""
         return f"{short_key(self.factor.key)} {value_text(cell.value)}" if self.factor else ""
 
-    def blocks(self, arm: str) -> list[tuple[int, ...]]:
-        """The seeds of each figure of an arm: one, or those of an ensemble's members."""
+    def blocks(self, arm: str) -> list[Block]:
+        """The seeds of each figure of an arm."""
         size = self.arms[arm].members
         return [tuple(self.seeds[start : start + size]) for start in range(0, len(self.seeds), size)]
 
@@ -189,13 +192,14 @@ def read_study(values: Mapping[str, Any]) -> Study:
     """Check the keys of a study.
 
     Args:
-        values: The group ``study`` of the configuration, resolved.
+        values: The group ``study`` of the configuration, resolved. ``mode`` may be absent: it is the metric's own.
 
     Raises:
-        UserError: A key is missing, unknown, of another type, or does not fit the others; names it.
+        UserError: A key is missing, unknown, of the wrong type, or contradicts another one; the message names it.
     """
     try:
-        return TypeAdapter(Study).validate_python(values)
+        mode = quantity(str(values.get("metric"))).mode
+        return TypeAdapter(Study).validate_python({"mode": mode, **values})
     except ValidationError as error:
         first = error.errors()[0]
         given = "" if isinstance(first["input"], dict | list) else f"={first['input']}"

@@ -1,31 +1,31 @@
-"""The figures of a study: every seed as a dot, the mean over the factor, the curves of the training."""
+"""The figures of a study: every seed as a dot, means over the factor, and training curves."""
 
 import html
 import math
 from collections.abc import Mapping, Sequence
 
 from convatlas.record.groups import Group, short_key, value_text
-from convatlas.record.quantities import is_share, metric_label
+from convatlas.record.quantities import is_fraction, metric_label
 from convatlas.report.figures.curves import COLOURS, Figure, panel_figure
 from convatlas.report.figures.panels import Panel
 from convatlas.studies.design import Study
-from convatlas.studies.outcome import Outcome, Result
+from convatlas.studies.outcome import Result, StudyOutcome
 from convatlas.studies.tables import figure_label, number_text, result_text
 
 ROW_HEIGHT = 46
-"""Pixels of an arm."""
+"""Height of the row of an arm, in pixels."""
 JITTER = 0.16
-"""How far the dots of the seeds are spread around their arm, in rows."""
+"""Spread of the dots of the seeds around their arm, in rows."""
 LOGARITHMIC_FROM = 10.0
 """Ratio of the largest to the smallest value of the factor from which on its axis is logarithmic."""
 
 
-def dots(outcome: Outcome, groups: Mapping[str, int]) -> Figure:
-    """Every arm as a row: a dot for each seed, the mean and a bar of one standard deviation.
+def dots(outcome: StudyOutcome, groups: Mapping[str, int]) -> Figure:
+    """Draw every arm as a row: a dot for each seed, the mean and a bar of one standard deviation.
 
     Args:
-        outcome: What came out; of arms with several values of the factor, the chosen one is drawn.
-        groups: The position of the group of runs behind each label, which is its colour.
+        outcome: The outcome. Arms are drawn at their chosen value of the factor.
+        groups: Position of the group of runs of each label, which gives its colour.
     """
     study = outcome.study
     results = [result for result in outcome.results if result.chosen]
@@ -55,8 +55,8 @@ def dots(outcome: Outcome, groups: Mapping[str, int]) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def over_factor(outcome: Outcome, groups: Mapping[str, int]) -> Figure:
-    """The figure over the values of the factor: a line through the means of each arm, and every seed."""
+def over_factor(outcome: StudyOutcome, groups: Mapping[str, int]) -> Figure:
+    """Draw the figures over the values of the factor: a line through the means of each arm, and every seed."""
     study, factor = outcome.study, outcome.study.factor
     if factor is None:
         raise ValueError("the study has no factor")
@@ -70,25 +70,7 @@ def over_factor(outcome: Outcome, groups: Mapping[str, int]) -> Figure:
         results = [result for result in outcome.results if result.cell.arm == name]
         found = [(place, result) for place, result in zip(places, results, strict=True) if result.values]
         colour = f"var(--series-{number % COLOURS})"
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": html.escape(arm.label),
-                "x": [place for place, _ in found],
-                "y": [result.mean for _, result in found],
-                "error_y": {
-                    "array": [result.deviation or 0 for _, result in found],
-                    "color": colour,
-                    "thickness": 1.5,
-                    "width": 4,
-                },
-                "line": {"color": colour, "width": 2.2},
-                "marker": {"size": 8},
-                "text": [html.escape(f"{result.label}: {result_text(study, result)}") for _, result in found],
-                "hovertemplate": "%{text}<extra></extra>",
-            }
-        )
+        traces.append(_arm_line(study, arm.label, found, colour))
         traces += [
             _seeds(study, result, [place] * len(result.values), groups, across=False)
             | {"marker": {"color": colour, "size": 5, "opacity": 0.6}}
@@ -110,11 +92,11 @@ def over_factor(outcome: Outcome, groups: Mapping[str, int]) -> Figure:
 
 
 def curves(study: Study, groups: Sequence[Group]) -> dict[str, tuple[str, Figure]]:
-    """The curves that belong to the question: the metric's quantity by epoch, and the loss by step.
+    """Draw the curves of the metric by epoch and of the loss by step.
 
     Args:
         study: The study.
-        groups: The runs of each cell that is judged.
+        groups: The runs of each cell that is compared.
 
     Returns:
         Title and figure by an id.
@@ -125,8 +107,7 @@ def curves(study: Study, groups: Sequence[Group]) -> dict[str, tuple[str, Figure
     for name, axis in (("loss", "step"), (quantity, "epoch" if quantity != "loss" else "step")):
         metrics = [metric for metric in (f"train/{name}", f"val/{name}") if metric in logged]
         if metrics:
-            title = metric_label(f"/{name}").strip()
-            panels[name] = Panel(title[:1].upper() + title[1:], metrics, axis=axis)  # type: ignore[arg-type]
+            panels[name] = Panel(metric_label(name), metrics, axis=axis)  # type: ignore[arg-type]
     found = {}
     for name, panel in sorted(panels.items(), key=lambda item: item[0] == "loss"):
         figure = panel_figure(panel, groups)
@@ -147,7 +128,7 @@ def curves(study: Study, groups: Sequence[Group]) -> dict[str, tuple[str, Figure
 
 
 def _seeds(study: Study, result: Result, places: Sequence[float], groups: Mapping[str, int], *, across: bool) -> Figure:
-    """The figures of a cell as dots; ``across``: on a row, else above a value of the factor."""
+    """The figures of a cell as dots: on the row of an arm (``across``) or above a value of the factor."""
     told = []
     for seeds, value in result.values.items():
         who = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
@@ -170,6 +151,27 @@ def _seeds(study: Study, result: Result, places: Sequence[float], groups: Mappin
     }
 
 
+def _arm_line(study: Study, label: str, found: Sequence[tuple[float, Result]], colour: str) -> Figure:
+    """A line through the means of an arm; ``found`` holds its results with their places on the axis of the factor."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": html.escape(label),
+        "x": [place for place, _ in found],
+        "y": [result.mean for _, result in found],
+        "error_y": {
+            "array": [result.deviation or 0 for _, result in found],
+            "color": colour,
+            "thickness": 1.5,
+            "width": 4,
+        },
+        "line": {"color": colour, "width": 2.2},
+        "marker": {"size": 8},
+        "text": [html.escape(f"{result.label}: {result_text(study, result)}") for _, result in found],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+
+
 def _mean(study: Study, result: Result, row: int, groups: Mapping[str, int]) -> Figure:
     colour = _colour(result, groups)
     return {
@@ -186,7 +188,7 @@ def _mean(study: Study, result: Result, row: int, groups: Mapping[str, int]) -> 
 
 
 def _layout(study: Study, axis: str) -> Figure:
-    share = is_share(study.metric) and study.statistic != "epochs_to_reach"
+    share = is_fraction(study.metric) and study.statistic != "epochs_to_reach"
     title = html.escape(figure_label(study))
     return {axis: {"title": {"text": title}, "tickformat": "~%" if share else "~g"}}
 
@@ -196,7 +198,7 @@ def _colour(result: Result, groups: Mapping[str, int]) -> str:
 
 
 def _spread(count: int) -> list[float]:
-    """Places from -1 to 1, in an order that does not run with the seeds' own."""
+    """Places from -1 to 1 whose order does not follow the order of the seeds."""
     if count == 1:
         return [0.0]
     return [2 * math.modf(place * 0.618034)[0] - 1 for place in range(count)]

@@ -1,4 +1,4 @@
-"""What came out of a study: the figures of every cell, and what they say of each expectation."""
+"""The outcome of a study: the figures of every cell, and a verdict on each expectation."""
 
 import math
 import statistics
@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from convatlas.studies.design import Cell, Direction, Setting, Study
+from convatlas.studies.design import Block, Cell, Direction, Setting, Study
 from convatlas.studies.statistics import LEVEL, PairedTest, holm, paired_test
 from convatlas.studies.values import Value
 
-Block = tuple[int, ...]
-"""The seeds behind a figure: one, or those of an ensemble."""
-Verdict = Literal[
+StudyVerdict = Literal[
     "as expected",
     "opposite",
     "not distinguishable",
@@ -28,10 +26,10 @@ class Result:
 
     Attributes:
         cell: The cell.
-        label: What it is called.
-        values: Its figures by the seeds behind them.
-        expected: How many there should be.
-        chosen: Whether its arm is judged by it: it is not, if another value of the factor is better for the arm.
+        label: Its name.
+        values: Its figures by their seeds.
+        expected: Number of figures of the complete study.
+        chosen: Whether the arm is compared at this cell; false if another value of the factor is better for the arm.
     """
 
     cell: Cell
@@ -42,12 +40,12 @@ class Result:
 
     @property
     def numbers(self) -> list[float]:
-        """The figures themselves."""
+        """The figures as numbers."""
         return [value.value for value in self.values.values()]
 
     @property
     def mean(self) -> float | None:
-        """Their mean; of thresholds that were not always reached, a lower bound."""
+        """Their mean. If a threshold was not always reached, it is a lower bound."""
         return statistics.fmean(self.numbers) if self.values else None
 
     @property
@@ -57,22 +55,22 @@ class Result:
 
     @property
     def reached(self) -> int:
-        """How many reached the threshold; all, where there is none."""
+        """How many figures reached the threshold; all if there is no threshold."""
         return sum(value.reached for value in self.values.values())
 
 
 @dataclass(frozen=True)
-class Finding:
-    """An expectation and what came out.
+class ArmComparison:
+    """The comparison of two arms that an expectation asks for.
 
     Attributes:
         direction: The expectation.
-        better: The cell that should be better.
-        worse: The other one.
-        setting: The value of the factor at which they are compared, where they are at each.
-        test: The comparison, better minus worse; None without a common seed.
+        better: Result of the cell that should be better.
+        worse: Result of the other cell.
+        setting: The value of the factor of both cells, if the arms are compared at each value.
+        test: The paired test, better minus worse; None without a common seed.
         adjusted: ``test.p`` after Holm's correction for all comparisons of the study.
-        verdict: What it says.
+        verdict: The verdict.
     """
 
     direction: Direction
@@ -81,30 +79,30 @@ class Finding:
     setting: Setting | None
     test: PairedTest | None
     adjusted: float | None
-    verdict: Verdict
+    verdict: StudyVerdict
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A study and what came out.
+class StudyOutcome:
+    """The outcome of a study.
 
     Attributes:
         study: The study.
         results: Every cell, in the order of the study.
-        findings: Every expectation, at every value of the factor where that is asked.
+        findings: Every expectation, at every value of the factor if the study compares at each.
     """
 
     study: Study
     results: list[Result]
-    findings: list[Finding]
+    findings: list[ArmComparison]
 
 
-def judge(study: Study, values: Mapping[Cell, Mapping[Block, Value]]) -> Outcome:
-    """Say what the figures mean.
+def judge(study: Study, values: Mapping[Cell, Mapping[Block, Value]]) -> StudyOutcome:
+    """Compare the arms and give a verdict on every expectation.
 
     Args:
         study: The study.
-        values: The figures that there are, of each cell.
+        values: The available figures of each cell.
     """
     results = [
         Result(cell, study.label(cell), values[cell], len(study.blocks(cell.arm)), chosen=True) for cell in study.cells
@@ -119,18 +117,20 @@ def judge(study: Study, values: Mapping[Cell, Mapping[Block, Value]]) -> Outcome
                 next(r for r in results if r.chosen and r.cell.arm == arm and setting in (None, r.cell.value))
                 for arm in (direction.better, direction.worse)
             )
-            findings.append(Finding(direction, better, worse, setting, _compare(better, worse), None, "no result yet"))
+            findings.append(
+                ArmComparison(direction, better, worse, setting, _compare(better, worse), None, "no result yet")
+            )
     tested = {number: f.test.p for number, f in enumerate(findings) if f.test and f.test.p is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     findings = [
         replace(finding, adjusted=adjusted.get(number), verdict=_verdict(study, finding.test, adjusted.get(number)))
         for number, finding in enumerate(findings)
     ]
-    return Outcome(study, results, findings)
+    return StudyOutcome(study, results, findings)
 
 
 def _best(study: Study, results: Sequence[Result]) -> Cell:
-    """The best mean, of the values with the most figures: where seeds diverged, the others say little."""
+    """The cell with the best mean, among those with the most figures: cells with diverged seeds are less reliable."""
     most = max(len(result.values) for result in results)
     complete = [result for result in results if len(result.values) == most]
     sign = 1 if study.more_is_better else -1
@@ -138,10 +138,10 @@ def _best(study: Study, results: Sequence[Result]) -> Cell:
 
 
 def _compare(better: Result, worse: Result) -> PairedTest | None:
-    """Pair by seed; an ensemble with the mean of the other arm's figures of the same seeds.
+    """Pair figures by seed, and an ensemble with the mean of the other arm's figures of its seeds.
 
-    Where a threshold was not reached, only the epochs that all runs of both arms had are counted: the difference is
-    then of restricted means (Royston and Parmar 2013).
+    If a threshold was not always reached, epochs are counted up to the number that all runs of both arms had: the
+    difference is one of restricted means (Royston and Parmar 2013).
     """
     large, small = sorted((better, worse), key=lambda result: -max(map(len, result.values), default=1))
     both = [*better.values.values(), *worse.values.values()]
@@ -158,7 +158,7 @@ def _compare(better: Result, worse: Result) -> PairedTest | None:
     return paired_test(of_large, of_small) if large is better else paired_test(of_small, of_large)
 
 
-def _verdict(study: Study, test: PairedTest | None, adjusted: float | None) -> Verdict:
+def _verdict(study: Study, test: PairedTest | None, adjusted: float | None) -> StudyVerdict:
     if test is None:
         return "no result yet"
     right = (test.mean > 0) == study.more_is_better

@@ -1,4 +1,4 @@
-"""The page of a study, the same as Markdown, and its figures as data."""
+"""Write the outcome of a study as an HTML page, as Markdown and as data."""
 
 import csv
 import io
@@ -20,34 +20,34 @@ from convatlas.report.page import Report, filter_text, render_page
 from convatlas.report.views.tables import runs_table
 from convatlas.studies.design import Cell
 from convatlas.studies.figures import curves, dots, over_factor
-from convatlas.studies.outcome import Outcome
+from convatlas.studies.outcome import StudyOutcome
 from convatlas.studies.remarks import method, notes
 from convatlas.studies.tables import figure_label, findings_table, results_table
 from convatlas.utils.files import dumps, write_atomic
 
 SECTIONS = ("question", "verdicts", "results", "training", "runs", "definition")
-"""The parts of the page, top to bottom: a template ``study_…`` of this name each."""
+"""The sections of the page, top to bottom. Each is a template named ``study_…``."""
 
 
 def write_study(
-    outcome: Outcome,
+    outcome: StudyOutcome,
     runs: Mapping[Cell, Sequence[RunRecord]],
     command_line: Sequence[str],
     output: Path,
     damages: Sequence[str] = (),
 ) -> dict[str, Path]:
-    """Write what came out of a study.
+    """Write the outcome of a study.
 
     Args:
-        outcome: What came out.
-        runs: The records of each cell, as far as its runs have begun.
-        command_line: The overrides of ``train`` that were given for all arms beside the study's own.
+        outcome: The outcome.
+        runs: The records of the runs of each cell that have begun.
+        command_line: Overrides of ``train`` for all arms from the command line.
         output: The folder; it exists.
-        damages: What is wrong with runs that cannot be read and are left out.
+        damages: Errors of runs that cannot be read and are left out.
 
     Returns:
         ``page``, ``markdown``, ``data`` (everything as JSON), ``values`` (a line for each figure, CSV) and
-        ``figures`` (as Plotly has them, JSON).
+        ``figures`` (Plotly JSON).
     """
     remarks = [*(f"{damage}; the run is left out" for damage in damages), *notes(outcome)]
     report = _report(outcome, runs, command_line, remarks)
@@ -63,8 +63,8 @@ def write_study(
     return {name: path for name, (path, _) in written.items()}
 
 
-def as_data(outcome: Outcome) -> dict[str, Any]:
-    """Everything that came out, as built-in containers."""
+def as_data(outcome: StudyOutcome) -> dict[str, Any]:
+    """The outcome as built-in containers."""
     return {
         "study": asdict(outcome.study),
         "results": [
@@ -97,7 +97,7 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
 
 
 def _report(
-    outcome: Outcome,
+    outcome: StudyOutcome,
     runs: Mapping[Cell, Sequence[RunRecord]],
     command_line: Sequence[str],
     remarks: Sequence[str],
@@ -145,7 +145,7 @@ def _report(
     return Report(study.question, sections, figures, texts, _markdown(outcome, command_line, remarks))
 
 
-def _groups(outcome: Outcome, runs: Mapping[Cell, Sequence[RunRecord]]) -> tuple[list[Group], dict[str, int]]:
+def _groups(outcome: StudyOutcome, runs: Mapping[Cell, Sequence[RunRecord]]) -> tuple[list[Group], dict[str, int]]:
     """The runs that have begun, those that cells share once, and the position of its own for each cell's label."""
     settings = {group.key: group.settings for group in group_runs([run for found in runs.values() for run in found])}
     groups: list[Group] = []
@@ -161,7 +161,7 @@ def _groups(outcome: Outcome, runs: Mapping[Cell, Sequence[RunRecord]]) -> tuple
     return groups, positions
 
 
-def _markdown(outcome: Outcome, command_line: Sequence[str], remarks: Sequence[str]) -> str:
+def _markdown(outcome: StudyOutcome, command_line: Sequence[str], remarks: Sequence[str]) -> str:
     study = outcome.study
     parts = [f"# {escape(study.question)}"]
     if command_line:
@@ -174,7 +174,7 @@ def _markdown(outcome: Outcome, command_line: Sequence[str], remarks: Sequence[s
     return "\n\n".join(parts) + "\n"
 
 
-def _values(outcome: Outcome) -> str:
+def _values(outcome: StudyOutcome) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["arm", "label", "factor", "seeds", "value", "reached"])

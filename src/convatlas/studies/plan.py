@@ -1,30 +1,35 @@
-"""Which runs a study consists of, before any of them exists."""
+"""The runs and evaluations that a study consists of, done or not."""
 
+import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
-from convatlas.config.composition import check_config, compose, overridden_keys
+from convatlas.config.composition import check_config, compose, overridden_keys, quoted
 from convatlas.data.module import ImageDataModule
 from convatlas.errors import DivergedError, UnreadableError, UserError
 from convatlas.record.directory import RunDirectory
+from convatlas.record.files import read_evaluation
 from convatlas.record.lock import run_state
-from convatlas.studies.design import Cell, Study
+from convatlas.studies.design import Block, Cell, Study
 from convatlas.training.plan import TYPES, check_metric, plan_run
+from convatlas.utils.files import dumps
 
-OWN_KEYS = {"seed": "study.seeds says which", "run.fresh": "a study goes on with its runs; expected run.attempt=2"}
-"""Keys of ``train`` that a study does not leave to its arms, and why."""
+OWN_KEYS = {"seed": "expected study.seeds instead", "run.fresh": "a study resumes its runs; expected run.attempt=2"}
+"""Keys of ``train`` that arms may not set, and why."""
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class StudyRun:
     """A run of a study.
 
     Attributes:
         directory: Its directory, which need not exist.
-        overrides: What follows ``convatlas train``.
+        overrides: The arguments of ``convatlas train``.
     """
 
     directory: RunDirectory
@@ -32,12 +37,12 @@ class PlannedRun:
 
     @property
     def path(self) -> Path:
-        """Where the run is."""
+        """The directory of the run."""
         return self.directory.path
 
     @property
     def damage(self) -> str | None:
-        """What keeps the run from being read or trained; None where nothing does."""
+        """The error that keeps the run from being read or trained; None if there is none."""
         try:
             run_state(self.directory)
         except UnreadableError as error:
@@ -46,53 +51,53 @@ class PlannedRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its planned end and can be read."""
+        """Whether the run reached its planned end and can be read."""
         return self.damage is None and self.directory.finished
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss was no finite number at some step: the same command comes to the same end."""
+        """Whether the loss became non-finite. The same command would diverge again."""
         reason = "" if self.damage else self.directory.summary.get("reason", "")
         return str(reason).startswith(f"{DivergedError.__name__}: ")
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """The runs of a study.
 
     Attributes:
-        cells: For each cell its runs by seed; cells may share them.
-        opened: The images that were opened, as in ``plan_run``.
+        cells: The runs of each cell by seed; cells may share runs.
+        opened: The data modules that were opened, as in ``plan_run``.
     """
 
-    cells: Mapping[Cell, Mapping[int, PlannedRun]]
+    cells: Mapping[Cell, Mapping[int, StudyRun]]
     opened: dict[str, ImageDataModule] = field(default_factory=dict)
 
     @property
-    def runs(self) -> list[PlannedRun]:
-        """Every run once, seed by seed, so that what is there early covers all arms."""
+    def runs(self) -> list[StudyRun]:
+        """Every run once, seed by seed, so that the first finished runs cover all arms."""
         seeds = dict.fromkeys(seed for runs in self.cells.values() for seed in runs)
         found = [runs[seed] for seed in seeds for runs in self.cells.values()]
         return list({run.path: run for run in found}.values())
 
     @property
-    def missing(self) -> list[PlannedRun]:
-        """The runs that are still to come to an end: those that diverged have, damaged ones cannot."""
+    def missing(self) -> list[StudyRun]:
+        """The runs to train: those that are neither finished nor diverged nor damaged."""
         return [run for run in self.runs if not (run.damage or run.finished or run.diverged)]
 
 
-def plan_study(study: Study, command_line: Sequence[str]) -> Plan:
+def plan_study(study: Study, command_line: Sequence[str]) -> StudyPlan:
     """Compose and check every run of a study.
 
     Args:
         study: The study.
-        command_line: Further overrides of ``train`` for all arms, which come last.
+        command_line: Further overrides of ``train`` for all arms, applied last.
 
     Raises:
-        UserError: Overrides that do not compose, or two arms that are the same; names the arms.
+        UserError: Overrides do not compose, or two arms are the same; the message names the arms.
     """
-    cells: dict[Cell, dict[int, PlannedRun]] = {}
-    plan = Plan(cells)
+    cells: dict[Cell, dict[int, StudyRun]] = {}
+    plan = StudyPlan(cells)
     for cell in study.cells:
         overrides = [*study.overrides, *study.arms[cell.arm].overrides]
         if study.factor is not None:
@@ -111,16 +116,14 @@ def plan_study(study: Study, command_line: Sequence[str]) -> Plan:
     return plan
 
 
-def _plan_run(
-    config: DictConfig, overrides: Sequence[str], seed: int, opened: dict[str, ImageDataModule]
-) -> PlannedRun:
+def _plan_run(config: DictConfig, overrides: Sequence[str], seed: int, opened: dict[str, ImageDataModule]) -> StudyRun:
     own = config.copy()
     own.seed = seed
     directory, _ = plan_run(own, opened)
-    return PlannedRun(directory, (*overrides, f"seed={seed}"))
+    return StudyRun(directory, (*overrides, f"seed={seed}"))
 
 
-def _check_different(study: Study, plan: Plan) -> None:
+def _check_different(study: Study, plan: StudyPlan) -> None:
     known: dict[tuple[object, ...], Cell] = {}
     for cell, runs in plan.cells.items():
         arm = study.arms[cell.arm]
@@ -135,3 +138,58 @@ def _check_different(study: Study, plan: Plan) -> None:
 
 def _written(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of finished runs.
+
+    Attributes:
+        name: Its name in messages.
+        folder: The folder of its result.
+        overrides: The arguments of ``convatlas evaluate``.
+    """
+
+    name: str
+    folder: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result; None if the evaluation was not run yet."""
+        files = sorted(self.folder.glob("*.json"))
+        return read_evaluation(files[0]) if files else None
+
+    @property
+    def command(self) -> list[str]:
+        """The command that runs the evaluation."""
+        return [sys.executable, "-m", "convatlas", "evaluate", *self.overrides]
+
+
+def plan_evaluations(study: Study, plan: StudyPlan, output: Path) -> dict[tuple[Cell, Block], Evaluation]:
+    """Plan the evaluations whose runs are finished.
+
+    Args:
+        study: The study.
+        plan: Its runs.
+        output: The folder of the study.
+    """
+    found = {}
+    for cell, runs in plan.cells.items():
+        arm = study.arms[cell.arm]
+        for block in study.blocks(cell.arm) if arm.evaluated else ():
+            members = [runs[seed] for seed in block]
+            if all(run.finished for run in members):
+                folder = output / "evaluations" / _identity(members, arm.evaluate or [])
+                seeds = ", ".join(map(str, block))
+                name = f"{study.label(cell)}, seed{'s' * (len(block) > 1)} {seeds}"
+                paths = [str(run.path) for run in members]
+                overrides = (f"run={quoted(paths)}", *(arm.evaluate or ()), f"output={quoted(str(folder))}")
+                found[cell, block] = Evaluation(name, folder, overrides)
+    return found
+
+
+def _identity(runs: list[StudyRun], overrides: list[str]) -> str:
+    """A hash of the runs and overrides. A run that was trained again is evaluated again."""
+    about = [[run.directory.run_id, run.directory.summary["ended"]] for run in runs]
+    return hashlib.sha256(dumps([about, overrides]).encode()).hexdigest()[:12]

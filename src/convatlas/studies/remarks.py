@@ -1,13 +1,13 @@
-"""What a reader of a study must know about its figures, in sentences."""
+"""Sentences about the method of a study and the limits of its results."""
 
 from convatlas.record.groups import short_key, value_text
 from convatlas.studies.design import Study
-from convatlas.studies.outcome import Outcome
+from convatlas.studies.outcome import StudyOutcome
 from convatlas.studies.statistics import CONFIDENCE, LEVEL, WILCOXON_FROM
 
 
-def method(outcome: Outcome) -> list[str]:
-    """How the figures and the verdicts come about."""
+def method(outcome: StudyOutcome) -> list[str]:
+    """Explain how figures and verdicts are computed."""
     study = outcome.study
     tested = sum(finding.adjusted is not None for finding in outcome.findings)
     said = ["Mean ± standard deviation (N − 1) over the seeds; n counts the figures that there are."]
@@ -35,8 +35,8 @@ def method(outcome: Outcome) -> list[str]:
     return said
 
 
-def notes(outcome: Outcome) -> list[str]:
-    """What is wanting in these results."""
+def notes(outcome: StudyOutcome) -> list[str]:
+    """List what is missing from the results, and arms whose best value may lie outside the tried range."""
     found = []
     missing = [result for result in outcome.results if len(result.values) < result.expected]
     for result in missing:
@@ -44,8 +44,8 @@ def notes(outcome: Outcome) -> list[str]:
     return found + _edges(outcome.study, outcome)
 
 
-def _edges(study: Study, outcome: Outcome) -> list[str]:
-    """Arms whose best value of the factor is the smallest or largest that was tried."""
+def _edges(study: Study, outcome: StudyOutcome) -> list[str]:
+    """Name arms whose best value of the factor is the smallest or largest one tried."""
     factor = study.factor
     if factor is None or factor.select != "best" or len(factor.values) < 3:
         return []

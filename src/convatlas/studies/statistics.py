@@ -1,4 +1,4 @@
-"""What the seeds say: a mean and its spread, and whether two arms differ, seed by seed."""
+"""Paired tests of two arms over seeds, and Holm's correction for several tests."""
 
 import math
 import statistics
@@ -10,27 +10,27 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
-"""Up to this probability a difference is said to be there."""
+"""Significance level: a difference with a smaller p is a finding."""
 CONFIDENCE = 0.95
 WILCOXON_FROM = 6
-"""Pairs from which on the signed ranks can reach ``LEVEL`` at all: of fewer, 2 / 2**n is above it."""
+"""Fewest pairs with which the signed-rank test can reach ``LEVEL``: its smallest p is 2 / 2**n."""
 EQUAL = 1e-9
-"""Differences that agree to this share of their size differ in nothing but rounding."""
+"""Relative tolerance below which differences are rounding errors."""
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two arms on the same seeds.
+    """The paired test of two arms on the same seeds.
 
     Attributes:
         differences: First minus second, pair by pair.
         mean: Their mean.
-        low: Lower end of its 95 % confidence interval by Student's t; None where there is none.
+        low: Lower end of its 95 % confidence interval by Student's t; None if there is none.
         high: Its upper end.
-        p: Two-sided probability of so large a difference if there were none; None of a single pair.
-        test: Where ``p`` comes from: ``t``, the paired t-test, or ``sign``, the exact sign test, where all differences
-            are equal and Student's t, which divides by their deviation, says nothing.
-        wilcoxon: The probability by the Wilcoxon signed-rank test, from 6 pairs on.
+        p: Two-sided p-value; None for a single pair.
+        test: The test of ``p``: ``t``, the paired t-test, or ``sign``, the exact sign test, if all differences are
+            equal. Student's t divides by their deviation and is not defined then.
+        wilcoxon: The p-value of the Wilcoxon signed-rank test, from 6 pairs on.
     """
 
     differences: tuple[float, ...]
@@ -67,7 +67,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
-    """Adjust probabilities of several tests so that the chance of any false finding stays what it is for one.
+    """Adjust the p-values of several tests with Holm's method, which controls the family-wise error rate.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """

@@ -1,67 +1,69 @@
-"""The tables of a study as plain data: the terminal, the page and the Markdown show the same."""
+"""The tables of a study as plain data, shown on the terminal, the page and in Markdown."""
 
 from collections.abc import Mapping
 
 from convatlas.record.groups import short_key, value_text
 from convatlas.record.quantities import metric_label, metric_text, spread_text
-from convatlas.report.views.tables import Cell, Row, Table
+from convatlas.report.views.tables import Table, TableCell, TableRow
 from convatlas.studies.design import Study
-from convatlas.studies.outcome import Finding, Outcome, Result
+from convatlas.studies.outcome import ArmComparison, Result, StudyOutcome
 
 
-def results_table(outcome: Outcome, groups: Mapping[str, int]) -> Table:
-    """Each arm, at each value of the factor: mean ± standard deviation, and how many figures that is.
+def results_table(outcome: StudyOutcome, groups: Mapping[str, int]) -> Table:
+    """The result of each arm at each value of the factor: mean ± standard deviation and number of figures.
 
     Args:
-        outcome: What came out.
-        groups: On a page, the positions of the groups of runs by the labels of those that have begun.
+        outcome: The outcome.
+        groups: Positions of the groups of runs on the page, by label; empty for the terminal.
     """
     study, factor = outcome.study, outcome.study.factor
     published = {figure.arm: figure for figure in study.published}
     columns = ["Arm", *([short_key(factor.key)] if factor else []), "n", figure_label(study)]
-    columns += ["Published", "Source"] if published else []
+    columns += ["PublishedValue", "Source"] if published else []
     table = Table(columns, [False, *([True] if factor else []), True, True, True, False][: len(columns)])
     marked = factor is not None and factor.select == "best"
     for result in outcome.results:
-        cells = [Cell(study.arms[result.cell.arm].label)]
+        cells = [TableCell(study.arms[result.cell.arm].label)]
         if factor:
             value = result.cell.value
-            cells.append(Cell(value_text(value), float(value) if isinstance(value, int | float) else None))
-        cells.append(Cell(f"{len(result.values)} of {result.expected}", len(result.values)))
-        cells.append(Cell(result_text(study, result), result.mean, marked and result.chosen and bool(result.values)))
+            cells.append(TableCell(value_text(value), float(value) if isinstance(value, int | float) else None))
+        cells.append(TableCell(f"{len(result.values)} of {result.expected}", len(result.values)))
+        cells.append(
+            TableCell(result_text(study, result), result.mean, marked and result.chosen and bool(result.values))
+        )
         if published:
             figure = published.get(result.cell.arm) if result.chosen else None
-            cells.append(Cell("" if figure is None else number_text(study, figure.value)))
-            cells.append(Cell("" if figure is None else figure.source))
-        table.rows.append(Row(cells, groups.get(result.label)))
+            cells.append(TableCell("" if figure is None else number_text(study, figure.value)))
+            cells.append(TableCell("" if figure is None else figure.source))
+        table.rows.append(TableRow(cells, groups.get(result.label)))
     return table
 
 
-def findings_table(outcome: Outcome) -> Table:
-    """Each expectation, the difference seed by seed, and the verdict."""
+def findings_table(outcome: StudyOutcome) -> Table:
+    """Each expectation with the paired difference and the verdict."""
     study = outcome.study
     ranked = any(finding.test and finding.test.wilcoxon is not None for finding in outcome.findings)
     numbers = ["n", "Difference", "95 % interval", "p", "p (Holm)", *(["p (Wilcoxon)"] if ranked else [])]
-    table = Table(["Expected", "Verdict", *numbers, "Source"], [False, False, *(True for _ in numbers), False])
+    table = Table(["Expected", "StudyVerdict", *numbers, "Source"], [False, False, *(True for _ in numbers), False])
     for finding in outcome.findings:
         test = finding.test
         cells = [
-            Cell(expectation_text(study, finding)),
-            Cell(finding.verdict),
-            Cell(str(len(test.differences)) if test else "0"),
-            Cell(difference_text(study, test.mean) if test else "–", test.mean if test else None),
-            Cell(interval_text(study, finding)),
-            Cell(probability_text(test.p if test else None) + (" (sign)" if test and test.test == "sign" else "")),
-            Cell(probability_text(finding.adjusted)),
-            *([Cell(probability_text(test.wilcoxon if test else None))] if ranked else []),
-            Cell(finding.direction.source),
+            TableCell(expectation_text(study, finding)),
+            TableCell(finding.verdict),
+            TableCell(str(len(test.differences)) if test else "0"),
+            TableCell(difference_text(study, test.mean) if test else "–", test.mean if test else None),
+            TableCell(interval_text(study, finding)),
+            TableCell(probability_text(test.p if test else None) + (" (sign)" if test and test.test == "sign" else "")),
+            TableCell(probability_text(finding.adjusted)),
+            *([TableCell(probability_text(test.wilcoxon if test else None))] if ranked else []),
+            TableCell(finding.direction.source),
         ]
-        table.rows.append(Row(cells))
+        table.rows.append(TableRow(cells))
     return table
 
 
 def figure_label(study: Study) -> str:
-    """What the figure of a run is."""
+    """The name of the figure that is compared."""
     metric = metric_label(study.metric, capital=False)
     if study.statistic == "epochs_to_reach":
         relation = "≥" if study.mode == "max" else "≤"
@@ -70,12 +72,12 @@ def figure_label(study: Study) -> str:
 
 
 def number_text(study: Study, value: float) -> str:
-    """A figure of a run."""
+    """A figure of a run as text."""
     return f"{value:.2f}" if study.statistic == "epochs_to_reach" else metric_text(study.metric, value)
 
 
 def result_text(study: Study, result: Result) -> str:
-    """Mean ± standard deviation; where a threshold was not always reached, what is known of it."""
+    """Mean ± standard deviation, as a bound if a threshold was not always reached."""
     if result.mean is None:
         return "–"
     if result.reached == 0:
@@ -87,8 +89,8 @@ def result_text(study: Study, result: Result) -> str:
     return text if complete else f"≥ {text}, {result.reached} of {len(result.values)} reached it"
 
 
-def expectation_text(study: Study, finding: Finding) -> str:
-    """Which arm should be better, and at which value of the factor."""
+def expectation_text(study: Study, finding: ArmComparison) -> str:
+    """The expectation as text, with the value of the factor."""
     both = f"{study.arms[finding.direction.better].label} better than {study.arms[finding.direction.worse].label}"
     if study.factor is None:
         return both
@@ -99,12 +101,12 @@ def expectation_text(study: Study, finding: Finding) -> str:
 
 
 def difference_text(study: Study, value: float) -> str:
-    """A difference with its sign, of percentages in percentage points."""
+    """A difference with its sign; a difference of percentages is in points."""
     return f"{'+' * (value >= 0)}{number_text(study, value)}".replace(" %", " points")
 
 
-def interval_text(study: Study, finding: Finding) -> str:
-    """The confidence interval of a difference."""
+def interval_text(study: Study, finding: ArmComparison) -> str:
+    """The confidence interval of a difference as text."""
     if finding.test is None or finding.test.low is None or finding.test.high is None:
         return "–"
     low, high = difference_text(study, finding.test.low), difference_text(study, finding.test.high)
@@ -112,7 +114,7 @@ def interval_text(study: Study, finding: Finding) -> str:
 
 
 def probability_text(p: float | None) -> str:
-    """A probability with two digits that count."""
+    """A probability with two significant digits."""
     if p is None:
         return "–"
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"

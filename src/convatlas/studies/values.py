@@ -1,7 +1,8 @@
-"""The one figure that a study takes from a run, or from an evaluation of runs."""
+"""The figures of a study: one from each run, or from each evaluation of runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,52 @@ import numpy as np
 from convatlas.errors import UserError
 from convatlas.record.reader import RunRecord, number
 from convatlas.record.series import Series
-from convatlas.studies.design import Study
+from convatlas.studies.design import Block, Cell, Study
+from convatlas.studies.plan import Evaluation, StudyPlan
 
 
 @dataclass(frozen=True)
 class Value:
-    """A figure.
+    """A figure of a study.
 
     Attributes:
-        value: The figure itself; of a threshold that was never reached, the epochs that the run had.
-        reached: False for such a one: the figure is a lower bound.
+        value: The figure. If the threshold was not reached, the number of epochs of the run.
+        reached: Whether the threshold was reached; if not, the figure is a lower bound.
     """
 
     value: float
     reached: bool = True
+
+
+def gather(
+    study: Study,
+    plan: StudyPlan,
+    evaluations: Mapping[tuple[Cell, Block], Evaluation],
+    records: Mapping[Path, RunRecord],
+) -> dict[Cell, dict[Block, Value]]:
+    """Read the figures of every cell, from its evaluations if it has some, otherwise from its finished runs.
+
+    Args:
+        study: The study.
+        plan: Its runs.
+        evaluations: Its evaluations, with or without a result.
+        records: The readable records of its runs.
+
+    Raises:
+        UserError: A run or an evaluation does not have the metric of the study.
+    """
+    values: dict[Cell, dict[Block, Value]] = {}
+    for cell, runs in plan.cells.items():
+        found: dict[Block, Value | None] = {}
+        for block in study.blocks(cell.arm):
+            if study.arms[cell.arm].evaluated:
+                evaluation = evaluations.get((cell, block))
+                if evaluation is not None and (said := evaluation.result) is not None:
+                    found[block] = value_of_evaluation(said, study)
+            elif runs[block[0]].finished and runs[block[0]].path in records:
+                found[block] = value_of_run(records[runs[block[0]].path], study)
+        values[cell] = {block: value for block, value in found.items() if value is not None}
+    return values
 
 
 def value_of_run(run: RunRecord, study: Study) -> Value | None:
@@ -59,7 +92,7 @@ def value_of_evaluation(evaluation: Mapping[str, Any], study: Study) -> Value | 
 
 
 def _epochs(series: Series, threshold: float, mode: str, run: RunRecord) -> Value:
-    """The epochs after which the curve first crosses the threshold, linear between two that have a finite value."""
+    """The epochs until the curve first crosses the threshold, interpolated linearly between finite values."""
     sign = 1 if mode == "max" else -1
     ends = np.append(np.flatnonzero(np.diff(series.epochs)), len(series.epochs) - 1)  # the last of each epoch
     epochs, values = series.epochs[ends] + 1, sign * series.means[ends]

@@ -1,4 +1,4 @@
-"""The processes of a study on this machine: its trainings and evaluations, so many at a time, each with its log."""
+"""Run the trainings and evaluations of a study on this machine, several at a time, each with a log."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,16 +9,15 @@ from convatlas.errors import UserError
 from convatlas.jobs.launch import train_command
 from convatlas.jobs.supervisor import Command, run_commands
 from convatlas.record.lock import Watch
-from convatlas.studies.evaluations import Evaluation
-from convatlas.studies.plan import Plan
+from convatlas.studies.plan import Evaluation, StudyPlan
 
 
 class Workers:
-    """Runs what is missing.
+    """Runs the missing trainings and evaluations.
 
     Args:
-        logs: The folder of the logs; it is made.
-        num_workers: Processes at a time.
+        logs: The folder of the logs, which is created.
+        num_workers: Number of processes at a time.
 
     Raises:
         UserError: The folder cannot be written.
@@ -32,20 +31,20 @@ class Workers:
         self._logs = logs
         self._num_workers = num_workers
 
-    def train(self, plan: Plan) -> list[dict[str, Any]]:
-        """Train the missing runs that no other process trains.
+    def train(self, plan: StudyPlan) -> list[dict[str, Any]]:
+        """Train the missing runs that no other process owns.
 
         Returns:
-            ``name``, ``status`` and ``log`` of those that failed; a run whose loss diverged has not.
+            ``name``, ``status`` and ``log`` of the failed trainings. A diverged run is a result, not a failure.
 
         Raises:
             Preempted: As ``run_commands``.
         """
         commands, watch = [], Watch()
-        watch.settle(run.path / "lock.json" for run in plan.missing)
+        watch.settle(run.directory.lock for run in plan.missing)
         for run in plan.missing:
             name = run.directory.run_id
-            if (owner := watch.owner(run.path / "lock.json")) is not None:
+            if (owner := watch.owner(run.directory.lock)) is not None:
                 sys.stderr.write(f"convatlas: {name} is owned by {owner}, and left to it\n")
             else:
                 commands.append(Command(name, tuple(train_command(run.overrides)), self._logs / f"{name}.log"))
@@ -54,7 +53,7 @@ class Workers:
         return [entry for entry in failed if entry["name"] not in diverged]
 
     def evaluate(self, evaluations: Iterable[Evaluation]) -> list[dict[str, Any]]:
-        """Do the evaluations that were not done, each once; as ``train``."""
+        """Run the evaluations that have no result, each once; as ``train``."""
         open_ones = {item.folder: item for item in evaluations if item.result is None}
         commands = [
             Command(item.name, tuple(item.command), self._logs / f"evaluation-{folder.name}.log")

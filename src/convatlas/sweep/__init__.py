@@ -1,4 +1,4 @@
-"""Searching for hyper-parameters: trials, each an ordinary run, that independent workers share out by a storage."""
+"""Hyper-parameter search: independent workers share the trials through a storage, and each trial is an ordinary run."""
 
 from convatlas.config.public_names import public_attributes
 

@@ -1,4 +1,4 @@
-"""One worker of a sweep, as ``convatlas sweep`` starts it: on this machine, or in a job of a SLURM array.
+"""Run one worker of a sweep. ``convatlas sweep`` starts it on this machine or in a job of a SLURM array.
 
 python -m convatlas.sweep [--ranks N | --srun] DIRECTORY NAME [OVERRIDE …]
 """
@@ -18,15 +18,15 @@ from convatlas.utils.signals import StopFlag, ignore_stop_signals
 
 
 def main() -> int:
-    """Do trials until none is left; the exit status."""
+    """Run trials until none is left; return the exit status."""
     stop = StopFlag()
     stop.listen()
     parser = argparse.ArgumentParser(prog="convatlas.sweep", description=__doc__)
-    parser.add_argument("directory", type=Path, help="of the sweep")
-    parser.add_argument("name", help="the worker's own; a job that is queued again keeps it")
-    parser.add_argument("--ranks", type=int, default=1, help="of each training, on this machine")
+    parser.add_argument("directory", type=Path, help="directory of the sweep")
+    parser.add_argument("name", help="name of the worker; a requeued job keeps it")
+    parser.add_argument("--ranks", type=int, default=1, help="processes of each training on this machine")
     parser.add_argument("--srun", action="store_true", help="train on all nodes of the SLURM job")
-    parser.add_argument("overrides", nargs="*", help="of every training, beside the sweep's")
+    parser.add_argument("overrides", nargs="*", help="of every training, in addition to those of the sweep")
     arguments = parser.parse_args()
     quiet_libraries()
     launch = srun_command if arguments.srun else partial(train_command, ranks=arguments.ranks)
@@ -40,5 +40,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     exit_status = main()
-    ignore_stop_signals()  # until then they are only remembered
+    ignore_stop_signals()  # until here a signal only sets the stop flag
     sys.exit(exit_status)

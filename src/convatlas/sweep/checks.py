@@ -1,4 +1,4 @@
-"""The space of a sweep against the configuration of ``train``, before anything starts."""
+"""Check the search space of a sweep against the configuration of ``train`` before anything starts."""
 
 from collections.abc import Sequence
 
@@ -19,24 +19,24 @@ from convatlas.training.plan import TYPES, check_metric, plan_run
 from convatlas.training.trainer import world_size
 
 OURS = ("run.root", "run.attempt", "run.fresh")
-"""What the sweep says itself."""
+"""Keys that the sweep sets itself."""
 
 
 def check_space(space: Space, train: Sequence[str], own: Sequence[str], objectives: Sequence[Objective]) -> str:
-    """Compose and check trainings that have every choice and every bound.
+    """Compose and check trainings that together cover every choice and every bound.
 
     Args:
-        space: What is varied.
+        space: The search space.
         train: Overrides that all trials share.
-        own: Those that the sweep adds: devices, where runs go.
-        objectives: What every one of them has to measure.
+        own: Overrides that the sweep adds: devices and the root of the runs.
+        objectives: The objectives, which every training has to measure.
 
     Returns:
-        The name of the run with the first value of each parameter, which tells sweeps with other shared settings or
-        images apart.
+        The run id with the first value of each parameter. It distinguishes sweeps with other shared settings or other
+        images.
 
     Raises:
-        UserError: Naming the parameter; or, without, a mistake in what all trials share.
+        UserError: A parameter is wrong, which the message names, or a shared setting is.
     """
     given = overridden_keys([*train, *own])
     for key in OURS:
@@ -70,14 +70,14 @@ def _plan(overrides: Sequence[str], metrics: Sequence[str], opened: dict[str, Im
 
 
 def _check_optimizer(config: DictConfig, global_batch_size: int) -> None:
-    """Make the optimizer of one parameter, and its schedule."""
+    """Build the optimizer and its schedule for a single parameter."""
     optimizer = instantiate(config.optimizer).build([nn.Parameter(torch.zeros(1, 1))], global_batch_size)
     task: type[Task] = get_class(config.model._target_)
     instantiate(config.schedule)(optimizer, Course(steps=1000, steps_per_epoch=100, mode=task.mode))
 
 
 def _blamed(space: Space, values: Values, shared: Sequence[str], metrics: Sequence[str], error: UserError) -> UserError:
-    """The error with the first parameter from which on it comes; as it is, if it comes without any."""
+    """Add to the error the first parameter that causes it; unchanged if the shared settings alone cause it."""
     for count in range(len(values) + 1):
         some = dict(list(values.items())[:count])
         try:

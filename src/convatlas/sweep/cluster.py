@@ -1,4 +1,4 @@
-"""The workers of a sweep on a SLURM cluster: each is a task of an array."""
+"""Submit the workers of a sweep to a SLURM cluster, as the tasks of an array."""
 
 import shlex
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ from convatlas.record.provenance import SOURCE
 def submit_workers(
     cluster: Cluster, resources: Resources, directory: Path, overrides: Sequence[str], workers: int
 ) -> list[str]:
-    """Submit as many workers as are not queued yet and do not run.
+    """Submit the workers that are neither queued nor running.
 
     Args:
         cluster: The cluster.
-        resources: What each worker, and so each training, gets.
-        directory: The sweep's.
-        overrides: Of every training, beside the sweep's own.
-        workers: How many there are to be.
+        resources: The resources of each worker, and so of each training.
+        directory: The directory of the sweep.
+        overrides: Overrides of every training, in addition to those of the sweep.
+        workers: Number of workers wanted.
 
     Returns:
-        The jobs of all workers that wait or run now.
+        The jobs of all workers that are queued or running.
 
     Raises:
-        UserError: There is no SLURM here, or it refuses the jobs.
+        UserError: SLURM is not available, or it refuses the jobs.
     """
     book = RunDirectory(directory)
     states = job_states([entry["job"] for entry in book.jobs])

@@ -1,4 +1,4 @@
-"""A sweep on the disk: what it searches, and the storage that its workers share."""
+"""A sweep on disk: its definition in ``sweep.yaml`` and the storage that its workers share."""
 
 import os
 import secrets
@@ -32,7 +32,7 @@ from convatlas.utils.files import FORMAT, check_format, read_mapping, write_atom
 
 FILE = "sweep.yaml"
 IDENTITY = ("space", "sampler", "pruner", "objective")
-"""What makes a sweep, beside what all its trials share."""
+"""Settings that identify a sweep, together with the overrides that all trials share."""
 ENTRIES: Mapping[str, Any] = {
     "space": dict[str, dict[str, Any]],
     "sampler": dict[str, Any],
@@ -44,28 +44,28 @@ ENTRIES: Mapping[str, Any] = {
 }
 """The entries of ``sweep.yaml`` with their types."""
 NUM_TRIALS, MAX_RETRIES = "num_trials", "max_retries"
-"""The study's attributes: how many trials there are to be, and how often one is taken up after its worker's death."""
+"""Attributes of the Optuna study: the number of trials, and how often a trial is continued after its worker died."""
 WORKER, DEATHS, STOPPED = "worker", "deaths", "stopped"
-"""A trial's attributes: who does it; how many workers died while they did; whether its worker was told to stop."""
+"""Attributes of a trial: its worker, how many workers died with it, whether its worker was told to stop."""
 REASON, RUN = "reason", "run"
-"""And why it failed; the name of its run."""
+"""More attributes of a trial: why it failed, and the name of its run."""
 ATTRIBUTES: Mapping[str, Any] = {WORKER: Name, DEATHS: NonNegativeInt, STOPPED: bool, REASON: str, RUN: Name}
 """The attributes of a trial with their types."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that is open.
+    """An open sweep.
 
     Args:
         directory: ``<root>/<name>-<hash>``; its runs are in ``runs``.
-        space: What is varied.
-        objectives: What is looked for: one figure, or several.
+        space: The search space.
+        objectives: One or several.
         train: Overrides that all trials share.
-        study: The trials.
-        mutex: The lock of the study's storage.
-        sampler_settings: What a trial's sampler is made of.
-        watch: What this process knows of the workers' locks.
+        study: The Optuna study, which holds the trials.
+        mutex: Lock of the storage of the study.
+        sampler_settings: Settings of the sampler, which each trial builds anew.
+        watch: Knowledge of this process about the locks of workers.
     """
 
     directory: Path
@@ -79,11 +79,11 @@ class Sweep:
 
     @property
     def workers(self) -> Path:
-        """Where each worker has a folder with its lock."""
+        """The folder that holds a folder with a lock for each worker."""
         return self.directory / "workers"
 
     def sampler(self, number: int) -> BaseSampler:
-        """The sampler of a trial: its random numbers are the trial's own, whichever worker draws them."""
+        """Build the sampler of a trial. Its random numbers depend on the trial and not on the worker."""
         settings = dict(self.sampler_settings)
         if (seed := settings.get("seed")) is not None:
             settings["seed"] = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
@@ -92,18 +92,18 @@ class Sweep:
 
 
 def write_sweep(directory: Path, settings: Mapping[str, Any], url: str | None) -> None:
-    """Write down what a sweep is, for its workers.
+    """Write the definition of a sweep, which its workers read.
 
-    Its study has a name of its own: a database may hold the studies of many people and roots, and those whose directory
-    was deleted.
+    The study gets a unique name, because a database may hold the studies of several users and roots, and studies
+    whose directory was deleted.
 
     Args:
-        directory: The sweep's; made if need be.
+        directory: The directory of the sweep; created if it does not exist.
         settings: ``space``, ``sampler``, ``pruner``, ``objective`` and ``train``, resolved.
-        url: The address of its database; None: a journal.
+        url: Address of the database; None: a journal in the directory.
 
     Raises:
-        UserError: The directory cannot be written, its file is damaged, or the sweep has its trials elsewhere.
+        UserError: The directory cannot be written, its file is damaged, or the trials are in another storage.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -119,10 +119,10 @@ def write_sweep(directory: Path, settings: Mapping[str, Any], url: str | None) -
 
 
 def read_sweep(directory: Path) -> dict[str, Any]:
-    """Read the file of a sweep, as it is.
+    """Read the definition of a sweep without resolving it.
 
     Raises:
-        UserError: There is none, it is damaged, or written by a newer ConvAtlas.
+        UserError: The file is absent, damaged, or written by a newer ConvAtlas.
     """
     path = directory / FILE
     if not path.is_file():
@@ -139,10 +139,10 @@ def read_sweep(directory: Path) -> dict[str, Any]:
 
 
 def find_sweep_of_before(directory: Path, settings: Mapping[str, Any], train: Sequence[str]) -> Path | None:
-    """Look beside the directory of a sweep that does not exist for the same sweep under the name of an earlier version.
+    """Look for the directory that an earlier version gave to the same sweep.
 
     Args:
-        directory: Where the sweep would be: ``<root>/<name>-<hash>``.
+        directory: The present directory of the sweep, ``<root>/<name>-<hash>``, which does not exist.
         settings: The values of ``IDENTITY``.
         train: Overrides that all trials share.
     """
@@ -156,7 +156,7 @@ def find_sweep_of_before(directory: Path, settings: Mapping[str, Any], train: Se
             continue
         own = {key: recorded[key] for key in IDENTITY}
         if recorded["train"] != list(train) or not targets(own) <= targets(dict(settings)):
-            continue  # constructors that the command does not name are not even imported
+            continue  # constructors that the command does not name are not imported
         own = check_stored(own, SWEEP, str(path / FILE))
         if reduced(own) != reduced(dict(settings)):
             continue
@@ -167,10 +167,10 @@ def find_sweep_of_before(directory: Path, settings: Mapping[str, Any], train: Se
 
 
 def _check_overrides(lines: list[str], path: Path) -> None:
-    """Refuse overrides from a file that name something else than a public name: composing them would import it.
+    """Refuse overrides of a file that name an object outside the public names: composing them would import it.
 
     Raises:
-        UserError: One of them is no override, or names such a thing.
+        UserError: A line is no override, or names such an object.
     """
     for override in parse_overrides(lines):
         value = None if override.is_delete() else override.value()
@@ -180,7 +180,7 @@ def _check_overrides(lines: list[str], path: Path) -> None:
 
 
 def _check_trials(study: optuna.Study, directions: Sequence[str], place: object) -> None:
-    """Check what is made of the trials on record.
+    """Check the types of the recorded trials.
 
     Raises:
         UnreadableError: They are damaged.
@@ -201,13 +201,13 @@ def _check_trials(study: optuna.Study, directions: Sequence[str], place: object)
 
 
 def open_sweep(directory: Path) -> Sweep:
-    """Open a sweep that was written down; the address of its database is in the environment.
+    """Open a sweep. The address of a database is read from the environment.
 
     Args:
-        directory: The sweep's.
+        directory: The directory of the sweep.
 
     Raises:
-        UserError: There is none, it is damaged or written by a newer ConvAtlas, or its storage cannot be opened.
+        UserError: The sweep is absent, damaged or written by a newer ConvAtlas, or its storage cannot be opened.
     """
     settings = read_sweep(directory)
     settings |= check_stored({key: settings[key] for key in IDENTITY}, SWEEP, str(directory / FILE))

@@ -1,4 +1,4 @@
-"""The workers of a sweep on this machine."""
+"""Run the workers of a sweep on this machine."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ from convatlas.utils.signals import EXIT_STATUS, Preempted
 
 
 class WorkersEndedError(ReportedError):
-    """Workers ended with trials left."""
+    """Workers ended although trials are left."""
 
     status = 1
 
@@ -29,19 +29,19 @@ def work_here(
     retries: int,
     finished: Callable[[], bool],
 ) -> None:
-    """Run workers and wait for them; one that is killed is started again.
+    """Run workers and wait for them. A worker that is killed is started again.
 
     Args:
-        resources: What each training gets; None: one process, on what the Trainer finds.
-        directory: The sweep's.
-        overrides: Of every training, beside the sweep's own.
-        workers: How many there are to be.
-        retries: How often each is started again.
-        finished: Whether all trials have ended: how workers ended does not matter then, others did their trials.
+        resources: The resources of each training; None: one process on the devices that the Trainer finds.
+        directory: The directory of the sweep.
+        overrides: Overrides of every training, in addition to those of the sweep.
+        workers: Number of workers.
+        retries: How often each worker is started again.
+        finished: Whether all trials have ended. If so, the exit statuses of the workers do not matter.
 
     Raises:
-        SystemExit: With status 75: this process, or a worker, was told to stop, and all have.
-        UserError: The resources are not there; a worker found a mistake, and said which.
+        Preempted: This process or a worker was told to stop; all workers have ended.
+        UserError: The resources are not available, or a worker reported a mistake.
         WorkersEndedError: A worker failed.
     """
     if resources is not None and resources.nodes > 1:
@@ -65,7 +65,7 @@ def work_here(
     if finished():
         return
     if UserError.status in statuses:
-        raise UserError("a worker has found a mistake; its message is above")
+        raise UserError("a worker reported a mistake; see its message above")
     if EXIT_STATUS in statuses:
         raise Preempted("a worker")
     if failures := statuses - {0}:
@@ -75,7 +75,7 @@ def work_here(
 def _environments(
     resources: Resources | None, folder: Path, workers: int
 ) -> tuple[list[dict[str, str]], list[list[int]]]:
-    """The variables of each worker, its cores and GPUs of its own, and the open files that lock these GPUs."""
+    """The environment variables of each worker, for its own cores and GPUs, and the open files that lock its GPUs."""
     if resources is None:
         return [{}] * workers, [[]] * workers
     threads = {"OMP_NUM_THREADS": str(resources.cpus_per_task)}
@@ -95,7 +95,7 @@ def _environments(
 
 
 def _free_gpus(folder: Path) -> dict[str, int]:
-    """The GPUs of this machine that no worker of the sweep has, and the open file that locks each from now on."""
+    """Lock the GPUs that no worker of the sweep uses; return the open lock file of each."""
     visible, available = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
     names = visible.split(",")[:available] if visible else [str(gpu) for gpu in range(available)]
     folder.mkdir(exist_ok=True)

@@ -1,26 +1,28 @@
-"""What a sweep looks for, read from the record of a run."""
+"""The objective of a sweep: its value for a finished run, and its values by epoch, by which the pruner ends trials."""
 
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from optuna.trial import Trial
+
 from convatlas.errors import DivergedError, UserError
 from convatlas.record.directory import RunDirectory
 from convatlas.record.lines import LineReader
-from convatlas.utils.console import metric_text
+from convatlas.record.quantities import terminal_text
 
 
 @dataclass(frozen=True)
 class Objective:
-    """One figure of a run, and which way is better.
+    """A figure of a run that a sweep optimizes, and its direction.
 
     Args:
-        metric: A metric of the tuning split (``val/top1``), whose best epoch counts; or a figure of the run's summary:
-            ``parameters``, ``train_seconds``.
-        mode: Whether a larger one is better, or a smaller one.
+        metric: A metric of the tuning split (``val/top1``), of which the best epoch counts, or an entry of the run's
+            summary: ``parameters``, ``train_seconds``.
+        mode: Whether a larger or a smaller value is better.
 
     Raises:
-        UserError: A metric of the reported split, which is not for choosing; or of none.
+        UserError: The metric is of another split: choosing by the reported split would bias its result.
     """
 
     metric: str
@@ -35,19 +37,19 @@ class Objective:
 
     @property
     def by_epoch(self) -> bool:
-        """Whether the record has it after each epoch."""
+        """Whether the metric is recorded after each epoch."""
         return "/" in self.metric
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        """Optuna's word for the mode."""
+        """The mode as Optuna spells it."""
         return "maximize" if self.mode == "max" else "minimize"
 
     def of(self, run: RunDirectory) -> float:
-        """Its value for a finished run.
+        """The value of the objective for a finished run.
 
         Raises:
-            DivergedError: It is no finite number at any epoch.
+            DivergedError: The value is not finite at any epoch.
             UserError: The run has no such figure.
         """
         if not self.by_epoch:
@@ -67,12 +69,43 @@ class Objective:
         return max(values) if self.mode == "max" else min(values)
 
     def text(self, value: float | None) -> str:
-        """A value for a person."""
+        """A value as text."""
         if value is None:
             return ""
-        return metric_text(self.metric, value) if self.by_epoch else f"{value:,.10g}"
+        return terminal_text(self.metric, value) if self.by_epoch else f"{value:,.10g}"
 
 
 def number(value: Any) -> float:
-    """A number of a record, where those that JSON has no word for stand as text."""
+    """A number of a record, in which non-finite numbers are texts such as ``NaN``."""
     return float(value)
+
+
+class Reports:
+    """Reads the record of a run while it trains and reports the objective to the pruner after each epoch.
+
+    Args:
+        trial: The trial, whose sweep has one objective. A continued trial has its earlier reports.
+        objective: The objective.
+        run: Its run.
+        max_epochs: Epochs of the run. After the last epoch the run is not pruned.
+    """
+
+    def __init__(self, trial: Trial, objective: Objective, run: RunDirectory, max_epochs: int) -> None:
+        self._trial = trial
+        self._objective = objective
+        self._max_epochs = max_epochs
+        self._lines = LineReader(run.metrics)
+        self._reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def should_prune(self) -> bool:
+        """Report the epochs since the last call; return whether the trial should end."""
+        for line in self._lines.new():
+            if self._objective.metric not in line:
+                continue
+            epochs = line["epoch"] + 1
+            if epochs not in self._reported:
+                self._reported.add(epochs)
+                self._trial.report(float(line[self._objective.metric]), epochs)
+            if epochs < self._max_epochs and self._trial.should_prune():
+                return True
+        return False

@@ -1,4 +1,4 @@
-"""What came out of a sweep: a row for each trial, the best of them, the command that repeats one."""
+"""The result of a sweep: a row for each trial, the best trials, and the command that repeats a trial."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ TABLE = "trials.csv"
 
 
 def row(sweep: Sweep, trial: FrozenTrial) -> dict[str, Any]:
-    """A trial: ``number``, ``state``, ``values`` by metric, ``params`` by name, ``reason``, ``run``."""
+    """Describe a trial: ``number``, ``state``, ``values`` by metric, ``params`` by name, ``reason``, ``run``."""
     values = trial.values or [None] * len(sweep.objectives)
     run = trial.user_attrs.get(RUN)
     return {
@@ -30,7 +30,7 @@ def row(sweep: Sweep, trial: FrozenTrial) -> dict[str, Any]:
 
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
-    """Every trial, by number."""
+    """Describe every trial, ordered by number."""
     return [row(sweep, trial) for trial in sweep.study.get_trials(deepcopy=False)]
 
 
@@ -38,7 +38,7 @@ def best(sweep: Sweep) -> list[dict[str, Any]]:
     """The best trial, or with several objectives the Pareto front; empty while no trial is complete.
 
     Returns:
-        As ``row``, with ``command``: what trains it again.
+        As ``row``, with ``command``, which trains the trial again.
     """
     front = sweep.study.best_trials  # of one objective: all that reach the best value
     if len(sweep.objectives) == 1:
@@ -48,12 +48,12 @@ def best(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def command(sweep: Sweep, params: Mapping[str, Any]) -> str:
-    """The command that trains with some parameters as the sweep did."""
+    """The command that trains with the given parameters and the settings of the sweep."""
     return shlex.join(["convatlas", "train", *sweep.train, *sweep.space.overrides(params)])
 
 
 def write_table(sweep: Sweep) -> None:
-    """Write ``trials.csv`` into the sweep's directory; one process at a time."""
+    """Write ``trials.csv`` into the directory of the sweep. The caller holds the mutex."""
     text = io.StringIO()
     metrics, names = [objective.metric for objective in sweep.objectives], list(sweep.space.parameters)
     writer = csv.writer(text, lineterminator="\n")
@@ -67,7 +67,7 @@ def write_table(sweep: Sweep) -> None:
 
 
 def trial_line(sweep: Sweep, trial: FrozenTrial) -> str:
-    """A trial that has ended, for a person."""
+    """A finished trial as one line of text."""
     entry = row(sweep, trial)
     values = "  ".join(f"{item.metric} {item.text(entry['values'][item.metric])}" for item in sweep.objectives)
     told = {TrialState.COMPLETE: values, TrialState.PRUNED: values if trial.values else ""}.get(

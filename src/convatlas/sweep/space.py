@@ -1,28 +1,31 @@
-"""What a sweep varies: named parameters, each of them a key of ``convatlas train``."""
+"""The search space of a sweep: named parameters, each a key of ``convatlas train``, and the sampler of a grid."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import BaseTrial
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import BaseTrial, FrozenTrial
 from pydantic import PositiveFloat, PositiveInt
 
 from convatlas.errors import UserError
 
 Value = str | int | float | bool | None
 Values = dict[str, Value]
-"""A value for each parameter that is active, by its name."""
+"""The value of each active parameter, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter(ABC):
-    """One thing that is varied.
+    """A parameter of the search space.
 
     Args:
         key: A key or a group of ``convatlas train``: ``optimizer.learning_rate``, ``model``.
-        when: Active only where other parameters have these values, by their names: a value, or a list of them.
+        when: The parameter is active only if the named other parameters have this value, or one of these values.
     """
 
     key: str
@@ -31,11 +34,11 @@ class Parameter(ABC):
     @property
     @abstractmethod
     def distribution(self) -> BaseDistribution:
-        """Optuna's word for it; ``ValueError`` where the bounds make no sense."""
+        """The Optuna distribution; raises ``ValueError`` if the bounds are invalid."""
 
     @abstractmethod
     def suggest(self, trial: BaseTrial, name: str) -> Value:
-        """Its value in a trial."""
+        """Draw its value in a trial."""
 
     @abstractmethod
     def ends(self) -> Sequence[Value]:
@@ -43,10 +46,10 @@ class Parameter(ABC):
 
     @abstractmethod
     def grid(self) -> Sequence[Value]:
-        """The values of a grid; ``ValueError`` where nothing says how many."""
+        """The values of a grid; raises ``ValueError`` if their number is not given."""
 
     def active(self, values: Mapping[str, Value]) -> bool:
-        """Whether it counts beside these values of others."""
+        """Whether it is active with these values of the other parameters."""
         wanted = {name: value if isinstance(value, list) else [value] for name, value in (self.when or {}).items()}
         return all(name in values and values[name] in allowed for name, allowed in wanted.items())
 
@@ -58,9 +61,9 @@ class Float(Parameter):
     Args:
         low: The lower bound, included.
         high: The upper bound, included.
-        log: Sample its logarithm: for learning rates and the like.
+        log: Sample the logarithm, for example for learning rates.
         step: Only low, low + step, low + 2 step …
-        points: Of a grid without step: so many values, evenly from low to high.
+        points: For a grid without step: the number of evenly spaced values from low to high.
     """
 
     low: float
@@ -71,11 +74,11 @@ class Float(Parameter):
 
     @property
     def distribution(self) -> FloatDistribution:
-        """Optuna's word for it."""
+        """The Optuna distribution."""
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def suggest(self, trial: BaseTrial, name: str) -> Value:
-        """Its value in a trial."""
+        """Draw its value in a trial."""
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
 
     def ends(self) -> Sequence[Value]:
@@ -100,7 +103,7 @@ class Int(Parameter):
     Args:
         low: The lower bound, included.
         high: The upper bound, included.
-        log: Sample its logarithm.
+        log: Sample the logarithm.
         step: Only low, low + step, low + 2 step …
     """
 
@@ -111,11 +114,11 @@ class Int(Parameter):
 
     @property
     def distribution(self) -> IntDistribution:
-        """Optuna's word for it."""
+        """The Optuna distribution."""
         return IntDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def suggest(self, trial: BaseTrial, name: str) -> Value:
-        """Its value in a trial."""
+        """Draw its value in a trial."""
         return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step)
 
     def ends(self) -> Sequence[Value]:
@@ -129,21 +132,21 @@ class Int(Parameter):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Parameter):
-    """One of some values, or of the options of a group.
+    """One of several values, or of several options of a group.
 
     Args:
-        values: As they would stand on the command line: 0.1, true, null, resnet18, "[0.5,0.75]".
+        values: Values as on the command line: 0.1, true, null, resnet18, "[0.5,0.75]".
     """
 
     values: Sequence[Value]
 
     @property
     def distribution(self) -> CategoricalDistribution:
-        """Optuna's word for it."""
+        """The Optuna distribution."""
         return CategoricalDistribution(list(self.values))
 
     def suggest(self, trial: BaseTrial, name: str) -> Value:
-        """Its value in a trial."""
+        """Draw its value in a trial."""
         value: Value = trial.suggest_categorical(name, list(self.values))
         return value
 
@@ -160,11 +163,11 @@ class Space:
     """The parameters of a sweep, in the order of its file.
 
     Args:
-        parameters: By name; one that depends on others stands below them.
-        is_group: Whether a key is a group of the configuration, so that its value decides which keys there are.
+        parameters: The parameters by name; one that depends on others comes after them.
+        is_group: Whether a key is a group of the configuration, whose value decides which other keys exist.
 
     Raises:
-        UserError: A parameter makes no sense, by its name.
+        UserError: A parameter is invalid; the message names it.
     """
 
     def __init__(
@@ -193,7 +196,7 @@ class Space:
         self._check_keys()
 
     def suggest(self, trial: BaseTrial) -> Values:
-        """The values of the active parameters in a trial, drawn where they are not there yet."""
+        """The values of the active parameters of a trial; values that it does not have yet are drawn."""
         values: Values = {}
         for name, parameter in self.parameters.items():
             if parameter.active(values):
@@ -201,14 +204,14 @@ class Space:
         return values
 
     def overrides(self, values: Mapping[str, Value]) -> list[str]:
-        """What the values are on the command line of ``convatlas train``."""
+        """The values as overrides of ``convatlas train``."""
         return [f"{self.parameters[name].key}={override_text(value)}" for name, value in values.items()]
 
     def grid(self) -> list[Values]:
         """Every point of the grid, each once.
 
         Raises:
-            UserError: Nothing says how many values a parameter has.
+            UserError: The number of values of a parameter is not given.
         """
         options: dict[str, Sequence[Value]] = {}
         for name, parameter in self.parameters.items():
@@ -256,3 +259,33 @@ def override_text(value: Value) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Grid(BaseSampler):
+    """Sampler of a grid: trial number N is point N.
+
+    So each point is used exactly once, even if several workers ask at the same time. Optuna's ``GridSampler`` looks
+    for a point that is not taken yet, and two workers may find the same one.
+
+    Args:
+        space: The parameters of the sweep: ``${space}``.
+    """
+
+    def __init__(self, space: Mapping[str, Parameter]) -> None:
+        self.points = Space(space).grid()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return no parameters: they are looked up one by one."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return no values."""
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Return the value of a parameter at the point of the trial."""
+        return self.points[trial.number][param_name]

@@ -1,4 +1,4 @@
-"""Where the trials of a sweep are kept: a journal in its directory, or a database."""
+"""The storage of the trials of a sweep: a journal in its directory, or a database."""
 
 import fcntl
 import os
@@ -17,26 +17,26 @@ from sqlalchemy.pool import NullPool
 from convatlas.errors import UnreadableError, UserError
 
 VARIABLE = "CONVATLAS_SWEEP_STORAGE"
-"""Hands the address of a database to workers: it may hold a password, and command lines are read by everybody."""
+"""Environment variable that passes a database address, which may hold a password, to the workers."""
 LOCKS = {"postgresql": "SELECT pg_advisory_lock(hashtext(:name))", "mysql": "SELECT GET_LOCK(:name, -1)"}
-"""What takes a lock by name until the connection ends, for each kind of database."""
+"""The statement that takes a named lock until the connection ends, for each kind of database."""
 JOURNAL = "journal.log"
-"""The file of a journal in the directory of its sweep."""
+"""File of the journal in the directory of the sweep."""
 TAIL = 2**20
-"""Bytes that the last line of a journal has at most."""
+"""Most bytes of the last line of a journal."""
 
 Mutex = Callable[[], AbstractContextManager[None]]
-"""Makes a context that one process of the sweep at a time is in, on whatever machine."""
+"""Makes a context that only one process of the sweep can be in, over all machines."""
 
 
 class FileLock(JournalFileOpenLock):
-    """The kernel's lock of a file, which ends with its holder, be it killed.
+    """A file lock of the kernel, which is released when its holder ends, also when it is killed.
 
-    Optuna's own locks are files that a killed holder leaves behind: after 30 s of waiting they are taken by force,
-    by more than one process if it comes to that.
+    Optuna's locks are files that a killed holder leaves behind. They are taken by force after 30 s, possibly by
+    several processes.
 
     Args:
-        path: The file: the lock's own, or the journal, whose last line a dying machine may have left torn.
+        path: A file of the lock alone, or the journal. An incomplete last line of the journal is cut off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +44,7 @@ class FileLock(JournalFileOpenLock):
         self._file = -1
 
     def acquire(self) -> bool:
-        """Wait for it.
+        """Wait for the lock.
 
         Raises:
             UserError: The file system has no locks.
@@ -63,7 +63,7 @@ class FileLock(JournalFileOpenLock):
         return True
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         os.close(self._file)
 
 
@@ -71,15 +71,15 @@ def open_storage(directory: Path, url: str | None) -> tuple[BaseStorage, Mutex]:
     """Open the storage of a sweep.
 
     Args:
-        directory: The sweep's, on a disk that all workers share.
-        url: The address of a database; None: a journal in the directory.
+        directory: The directory of the sweep, on a disk that all workers share.
+        url: Address of a database; None: a journal in the directory.
 
     Returns:
-        The storage, and what keeps two workers from claiming at one time.
+        The storage, and a mutex that keeps two workers from claiming at the same time.
 
     Raises:
         UnreadableError: The journal is damaged.
-        UserError: As ``address``; nothing answers there.
+        UserError: As ``address``, or the database does not answer.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
@@ -101,7 +101,7 @@ def open_storage(directory: Path, url: str | None) -> tuple[BaseStorage, Mutex]:
 
 @contextmanager
 def reading_trials(place: object) -> Iterator[None]:
-    """Report trials that cannot be read as one line.
+    """Turn the errors of unreadable trials into one line.
 
     Args:
         place: The journal, or the address of the database.
@@ -113,7 +113,7 @@ def reading_trials(place: object) -> Iterator[None]:
         yield
     except (UserError, OSError, SQLAlchemyError):
         raise
-    except Exception as error:  # whatever damaged lines make Optuna raise
+    except Exception as error:  # Optuna raises errors of many types for damaged lines
         reason = " ".join(str(error).split())
         raise UnreadableError(
             f"{place}: damaged, its trials cannot be read ({type(error).__name__}: {reason})"
@@ -121,16 +121,16 @@ def reading_trials(place: object) -> Iterator[None]:
 
 
 def address(url: str | None) -> str | None:
-    """The address of a database without its password and its options, one of which may be one, to be shown and kept.
+    """The address of a database without password and options, which may hold secrets, for messages and files.
 
     Raises:
-        UserError: It cannot be read, or is of a kind of database that has no lock for us.
+        UserError: The address is invalid, or of an unsupported kind of database.
     """
     if url is None:
         return None
     try:
         parsed = make_url(url)
-    except ArgumentError:  # whose text has all of it
+    except ArgumentError:  # its message contains the password
         raise UserError("storage: expected postgresql://USER@HOST/DATABASE or mysql://…") from None
     if (dialect := parsed.get_backend_name()) not in LOCKS:
         raise UserError(f"storage={dialect}://…: expected postgresql or mysql; null is a journal in the directory")
@@ -149,7 +149,7 @@ def _file_mutex(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _database_mutex(url: str, statement: str, name: str) -> Iterator[None]:
-    # A connection of its own, closed at the end: its death, too, gives the lock back.
+    # A separate connection: the database releases the lock when it is closed, also by the death of this process.
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         connection.execute(text(statement), {"name": name[-64:]})  # MySQL's names are as long at most

@@ -1,4 +1,4 @@
-"""A trial: an ordinary run of ``convatlas train`` in processes of its own, watched by its worker."""
+"""A trial of a sweep: a run of ``convatlas train`` in its own processes, watched by its worker."""
 
 import re
 import signal
@@ -18,29 +18,29 @@ from convatlas.jobs.supervisor import failure_message, output_since
 from convatlas.record.directory import RunDirectory
 from convatlas.record.lock import Watch
 from convatlas.sweep.definition import FILE, RUN, Sweep
-from convatlas.sweep.pruning import Reports
-from convatlas.sweep.worker import Outcome, Stopped
+from convatlas.sweep.objective import Reports
+from convatlas.sweep.worker import Stopped, TrialOutcome
 from convatlas.training.plan import TYPES, plan_run
 from convatlas.utils.signals import EXIT_STATUS, STOP_SIGNALS, StopFlag
 
 POLL_SECONDS = 0.5
-"""How often the record and the signals are looked at."""
+"""Seconds between two checks of the record and of the stop flag."""
 TOLD_STATUSES = (EXIT_STATUS, *(-number for number in STOP_SIGNALS), *(128 + number for number in STOP_SIGNALS))
-"""What a training ends with that somebody told to stop; the last ones by srun, before it listened."""
+"""Exit statuses of a training that was told to stop; the last ones from srun, before the training handles signals."""
 KILLED_STATUSES = (-signal.SIGKILL, 128 + signal.SIGKILL)
 NO_MEMORY = re.compile(r"out of memory|OutOfMemoryError|MemoryError|oom[-_ ]kill|can't allocate memory", re.IGNORECASE)
 OWNED = re.compile(r"^convatlas: error: run .* is owned by process", re.MULTILINE)
-"""What a training says that another process was faster than; the status is its launcher's."""
+"""Message of a training whose run another process took first. Its exit status depends on the launcher."""
 
 
 class Training:
-    """Does a trial by training.
+    """Runs a trial by training.
 
     Args:
         sweep: The sweep.
-        overrides: What this worker adds to them: devices, where runs go.
-        launch: Makes the command of a training from its overrides.
-        stop: Whether the worker was told to stop.
+        overrides: Overrides that this worker adds: devices and the root of the runs.
+        launch: Returns the command of a training from its overrides.
+        stop: The flag that tells the worker to stop.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Training:
         self.stop = stop
         self._opened: dict[str, ImageDataModule] = {}
 
-    def __call__(self, trial: Trial) -> Outcome:
-        """Train to the end, or to where the pruner ends it.
+    def __call__(self, trial: Trial) -> TrialOutcome:
+        """Train to the end, or until the pruner ends the trial.
 
         Raises:
-            Stopped: The worker, or the training alone, was told to stop.
-            UserError: No run has the objective, a mistake in the sweep; or the images are not as they should be here.
+            Stopped: The worker or the training was told to stop.
+            UserError: The runs do not have the objective, or the images on this machine are wrong.
         """
         overrides = [*self.sweep.train, *self.sweep.space.overrides(self.sweep.space.suggest(trial)), *self.overrides]
         try:
@@ -65,15 +65,15 @@ class Training:
             check_stored(plain(config), TRAINING, str(self.sweep.directory / FILE))  # the overrides come from a file
             check_config(config, TYPES)
         except UserError as error:
-            return Outcome(TrialState.FAIL, reason=f"refused: {error}")
+            return TrialOutcome(TrialState.FAIL, reason=f"refused: {error}")
         run, _ = plan_run(config, self._opened)
         trial.set_user_attr(RUN, run.path.name)
         try:
             return self._train(trial, run, config, overrides)
         except UnreadableError as error:
-            return Outcome(TrialState.FAIL, reason=f"damaged: {error}")
+            return TrialOutcome(TrialState.FAIL, reason=f"damaged: {error}")
 
-    def _train(self, trial: Trial, run: RunDirectory, config: DictConfig, overrides: Sequence[str]) -> Outcome:
+    def _train(self, trial: Trial, run: RunDirectory, config: DictConfig, overrides: Sequence[str]) -> TrialOutcome:
         reports = None
         if len(self.sweep.objectives) == 1 and self.sweep.objectives[0].by_epoch:
             reports = Reports(trial, self.sweep.objectives[0], run, config.trainer.max_epochs)
@@ -85,40 +85,40 @@ class Training:
             process = start(self.launch(overrides), log, die_with_parent=True)
             try:
                 pruned = self._watch(process, reports)
-            except UnreadableError:  # nobody could say what becomes of it
+            except UnreadableError:  # the run cannot be followed
                 end(process, signal.SIGTERM)
                 process.wait()
                 raise
             said = output_since(log, written)
-            if pruned or not OWNED.search(said):  # an equal trial may have taken the run while this one was starting
+            if pruned or not OWNED.search(said):  # a trial with the same parameters may have taken the run meanwhile
                 break
         if run.finished:
             return self._complete(run)
         if pruned:
-            return Outcome(TrialState.PRUNED)
+            return TrialOutcome(TrialState.PRUNED)
         if self.stop.received or process.returncode in TOLD_STATUSES:
             raise Stopped
-        return Outcome(TrialState.FAIL, reason=reason(run, process.returncode, said))
+        return TrialOutcome(TrialState.FAIL, reason=reason(run, process.returncode, said))
 
-    def _complete(self, run: RunDirectory) -> Outcome:
+    def _complete(self, run: RunDirectory) -> TrialOutcome:
         try:
-            return Outcome(TrialState.COMPLETE, [objective.of(run) for objective in self.sweep.objectives])
+            return TrialOutcome(TrialState.COMPLETE, [objective.of(run) for objective in self.sweep.objectives])
         except DivergedError as error:
-            return Outcome(TrialState.FAIL, reason=f"diverged: {error}")
+            return TrialOutcome(TrialState.FAIL, reason=f"diverged: {error}")
 
     def _wait_for_owner(self, run: RunDirectory) -> None:
-        """Wait while a process has the run: what a dead worker left saves itself and ends, an equal trial finishes."""
+        """Wait until no process owns the run: an orphaned training stops, or an equal trial finishes."""
         watch = Watch()
-        while not self.stop.received and watch.owner(run.path / "lock.json") is not None:
+        while not self.stop.received and watch.owner(run.lock) is not None:
             time.sleep(POLL_SECONDS)
         if self.stop.received:
             raise Stopped
 
     def _watch(self, process: "subprocess.Popen[bytes]", reports: Reports | None) -> bool:
-        """Wait for a training to end; tell it to if the worker is told to, or if the pruner says so.
+        """Wait for a training to end. Stop it if the worker is told to stop or if the pruner decides so.
 
         Returns:
-            Whether the pruner did.
+            Whether the pruner stopped it.
         """
         pruned = told = False
         while True:
@@ -135,12 +135,12 @@ class Training:
 
 
 def reason(run: RunDirectory, status: int, log: str) -> str:
-    """Why a training failed, in one line that begins with the kind of failure.
+    """Describe why a training failed, in one line that begins with the kind of failure.
 
     Args:
         run: Its run.
-        status: What its process ended with, as ``subprocess`` has it.
-        log: What it printed.
+        status: Exit status of its process, as in ``subprocess``.
+        log: Its output.
     """
     said = failure_message(log) or f"status {status}"
     if run.summary.get("state") == "failed":

@@ -92,6 +92,7 @@ def _(predictions: Predictions, data: ImageDataModule, output: Path) -> dict[str
         for index, (name, count) in enumerate(zip(data.class_list.names, counts, strict=True))
     ]
     return {
+        "task_type": "classification",
         "num_samples": len(predictions.indices),
         "per_class": per_class,
         "confusion_matrix": confusion.tolist(),
@@ -130,6 +131,7 @@ def _(predictions: MaskPredictions, data: SegmentationDataModule, output: Path) 
         return {"path": data.path(data.split, index), **asdict(score), **pictures}
 
     return {
+        "task_type": "segmentation",
         "num_samples": len(predictions.scores),
         "per_class_iou": per_class,
         "pixel_confusion_matrix": counts.tolist(),
@@ -168,6 +170,7 @@ def _(predictions: ObjectPredictions, data: DetectionDataModule, output: Path) -
         return {"path": data.path(data.split, score.index), **asdict(score), **pictures}
 
     return {
+        "task_type": "detection",
         "num_samples": predictions.num_samples,
         "per_class_ap": per_class,
         "worst": [shown(row) for row in predictions.worst()],

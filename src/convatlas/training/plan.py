@@ -19,7 +19,6 @@ from convatlas.data.module import ImageDataModule
 from convatlas.errors import UnreadableError, UserError
 from convatlas.record.directory import RunDirectory
 from convatlas.record.expectation import Expectation
-from convatlas.record.files import read_provenance
 from convatlas.record.identity import changed_settings, initial_weights, run_id
 from convatlas.record.provenance import differing_parts
 from convatlas.tasks.base import Task
@@ -104,7 +103,7 @@ def run_on_other_data(config: DictConfig, run: RunDirectory, data: ImageDataModu
         if not path.name.startswith(start):
             continue
         try:
-            recorded = read_provenance(path)
+            recorded = RunDirectory(path).provenance
             started, fingerprint, digests = (recorded[key] for key in ("started", "data_fingerprint", "data_digests"))
         except (UnreadableError, KeyError):  # a damaged record, or one without digests of parts
             continue

@@ -16,6 +16,7 @@ from convatlas.config.stored import TRAINING, check_paths, check_stored
 from convatlas.errors import UserError
 from convatlas.models.base import Architecture
 from convatlas.models.weights import TRAINED, check_fit
+from convatlas.record.directory import RunDirectory
 from convatlas.tasks.base import Task
 from convatlas.tracking.wandb.artifacts import PREFIX, fetch_checkpoint
 from convatlas.training.checkpoint_io import KEY, read_run_checkpoint
@@ -48,7 +49,7 @@ def checkpoint_paths(run: str | Sequence[str] | None, checkpoint: str | Sequence
             continue
         path = Path(name)
         if run is not None or path.is_dir():
-            best = path / "checkpoints" / "best.ckpt"
+            best = RunDirectory(path).best
             if not best.is_file():
                 raise UserError(f"{'checkpoint' if run is None else 'run'}={path}: no checkpoints/best.ckpt there")
             path = best

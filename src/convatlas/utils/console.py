@@ -41,19 +41,11 @@ def warn_left_out(damages: Iterable[str]) -> None:
         warn(f"{damage}; the run is left out")
 
 
-def print_result(headline: str, metrics: Mapping[str, Any]) -> None:
-    """Print a headline and the metrics of an evaluation, accuracies in per cent."""
+def print_result(headline: str, metrics: Iterable[str]) -> None:
+    """Print a headline and below it metrics with their values, control characters as escapes."""
     sys.stdout.write(f"\n{printable(headline)}\n")
-    shown = [f"{name} {metric_text(name, value)}" for name, value in metrics.items()]
-    sys.stdout.write(printable("  ".join(shown)) + "\n\n")
+    sys.stdout.write(printable("  ".join(metrics)) + "\n\n")
     sys.stdout.flush()
-
-
-def metric_text(name: str, value: float | str | None) -> str:
-    """Format a metric: losses as numbers, accuracies in per cent, other values as they are."""
-    if not isinstance(value, float | int):
-        return str(value)
-    return f"{value:.4f}" if name.endswith("loss") else f"{100 * value:.2f} %"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Collection[str] = ()) -> None:

@@ -17,7 +17,7 @@ def test_panels_have_the_metrics_that_were_logged_and_others_follow() -> None:
     assert list(found) == ["loss", "mean_iou"]
     assert found["loss"].metrics == ["train/loss"]
     assert found["loss"].smoothing == 0.5
-    assert (found["mean_iou"].title, found["mean_iou"].metrics) == ("Mean iou", ["train/mean_iou", "val/mean_iou"])
+    assert (found["mean_iou"].title, found["mean_iou"].metrics) == ("Mean IoU", ["train/mean_iou", "val/mean_iou"])
 
 
 def test_others_can_be_left_out() -> None:

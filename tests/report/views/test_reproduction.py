@@ -84,7 +84,7 @@ def test_other_initial_weights_are_a_difference_from_step_0() -> None:
     assert agreement.sentence("different") == "different from step 0: initial_weights recorded aa, now cc"
 
 
-def test_a_record_from_before_the_state_at_the_start_is_compared_by_its_curves() -> None:
+def test_a_record_without_the_initial_state_is_compared_by_its_curves() -> None:
     agreement = compare_runs(run(None), run({"initial_weights": "aa"}), [LINES, LINES], 0.0)
     assert agreement.first is None
 

@@ -54,7 +54,9 @@ def test_masks_and_objects_are_shown_side_by_side(
         Image.new("RGB", (8, 6), (number, 0, 0)).save(tmp_path / "test" / f"{name}.png")
     shown = {"path": "a.jpg", **entry, **{name: f"test/{name}.png" for name in views}}
     evaluation: dict[str, Any] = {"split": "test", "classes": ["ant", "bee"], "metrics": {}, kind: [shown]}
-    if kind != "detected":
+    if kind == "detected":
+        evaluation |= {"per_class_ap": []}
+    else:
         evaluation |= {"pixel_confusion_matrix": [[3, 1], [0, 2]], "per_class_iou": []}
     (tmp_path / "test.json").write_text(json.dumps(evaluation), encoding="utf-8")
     media = evaluation_media(wandb, tmp_path / "test.json")

@@ -1,8 +1,8 @@
 """Plotly figures of curves, as plain dictionaries.
 
-A colour is the name of a variable of the page's style sheet, ``var(--ink)``: the page's script puts the value in,
-so that a figure follows the light or dark scheme of the reader. Names from the user are escaped, as Plotly
-reads a little HTML in text.
+A colour is the name of a variable of the style sheet, such as ``var(--ink)``. The script of the page replaces it, so
+that figures follow the light or dark scheme of the browser. Names from the user are escaped, because Plotly
+interprets some HTML in text.
 """
 
 import html
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.record.groups import Group
-from convatlas.record.quantities import is_share, split_name
+from convatlas.record.quantities import is_fraction, split_name
 from convatlas.record.reader import RunRecord
 from convatlas.record.series import MAX_BUCKETS, Series, bounded, coarsen, smooth
 from convatlas.report.figures.panels import Axis, Panel
@@ -22,18 +22,18 @@ from convatlas.report.figures.panels import Axis, Panel
 Figure = dict[str, Any]
 
 COLOURS = 8
-"""Series colours in the style sheet, ``--series-0`` and on."""
+"""Number of series colours in the style sheet: ``--series-0`` and on."""
 
 DASHES = ("solid", "dash", "dot")
-"""Told apart when the colours are used up."""
+"""Line styles that distinguish curves of the same colour."""
 
 POINTS = 200_000
-"""Points of all curves of a page together: what a browser draws without a wait."""
+"""Most points of all curves of a page together, which a browser draws without delay."""
 FEWEST_BUCKETS = 64
-"""Buckets that a curve keeps, however many curves there are."""
+"""Fewest buckets of a curve, however many curves there are."""
 
 MARKED = {"train": 40, "val": 200}
-"""A curve of up to so many points shows each as a marker."""
+"""Most points of a curve that is drawn with markers, by split."""
 
 TITLES: dict[Axis, str] = {"step": "optimizer step", "epoch": "epoch", "hours": "hours since the start"}
 
@@ -43,10 +43,10 @@ class Curve:
     """One line of a panel: a metric of a run, or of the runs of a group.
 
     Attributes:
-        label: What the run or group is called.
-        runs: The runs, one or more, with the metric.
-        meta: The position of the group or the run in the page, for the filter.
-        position: Its position among the curves, which is its colour.
+        label: Name of the run or group.
+        runs: One or more runs that have the metric.
+        meta: Position of the group or run on the page, for the filter.
+        position: Its position among the curves, which gives its colour.
     """
 
     label: str
@@ -58,15 +58,15 @@ class Curve:
 def panel_figure(panel: Panel, groups: Sequence[Group], limit: int = MAX_BUCKETS) -> Figure:
     """Draw a panel over the groups of a page.
 
-    One curve: a colour for each metric. Several: a colour for each, training thin and validation thick. Behind
-    a smoothed curve lies what was logged, unless there are more curves than colours. A curve of a single run has
-    the smallest and the largest value of each bucket; a curve of several has their mean, with a band of one
-    standard deviation.
+    A single curve has a colour for each metric. Several curves have a colour each, with thin lines for training and
+    thick ones for validation. The logged values lie behind a smoothed curve, unless there are more curves than
+    colours. The curve of one run shows the extremes of each bucket. The curve of several runs shows their mean with a
+    band of one standard deviation.
 
     Args:
-        panel: What is drawn; every metric was logged by some run.
-        groups: The groups of the page, in its order.
-        limit: Buckets of a curve at most.
+        panel: The panel; each of its metrics was logged by some run.
+        groups: The groups of the page, in order.
+        limit: Most buckets of a curve.
     """
     curves = _curves(panel, groups)
     traces: list[Figure] = []
@@ -76,7 +76,7 @@ def panel_figure(panel: Panel, groups: Sequence[Group], limit: int = MAX_BUCKETS
             if runs:
                 traces += _traces(panel, curve, metric, order, runs, len(curves), limit)
     several = len(curves) > 1
-    share = all(is_share(metric) for metric in panel.metrics)
+    share = all(is_fraction(metric) for metric in panel.metrics)
     number_format = "~s" if panel.from_zero else "~g"
     layout = {
         "height": 300,
@@ -99,7 +99,7 @@ def panel_figure(panel: Panel, groups: Sequence[Group], limit: int = MAX_BUCKETS
 
 
 def buckets_per_curve(panels: Sequence[Panel], groups: Sequence[Group]) -> int:
-    """How many buckets each curve of a page may have, so that all together stay within ``POINTS``."""
+    """Most buckets of each curve of a page, so that all curves together stay within ``POINTS``."""
     curves = sum(len(_curves(panel, groups)) * len(panel.metrics) for panel in panels)
     return max(FEWEST_BUCKETS, min(MAX_BUCKETS, POINTS // max(curves, 1)))
 
@@ -136,7 +136,7 @@ def _traces(
             "dash": "solid" if curves == 1 else DASHES[curve.position // COLOURS % len(DASHES)],
         },
     }
-    value_format = ".2%" if is_share(metric) else ".4g"
+    value_format = ".2%" if is_fraction(metric) else ".4g"
     if len(runs) > 1:
         return _mean_and_band(shared, series, x, smoothed, value_format, panel.axis)
     shared |= _markers(metric, len(series[0].steps))
@@ -158,7 +158,7 @@ def _axis(series: Series, run: RunRecord, axis: Axis) -> NDArray[np.float64]:
 
 
 def _extremes(series: Series, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The smallest and the largest value of each bucket, one point where they are the same."""
+    """The smallest and the largest value of each bucket, as one point if they are equal."""
     kept = np.stack([np.ones(len(x), dtype=bool), series.highs > series.lows], axis=1).ravel()
     return np.repeat(x, 2)[kept], np.stack([series.lows, series.highs], axis=1).ravel()[kept]
 
@@ -205,7 +205,7 @@ def _mean_and_band(
     value_format: str,
     axis: Axis,
 ) -> list[Figure]:
-    """The mean over the runs that have a value there, and a band of one standard deviation (N - 1) around it.
+    """Draw the mean over the runs that have a value, and a band of one standard deviation (N - 1).
 
     The buckets of all series have the same width.
     """
@@ -252,10 +252,10 @@ def _markers(metric: str, count: int) -> Figure:
 
 
 def numbers(values: NDArray[np.float64]) -> list[float | None]:
-    """Values for JSON with six digits; None, which Plotly draws as a gap, where there is no finite one."""
+    """Values for JSON with six significant digits; None, which Plotly draws as a gap, if not finite."""
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values.tolist()]
 
 
 def positions(x: NDArray[np.float64]) -> list[float]:
-    """Places on the axis for JSON: steps and epochs whole, hours with four decimals."""
+    """Positions on the axis for JSON: steps and epochs as integers, hours with four decimals."""
     return [int(value) if value.is_integer() else round(value, 4) for value in x.tolist()]

@@ -10,19 +10,19 @@ from convatlas.record.reader import number
 from convatlas.report.figures.curves import Figure
 
 NAMED_CLASSES = 20
-"""Up to this many classes, all are named and each cell of the confusion matrix carries its count."""
+"""With at most this many classes, all are named and each cell of the confusion matrix shows its count."""
 
 
 def shorten(name: str, limit: int = 18) -> str:
-    """Cut a long name for an axis; the tooltip has the whole."""
+    """Shorten a name for an axis; the tooltip shows the full name."""
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
 def confusion_matrix(evaluation: Mapping[str, Any]) -> Figure:
-    """Heat-map of an evaluation: true classes in rows, predicted ones in columns.
+    """Draw the confusion matrix as a heat map: true classes in rows, predicted classes in columns.
 
-    The colour is the share of the true class; the tooltip carries the count, and so does the cell as long as
-    there are at most ``NAMED_CLASSES`` classes.
+    The colour is the share of the true class. The tooltip shows the count, and so does the cell with at most
+    ``NAMED_CLASSES`` classes.
     """
     counts = np.array(evaluation["confusion_matrix"], dtype=np.int64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -65,7 +65,7 @@ def confusion_matrix(evaluation: Mapping[str, Any]) -> Figure:
 
 
 def class_accuracies(evaluation: Mapping[str, Any]) -> Figure:
-    """Bars of the accuracy of each class that has samples, the best first."""
+    """Draw the accuracy of each class with samples as bars, the best first."""
     rows = [
         (accuracy, row["count"], str(row["class"]))
         for row in evaluation["per_class"]

@@ -1,32 +1,32 @@
-"""Parallel coordinates: an axis for each hyper-parameter in which groups differ, and one for what came out."""
+"""Parallel coordinates: an axis for each hyper-parameter in which groups differ, and one for the result."""
 
 import html
 import math
 from collections.abc import Sequence
 
-from convatlas.record.groups import Group, differing_keys, lower_is_better, metric_names, short_key, value_text
-from convatlas.record.quantities import metric_label, metric_text, spread_text
+from convatlas.record.groups import Group, differing_keys, metric_names, short_key, value_text
+from convatlas.record.quantities import lower_is_better, metric_label, metric_text, spread_text
 from convatlas.record.reader import number
 from convatlas.report.figures.curves import Figure
 
 AXES = 8
-"""Hyper-parameters that are drawn at most, in the order of the configuration; the table has all."""
+"""Most hyper-parameters that are drawn, in the order of the configuration; the table has all."""
 TICK_DISTANCE = 0.1
-"""Share of an axis between two values that are written beside it."""
+"""Smallest distance of two labels of an axis, as a share of its length."""
 LOGARITHMIC_FROM = 20.0
-"""Ratio of the largest to the smallest positive number from which on an axis is logarithmic."""
+"""Smallest ratio of the largest to the smallest positive value for a logarithmic axis."""
 SHADES = 4
-"""Colours from the worst to the best group, ``--heat-2`` and on."""
+"""Number of colours from the worst to the best group: ``--heat-2`` and on."""
 
 
 def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
-    """Draw each group as a line through its hyper-parameters to its first final metric, the best most strongly.
+    """Draw each group as a line through its hyper-parameters to its first final metric.
 
     Args:
         groups: The groups of a page.
 
     Returns:
-        The figure; None if fewer than two groups have a result, or nothing distinguishes them.
+        The figure; None if fewer than two groups have a result, or the groups have the same hyper-parameters.
     """
     names = metric_names([run for group in groups for run in group.runs])
     results = [(i, group, found) for i, group in enumerate(groups) if names and (found := group.statistic(names[0]))]
@@ -56,8 +56,14 @@ def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
                 "hovertemplate": f"<b>%{{fullData.name}}</b><br>{told}<br>{metric}: <b>{result}</b><extra></extra>",
             }
         )
-    ticks = [(axis, [(place, _text(value)) for place, value in axis.ticks()]) for axis in axes]
-    ticks.append((outcome, [(place, metric_text(names[0], value)) for place, value in outcome.ticks()]))
+    ticks = [[(place, _text(value)) for place, value in axis.ticks()] for axis in axes]
+    ticks.append([(place, metric_text(names[0], value)) for place, value in outcome.ticks()])
+    titles = [*(html.escape(short_key(key)) for key in keys), f"<b>{metric}</b>"]
+    return {"data": traces, "layout": _layout(titles, ticks)}
+
+
+def _layout(titles: Sequence[str], ticks: Sequence[Sequence[tuple[float, str]]]) -> Figure:
+    """The axes with their titles; ``ticks`` holds the position and text of the labels of each axis."""
     notes = [
         {
             "x": at,
@@ -69,11 +75,11 @@ def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
             "font": {"size": 11},
             "bgcolor": "var(--surface)",
         }
-        for at, (_, written) in enumerate(ticks)
+        for at, written in enumerate(ticks)
         for place, text in written
     ]
     line = {"type": "line", "y0": 0, "y1": 1, "line": {"color": "var(--muted)", "width": 1}}
-    layout = {
+    return {
         "height": 400,
         "margin": {"l": 24, "r": 84, "t": 34, "b": 12},
         "showlegend": False,
@@ -84,14 +90,13 @@ def parallel_coordinates(groups: Sequence[Group]) -> Figure | None:
             "side": "top",
             "showgrid": False,
             "showline": False,
-            "range": [-0.08, len(axes) + 0.08],
+            "range": [-0.08, len(ticks) - 1 + 0.08],
             "tickvals": list(range(len(ticks))),
-            "ticktext": [*(html.escape(short_key(key)) for key in keys), f"<b>{metric}</b>"],
+            "ticktext": list(titles),
             "fixedrange": True,
         },
         "yaxis": {"visible": False, "range": [-0.05, 1.05], "fixedrange": True},
     }
-    return {"data": traces, "layout": layout}
 
 
 def _text(value: object) -> str:
@@ -100,7 +105,7 @@ def _text(value: object) -> str:
 
 
 class _Axis:
-    """Places from 0 to 1 for the values of one column: numbers to scale, anything else in equal distances."""
+    """Positions from 0 to 1 for the values of one column: numbers to scale, other values at equal distances."""
 
     def __init__(self, values: Sequence[object], log: bool = True) -> None:
         numeric = [found for v in values if not isinstance(v, bool) and (found := number(v)) is not None]
@@ -117,7 +122,7 @@ class _Axis:
             self.places = [distinct.index(value_text(v)) / max(len(distinct) - 1, 1) for v in values]
 
     def ticks(self) -> list[tuple[float, object]]:
-        """The values with their places: the ends, and of those between, the ones that leave room to be read."""
+        """The values to label, with their positions: both ends, and values between them that are far enough apart."""
         found = sorted(dict(zip(self.places, self.values, strict=True)).items())
         chosen = [found[0], found[-1]] if len(found) > 1 else found
         for tick in found:

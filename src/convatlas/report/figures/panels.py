@@ -1,4 +1,4 @@
-"""What a dashboard shows: constructors of ``conf/dashboard/*.yaml``, drawn by the local page and by W&B alike."""
+"""Dashboards and their panels: constructors of ``conf/dashboard/*.yaml``, for the local page and for W&B."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -6,22 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from convatlas.record.quantities import metric_label
+
 Axis = Literal["step", "epoch", "hours"]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure of curves.
+    """A figure of curves.
 
     Attributes:
-        title: What stands above it.
-        metrics: The metrics as they are logged, such as ``train/loss``; those that no run logged are left out.
-        axis: What the curves run over: optimizer steps, epochs, or hours since the first line of the record.
-        group: Draw the runs that differ in nothing but the seed as one curve, their mean with a band of one
-            standard deviation; else every run is a curve.
-        smoothing: Weight of the exponential moving mean of the training metrics, as in W&B; 0 draws what was logged.
+        title: Its heading.
+        metrics: Names of metrics such as ``train/loss``. Metrics that no run logged are left out.
+        axis: The horizontal axis: optimizer steps, epochs, or hours since the first line of the record.
+        group: Draw runs that differ only in the seed as one curve, their mean with a band of one standard deviation.
+            Otherwise every run is a curve.
+        smoothing: Weight of the exponential moving mean of the training metrics, as in W&B; 0 is no smoothing.
         logarithmic: Draw the values on a logarithmic axis.
-        from_zero: Let the axis of the values begin at zero, so that small jitter looks small.
+        from_zero: Let the vertical axis begin at zero, so that small variations look small.
     """
 
     title: str
@@ -39,8 +41,8 @@ class Dashboard:
 
     Attributes:
         title: The name of the page, and of the W&B workspace.
-        panels: The panels by a short name.
-        others: Add a panel for each quantity of training and validation that the runs logged and no panel shows.
+        panels: The panels by short name.
+        others: Add a panel for each logged quantity of training and validation that no panel shows.
     """
 
     title: str
@@ -48,7 +50,7 @@ class Dashboard:
     others: bool = True
 
     def panels_for(self, logged: Iterable[str]) -> dict[str, Panel]:
-        """The panels that have something to show: each with the metrics that were logged, and then the others.
+        """The panels with their logged metrics. Panels without one are left out, and further panels follow if wanted.
 
         Args:
             logged: Names of the metrics that the runs logged.
@@ -66,6 +68,5 @@ class Dashboard:
                 if name not in known and name.startswith(("train/", "val/")):
                     rest.setdefault(name.partition("/")[2], []).append(name)
             for quantity, metrics in rest.items():
-                title = quantity.replace("_", " ")
-                shown[quantity] = Panel(title[:1].upper() + title[1:], metrics)
+                shown[quantity] = Panel(metric_label(quantity), metrics)
         return shown

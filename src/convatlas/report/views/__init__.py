@@ -1,1 +1,1 @@
-"""The parts of reports: tables, evaluations, predictions."""
+"""The sections of reports: tables, evaluations, predictions."""

@@ -1,4 +1,4 @@
-"""The picture page of ``convatlas predict``: every image with what the network said of it."""
+"""The page of ``convatlas predict``: every image with its predictions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from convatlas.report.markup import TEMPLATES, picture
 from convatlas.utils.files import write_atomic
 
 MAX_IMAGES = 500
-"""Images on a page: more would make a file that no browser opens with pleasure."""
+"""Most images on a page; a larger file is slow in a browser."""
 
 
 def write_prediction_page(
@@ -20,8 +20,8 @@ def write_prediction_page(
     Args:
         rows: One mapping an image: ``path``, ``prediction`` (class name), ``confidence``, ``top`` (a list of
             ``class`` and ``probability``, the best first, and maybe ``colour``) and ``thumbnail`` (the bytes of a PNG).
-        output: The file to write; its folder is made.
-        remark: What the numbers are.
+        output: Path of the page; its folder is created.
+        remark: Explanation of the numbers.
 
     Returns:
         ``output``.

@@ -1,4 +1,4 @@
-"""Two records of one run, compared value by value."""
+"""Compare two records of the same run value by value."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from typing import Any, Literal
 from convatlas.record.reader import RunRecord, number
 
 CLOCK = frozenset({"time", "train/images_per_second", "train/data_wait"})
-"""What two equal runs differ in."""
+"""Entries that differ between two equal runs."""
 PLACE = frozenset({"step", "epoch"})
-"""What says where a line of a record belongs."""
+"""Entries that are the position of a line."""
 
-Verdict = Literal["bit-identical", "within tolerance", "different"]
+ReproductionVerdict = Literal["bit-identical", "within tolerance", "different"]
 Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that is not the recorded one.
+    """A value that differs from the recorded one.
 
     Attributes:
         step: The optimizer step after which it was logged; 0 is before the first.
         metric: Its name.
-        recorded: The value on record, or None where there is none.
-        found: The value of the reproduction, likewise.
-        relative: ``|a - b| / max(|a|, |b|)``; infinite where one is absent or no finite number.
+        recorded: The recorded value, or None if it is absent.
+        found: The value of the reproduction, or None if it is absent.
+        relative: ``|a - b| / max(|a|, |b|)``; infinite if one is absent or not finite.
     """
 
     step: int
@@ -39,11 +39,11 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How far two records agree.
+class RecordComparison:
+    """The result of a comparison of two records.
 
     Attributes:
-        values: How many values were compared.
+        values: Number of compared values.
         first: The first difference beyond the tolerance.
         largest: The largest difference of all.
     """
@@ -52,18 +52,18 @@ class Agreement:
     first: Difference | None
     largest: Difference | None
 
-    def verdict(self, equal_weights: bool | None) -> Verdict:
+    def verdict(self, equal_weights: bool | None) -> ReproductionVerdict:
         """The verdict on the reproduction.
 
         Args:
-            equal_weights: Whether the weights at the best epoch are equal bit for bit; None where nothing is kept.
+            equal_weights: Whether the weights of the best epoch are bit-identical; None if they were not kept.
         """
         if self.first is not None:
             return "different"
         return "bit-identical" if self.largest is None and equal_weights is not False else "within tolerance"
 
-    def sentence(self, verdict: Verdict) -> str:
-        """The verdict for a person, with the place that decides it."""
+    def sentence(self, verdict: ReproductionVerdict) -> str:
+        """The verdict as text, with the value that decides it."""
         if self.first is not None:
             return f"{verdict} from step {self.first.step}: {self.first}"
         if self.largest is not None:
@@ -75,12 +75,12 @@ class Agreement:
 
 def compare_runs(
     recorded: RunRecord, found: RunRecord, curves: Sequence[Sequence[Line]], tolerance: float
-) -> Agreement:
-    """Compare two runs: the state before the first step, as far as both have it on record, curves, final metrics.
+) -> RecordComparison:
+    """Compare two runs: the state before the first step if both recorded it, the curves and the final metrics.
 
     Args:
-        recorded: The run on record, finished.
-        found: The same run once more, finished.
+        recorded: The recorded run, finished.
+        found: Its reproduction, finished.
         curves: The lines of their ``metrics.jsonl``.
         tolerance: As in ``compare_records``.
     """
@@ -98,13 +98,13 @@ def compare_runs(
     return compare_records(before, after, tolerance)
 
 
-def compare_records(recorded: Iterable[Line], found: Iterable[Line], tolerance: float) -> Agreement:
-    """Compare every value of two records but the clock's, by step and metric.
+def compare_records(recorded: Iterable[Line], found: Iterable[Line], tolerance: float) -> RecordComparison:
+    """Compare every value of two records, except clock times, by step and metric.
 
     Args:
         recorded: The lines of ``metrics.jsonl``; any further values as lines with their step.
-        found: Those of the reproduction.
-        tolerance: The largest relative difference that counts as agreement; 0 asks for equal values.
+        found: The lines of the reproduction.
+        tolerance: The largest relative difference that counts as equal; 0 requires identical values.
     """
     before, after = _values(recorded), _values(found)
     steps = sorted(before | after, key=lambda place: place[0])  # stable: within a step as they were logged
@@ -113,7 +113,7 @@ def compare_records(recorded: Iterable[Line], found: Iterable[Line], tolerance: 
         for place in steps
         if before.get(place) != after.get(place)
     ]
-    return Agreement(
+    return RecordComparison(
         values=len(steps),
         first=next((difference for difference in differences if difference.relative > tolerance), None),
         largest=max(differences, key=lambda difference: difference.relative, default=None),

@@ -1,4 +1,4 @@
-"""What a page says of one run: its headline, remarks about its record, and what produced it."""
+"""The sections of a page about one run: headline, remarks on its record, and provenance."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,14 +11,14 @@ from convatlas.record.reader import RunRecord, number
 from convatlas.report.views.tables import parameters, training_seconds
 
 LATEST = 4
-"""Metrics at the top of a run without a result: the training loss and those of validation."""
+"""Most metrics at the top of the page of a run without a result: training loss and validation metrics."""
 
 Tile = tuple[str, str, str]
 """A figure at the top of a page: label, value, remark."""
 
 
 def about(run: RunRecord) -> str:
-    """Network, data, seed and times in a line."""
+    """Network, data, seed and times in one line."""
     data, model, summary = (run.config.get("data") or {}, run.config.get("model") or {}, run.summary)
     seed = run.config.get("seed")
     parts = [
@@ -32,7 +32,7 @@ def about(run: RunRecord) -> str:
 
 
 def headline(run: RunRecord) -> list[Tile]:
-    """The figures at the top."""
+    """The tiles at the top of the page."""
     summary = run.summary
     tiles = [(metric_label(name), metric_text(name, value), "") for name, value in run.results.items()]
     best = summary.get("best")
@@ -53,7 +53,7 @@ def headline(run: RunRecord) -> list[Tile]:
 
 
 def _latest(run: RunRecord) -> list[Tile]:
-    """How far a run without a result has come."""
+    """Tiles with the progress of a run without a result."""
     if not run.series:
         return []
     newest = max(run.series.values(), key=lambda series: series.steps[-1])
@@ -67,7 +67,7 @@ def _latest(run: RunRecord) -> list[Tile]:
 
 
 def notes(run: RunRecord) -> list[str]:
-    """What a reader must know about the record itself."""
+    """Remarks on the record: non-finite values and an incomplete last line."""
     found = []
     for name, series in sorted(run.series.items()):
         if series.first_gap is not None:

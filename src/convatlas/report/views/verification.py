@@ -1,4 +1,4 @@
-"""The page of ``convatlas data verify``: what is wrong with a data set, and what it is made of."""
+"""The page of ``convatlas data verify``: the problems and the statistics of a data set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,15 +10,15 @@ from convatlas.report.markup import TEMPLATES, picture
 from convatlas.utils.files import write_atomic
 
 ROWS = 100
-"""Findings of a kind on a page; the JSON file has all."""
+"""Most findings of a kind on a page; the JSON file has all."""
 PICTURES = 24
-"""Sets of equal images on a page."""
+"""Most sets of equal images on a page."""
 COPIES = 6
-"""Images that are named of a set of equal ones."""
+"""Most images of a set that are named."""
 NAMED_CLASSES = 40
-"""Up to this many classes, each has a bar with its name; more are a profile, sorted."""
+"""With at most this many classes, each has a bar with its name; more classes are shown as a sorted profile."""
 PROFILE_BARS = 1000
-"""Bars of a profile; of more classes, so many spread evenly."""
+"""Most bars of a profile, taken evenly from the classes."""
 
 
 def write_verification_page(result: Mapping[str, Any], thumbnails: Sequence[bytes], output: Path) -> Path:
@@ -27,7 +27,7 @@ def write_verification_page(result: Mapping[str, Any], thumbnails: Sequence[byte
     Args:
         result: What ``data.survey.survey`` gathers, and ``data``, the name of the data set.
         thumbnails: PNGs of the first sets of equal images, at most ``PICTURES``.
-        output: The file to write.
+        output: Path of the page.
 
     Returns:
         ``output``.
@@ -52,7 +52,7 @@ def write_verification_page(result: Mapping[str, Any], thumbnails: Sequence[byte
 
 
 def _balance(splits: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The counts of each split's classes: named bars, or a profile of many classes, the largest first."""
+    """The class counts of each split, the largest first, as named bars or as a profile."""
     views = []
     for split, facts in splits.items():
         counts = sorted(facts["classes"]["counts"].items(), key=lambda item: -item[1])
@@ -65,7 +65,7 @@ def _balance(splits: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _histogram(splits: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The short sides of the images of all splits together."""
+    """The histogram of the short sides of the images of all splits."""
     counts: dict[tuple[int, int], int] = {}
     for facts in splits.values():
         for bin in facts["sizes"]["short_side"]:

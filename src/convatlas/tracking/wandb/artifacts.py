@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convatlas.errors import UserError
-from convatlas.record.files import read_config, read_summary
+from convatlas.record.directory import RunDirectory
 from convatlas.utils.files import read_lines
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def kept(policy: Policy) -> list[str]:
 
 def checkpoint_file(directory: Path, name: str) -> Path:
     """The path of a run's checkpoint."""
-    return directory / "checkpoints" / f"{name}.ckpt"
+    return RunDirectory(directory).checkpoints / f"{name}.ckpt"
 
 
 def send_checkpoints(run: "wandb.Run", wandb: Any, directory: Path, names: list[str]) -> list["wandb.Artifact"]:
@@ -148,12 +148,13 @@ def checkpoint_step(path: Path) -> int:
 
 
 def _metadata(directory: Path, name: str, step: int) -> dict[str, Any]:
-    summary = read_summary(directory)
+    run = RunDirectory(directory)
+    summary = run.summary
     return {
         "run_id": summary["run_id"],
         "checkpoint": name,
         "step": step,
-        "class_list": read_lines(directory / "class_list.txt"),
-        "config": read_config(directory),
+        "class_list": read_lines(run.class_list),
+        "config": run.config,
         "metrics": {"best": summary.get("best"), **summary.get("test", {})},
     }

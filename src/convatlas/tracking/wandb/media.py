@@ -14,8 +14,8 @@ MATRIX_PIXELS = 480
 """Longest side of the confusion matrix in pixels; with more classes, each cell is one pixel."""
 NAMED_CLASSES = 20
 """Largest number of classes that are named under the matrix."""
-OVERLAID = ("worst", "segmented", "detected")
-"""Kinds of images with labels and predictions drawn over them."""
+OVERLAID = {"classification": (), "segmentation": ("worst", "segmented"), "detection": ("worst", "detected")}
+"""Entries of an evaluation that list images with labels and predictions drawn over them, by task type."""
 VIEWS = ("image", "label_overlay", "prediction_overlay")
 COLUMNS = ("image", "label", "prediction", "confidence", "path")
 
@@ -35,13 +35,14 @@ def evaluation_media(wandb: Any, file: Path) -> dict[str, Any]:
     """
     evaluation = read_evaluation(file)
     split, classes = evaluation["split"], evaluation["classes"]
-    shown = _classified(wandb, file.parent, evaluation) if "samples" in evaluation else {}
-    for kind in OVERLAID:
+    task_type = evaluation["task_type"]
+    shown = _classified(wandb, file.parent, evaluation) if task_type == "classification" else {}
+    for kind in OVERLAID[task_type]:
         if entries := evaluation.get(kind):
             shown[f"{split}/{kind}"] = [
                 wandb.Image(_side_by_side(file.parent, entry), caption=_caption(entry)) for entry in entries
             ]
-    matrix = evaluation.get("confusion_matrix") or evaluation.get("pixel_confusion_matrix")
+    matrix = evaluation.get("pixel_confusion_matrix" if task_type == "segmentation" else "confusion_matrix")
     if matrix:
         named = ", ".join(classes[:NAMED_CLASSES]) + (", …" if len(classes) > NAMED_CLASSES else "")
         caption = f"rows: true classes, columns: predicted classes, darker: a larger share of the row: {named}"

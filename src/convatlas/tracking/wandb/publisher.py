@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from convatlas.errors import UnreadableError, UserError
-from convatlas.record.files import file_inside, read_provenance, read_summary
+from convatlas.record.directory import RunDirectory
+from convatlas.record.files import file_inside
 from convatlas.record.lines import LineReader
 from convatlas.tracking.wandb.artifacts import Policy, checkpoint_file, delete_superseded, kept, send_checkpoints
 from convatlas.tracking.wandb.media import evaluation_media
@@ -44,8 +45,6 @@ DIGEST = "record"
 """Key of the W&B summary with a digest of the published record."""
 FATAL = "ERROR+4"
 """Level of the errors after which wandb-core sends no more rows."""
-FILES = ("provenance.json", "class_list.txt")
-"""Files of the run's directory that are uploaded; W&B stores the configuration itself."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,12 @@ class Publication:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.directory = Path(job.directory)
+        self.record = RunDirectory(self.directory)
         self.folder = self.directory / "wandb"  # W&B's own files, while this process runs
         self._guard = self._lock()
         self.server = WandbServer.connect(job.answer_seconds)
         self.entity = job.entity or self.server.entity
-        self._reader = LineReader(self.directory / "metrics.jsonl")
+        self._reader = LineReader(self.record.metrics)
         self._rows = self._reader.new()
         self.current = False
         for wandb_id in self._ids():
@@ -247,19 +247,19 @@ class Publication:
 
     def _num_ready(self) -> int:
         """Number of lines that can be sent; the line of the test waits for its pictures."""
-        waiting = not (self.directory / "evaluation" / "test.json").is_file()
+        waiting = not (self.record.evaluation / "test.json").is_file()
         return next((i for i, line in enumerate(self._rows) if waiting and _is_test(line)), len(self._rows))
 
     def _row(self, index: int) -> dict[str, Any]:
         line = dict(self._rows[index])
         if missing := {"epoch", "time"} - line.keys():
-            path = self.directory / "metrics.jsonl"
+            path = self.record.metrics
             raise UnreadableError(f"{path}:{index + 1}: damaged line, expected {' and '.join(sorted(missing))}")
         step, epoch, when = (line.pop(key) for key in ("step", "epoch", "time"))
         row = {"trainer/global_step": step, "epoch": epoch, "_timestamp": when}
         row |= {name: float(value) for name, value in line.items()}  # "NaN" too
         if _is_test(line):
-            row |= evaluation_media(self.wandb, self.directory / "evaluation" / "test.json")
+            row |= evaluation_media(self.wandb, self.record.evaluation / "test.json")
         return row
 
     def _state(self) -> str:
@@ -267,11 +267,14 @@ class Publication:
         return str(self._summary().get("state", "running"))
 
     def _summary(self) -> dict[str, Any]:
-        summary = read_summary(self.directory)
-        return {key: value for key, value in summary.items() if key not in ("format", "test", "run_id", "name", "host")}
+        return {
+            key: value
+            for key, value in self.record.summary.items()
+            if key not in ("format", "test", "run_id", "name", "host")
+        }
 
     def _provenance(self) -> dict[str, Any]:
-        return read_provenance(self.directory)
+        return self.record.provenance
 
     def _digest(self) -> str:
         """A digest of the published files; checkpoints count by size and modification time."""
@@ -280,9 +283,7 @@ class Publication:
             for name in kept(self.job.checkpoints)
             if (file := checkpoint_file(self.directory, name)).is_file()
         ]
-        texts = [
-            path.read_bytes() for name in ("metrics.jsonl", "summary.json") if (path := self.directory / name).is_file()
-        ]
+        texts = [path.read_bytes() for path in (self.record.metrics, self.record.summary_file) if path.is_file()]
         return hashlib.sha256(b"".join(texts) + json.dumps(stats).encode()).hexdigest()
 
     def _missing(self) -> list[str]:
@@ -295,10 +296,10 @@ class Publication:
         """Upload copies: W&B would link files outside its folder and write through the links."""
         folder = Path(self._run.dir)
         saved = []
-        for name in FILES:
-            if (file := file_inside(self.directory, name)) is None:
-                raise UnreadableError(f"{self.directory / name}: missing, or a link out of the run's directory")
-            saved.append(Path(shutil.copy(file, folder / name)))
+        for path in (self.record.provenance_file, self.record.class_list):
+            if (file := file_inside(self.directory, path.name)) is None:
+                raise UnreadableError(f"{path}: missing, or a link out of the run's directory")
+            saved.append(Path(shutil.copy(file, folder / path.name)))
         if diff := (self._provenance().get("git") or {}).get("diff"):
             saved.append(folder / "diff.patch")
             saved[-1].write_text(diff, encoding="utf-8")
