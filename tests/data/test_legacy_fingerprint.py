@@ -11,8 +11,8 @@ from PIL import Image
 
 from convatlas.config.composition import compose
 from convatlas.data.class_list import ClassList
-from convatlas.data.classification.datasets import Dataset
 from convatlas.data.classification.module import ClassificationDataModule
+from convatlas.data.dataset import Dataset
 from convatlas.data.legacy_fingerprint import legacy_fingerprint
 from convatlas.data.module import ImageDataModule
 from convatlas.data.sources.images import ArraySource

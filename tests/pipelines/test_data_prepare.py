@@ -17,8 +17,8 @@ from hydra.utils import instantiate
 from PIL import Image, UnidentifiedImageError
 
 from convatlas.config.composition import check_config, compose, plain
-from convatlas.data.classification.datasets import Dataset, fashion_mnist_sample, image_folder
-from convatlas.data.sources.images import Source
+from convatlas.data.classification.datasets import fashion_mnist_sample, image_folder
+from convatlas.data.sources.images import LabelledSource
 from convatlas.data.sources.shards import ShardSource, index_path
 from convatlas.data.tools.recode import Shrink, stored_form
 from convatlas.errors import UserError
@@ -43,7 +43,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
-def assert_same(first: Source, second: Source) -> None:
+def assert_same(first: LabelledSource, second: LabelledSource) -> None:
     assert first.labels.tolist() == second.labels.tolist()
     assert all(first.encoded(index) == second.encoded(index) for index in range(len(first.labels)))
 
@@ -54,7 +54,7 @@ def test_shards_read_as_the_folder_does(splits: tuple[str, ...], tmp_path: Path)
     (root / "classes.txt").write_text("cat\nant\nbee\n", encoding="utf-8")
     folder = image_folder(3, root=str(root))
     result = prepare(root, tmp_path / "shards")
-    shards: Dataset = image_folder(3, root=str(tmp_path / "shards"))
+    shards = image_folder(3, root=str(tmp_path / "shards"))
     assert shards.class_list == folder.class_list
     assert_same(shards.train, folder.train)
     assert_same(shards.test, folder.test)

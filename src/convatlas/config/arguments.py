@@ -54,11 +54,33 @@ def constructor(target: str) -> Callable[..., Any]:
     return found
 
 
+COMMON = "common"
+"""The ``**`` parameter of a constructor that passes on the arguments of its base class."""
+
+
+def signature(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Parameters of a function or class by name, with evaluated annotations.
+
+    ``**common`` of a class is replaced by the parameters of its base class.
+    """
+    annotated = function.__init__ if inspect.isclass(function) else function
+    found = {
+        name: parameter.replace(annotation=annotation_of(annotated, name))
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+    if inspect.isclass(function) and COMMON in found:
+        del found[COMMON]
+        owner = next(base for base in inspect.getmro(function) if "__init__" in vars(base))
+        return signature(owner.__bases__[0]) | found
+    return found
+
+
+@cache
 def parameters(target: str) -> Mapping[str, inspect.Parameter]:
     """The parameters of a constructor, except those that the program supplies itself."""
     public = public_name(target)
     supplied = SUPPLIED.get(kind_of(public), frozenset()) if public is not None else frozenset()
-    found = inspect.signature(constructor(target)).parameters
+    found = signature(constructor(target))
     return {name: parameter for name, parameter in found.items() if name not in supplied}
 
 
@@ -142,14 +164,8 @@ def reduced(value: Any) -> Any:
 
 def _typed(target: str, name: str, value: Any) -> Any:
     """Convert whole numbers to floats if the constructor expects floats."""
-    return with_floats(value, _annotations(target).get(name)) if isinstance(value, int | list) else value
-
-
-@cache
-def _annotations(target: str) -> Mapping[str, Any]:
-    function = constructor(target)
-    function = function.__init__ if inspect.isclass(function) else function
-    return {name: annotation_of(function, name) for name in parameters(target)}
+    parameter = parameters(target).get(name)
+    return with_floats(value, parameter.annotation) if parameter and isinstance(value, int | list) else value
 
 
 def _plain(value: Any) -> Any:

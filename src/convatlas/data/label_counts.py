@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convatlas.data.classification.datasets import Split
+from convatlas.data.dataset import Split
 
 Counts = NDArray[np.signedinteger[Any]]
 """Number of images, objects or pixels of each class, (num_classes,)."""

@@ -1,9 +1,9 @@
 """What the data modules of all problem types share: splits, ranks, the order of samples, normalisation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,37 +11,16 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from convatlas.config.value_types import Name
-from convatlas.data.class_list import ClassList
-from convatlas.data.classification.datasets import SPLITS, Split
+from convatlas.config.value_types import Name, Side
+from convatlas.data.dataset import SPLITS, Dataset, ImageSource, Split
 from convatlas.data.digests import FileDigests, combined
-from convatlas.data.images.decode import Background, Picture
 from convatlas.data.loader import Plan, PrefetchingLoader
-from convatlas.data.normalization import check_mean, check_std
+from convatlas.data.normalization import check_mean, check_std, set_background
+from convatlas.data.opening import open_with_root
 from convatlas.data.sampler import Indices, evaluation_batches, train_batches
 from convatlas.data.skipped import SkippedImages
 from convatlas.data.sources.images import Labels
 from convatlas.errors import UserError
-
-
-class ImageSource(Protocol):
-    """Images that can be read in any order, by several threads at once."""
-
-    background: Background
-    """The colour behind transparent pixels; ``set_background`` sets it."""
-
-    def open(self, index: int) -> Picture:
-        """One image, to be decoded as far as it is needed."""
-
-    def path(self, index: int) -> str:
-        """Name one image for a message."""
-
-    def digests(self, files: FileDigests) -> dict[str, str]:
-        """Digests by part of what the source holds: another image, label or order is another digest.
-
-        Args:
-            files: Digests the files of images and labels.
-        """
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -49,16 +28,23 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Args:
         name: The data set, as its configuration file is called.
+        dataset: Finds the images: called with ``in_channels`` and, where there is one, ``root``.
+        num_classes: Number of classes that is expected; None takes what the class list has.
         in_channels: 1 for greyscale, 3 for RGB.
+        image_size: Height and width that the network sees, in pixels.
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
+        val_fraction: Share of the training images that becomes ``val`` where the data have no split of their own.
         global_batch_size: Images in one optimizer step, over all ranks and accumulation parts.
         threads: Loader threads of each rank.
         prefetch: Batches that each rank prepares ahead.
         seed: Seed of order and augmentation.
-        on_error: What follows an image that cannot be decoded: ``raise`` ends the run; ``skip`` replaces it in
+        on_error: What follows an image or mask that cannot be used: ``raise`` ends the run; ``skip`` replaces it in
             training by the next one that can, and leaves it out of evaluations.
+        root: The folder of the data set; None for one without files.
         split: The split that ``test_dataloader`` reads.
+        background: The colour behind transparent pixels, 0 to 255 a channel; None shows the colour that is stored under
+            the alpha.
         fingerprint: What an image counts by in the identity of the data: its ``size`` in bytes, or its ``content``.
 
     Attributes:
@@ -69,30 +55,34 @@ class ImageDataModule(LightningDataModule, ABC):
         passed_over: Number of files in the folders that are not among the images, by suffix.
 
     Raises:
-        UserError: Numbers that do not fit together; names the key.
+        UserError: The data are missing, empty, too small or of other classes than expected, or numbers do not fit
+            together; names the key.
     """
 
     problem: ClassVar[str]
     """What the images are for, as the task calls it too."""
-    class_list: ClassList
-    image_size: int
     sources: Mapping[Split, ImageSource]
-    members: Mapping[Split, NDArray[np.int64]]
 
     def __init__(
         self,
         *,
         name: Name,
+        dataset: Callable[..., Dataset[ImageSource]],
+        num_classes: int | None,
         in_channels: int,
+        image_size: Side,
         mean: list[float],
         std: list[float],
+        val_fraction: float,
         global_batch_size: int,
         threads: int,
         prefetch: int,
         seed: int,
-        on_error: Literal["raise", "skip"],
-        split: Split,
-        fingerprint: Literal["size", "content"],
+        on_error: Literal["raise", "skip"] = "raise",
+        root: str | None = None,
+        split: Split = "test",
+        background: list[int] | None = None,
+        fingerprint: Literal["size", "content"] = "size",
     ) -> None:
         super().__init__()
         if threads < 1 or prefetch < 0:
@@ -105,6 +95,7 @@ class ImageDataModule(LightningDataModule, ABC):
         check_std("data.std", std)
         self.name = name
         self.in_channels = in_channels
+        self.image_size = image_size
         self.mean, self.std = mean, std
         self.global_batch_size = global_batch_size
         self.threads, self.prefetch = threads, prefetch
@@ -112,8 +103,24 @@ class ImageDataModule(LightningDataModule, ABC):
         self.split: Split = split
         self.on_error = on_error
         self.skipped = SkippedImages()
-        self.passed_over: Mapping[str, int] = {}
         self._file_digests = FileDigests(fingerprint)
+
+        found = open_with_root(dataset, name, in_channels, root)
+        self.class_list = found.class_list
+        self.passed_over = found.passed_over
+        self.check_classes(num_classes)
+        self.sources = {
+            "train": found.train,
+            "val": found.train if found.val is None else found.val,
+            "test": found.test,
+        }
+        set_background(self.sources.values(), background, in_channels)
+        num_val = None if found.val is None else len(found.val)
+        self.members = deal_splits(self.strata(), num_val, len(found.test), val_fraction)
+
+    def strata(self) -> Labels:
+        """Class of each training image, (N,): ``val`` gets the same share of each. Zeros if images have no class."""
+        return np.zeros(len(self.sources["train"]), np.int64)
 
     @cached_property
     def digests(self) -> dict[str, str]:

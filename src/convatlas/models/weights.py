@@ -1,6 +1,5 @@
 """Start a network from a file of weights, or from torchvision's."""
 
-import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from convatlas.config.arguments import signature
 from convatlas.errors import UserError
 from convatlas.models.base import Architecture, OnBackbone
 from convatlas.models.published_weights import UNUSED, published_weights, torchvision_file
@@ -153,7 +153,7 @@ def _check_settings(where: str, net: Architecture, origin: Origin | None) -> tup
     """Compare the settings that names and shapes do not show with those of the training; return what is not known."""
     if origin is None:
         return tuple(f"{name}={here}" for name, here in net.unnamed_settings.items())
-    defaults = inspect.signature(type(net)).parameters
+    defaults = signature(type(net))
     for name, here in net.unnamed_settings.items():
         there = origin.settings.get(name, defaults[name].default)
         if there != here:

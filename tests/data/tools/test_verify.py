@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.classification.datasets import Dataset, image_folder
-from convatlas.data.sources.images import ArraySource, Source
+from convatlas.data.classification.datasets import image_folder
+from convatlas.data.sources.images import ArraySource, LabelledSource
 from convatlas.data.sources.shards import Sample, ShardSource, write_shard
 from convatlas.data.tools.statistics import class_balance, survey
 from convatlas.data.tools.verify import Record, content_findings, verify_source
@@ -22,13 +22,13 @@ SETS = ("contradiction", "leakage", "duplicate")
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
 
-def surveyed(sources: dict[str, Source], class_list: ClassList, threads: int = 2) -> dict[str, Any]:
+def surveyed(sources: dict[str, LabelledSource], class_list: ClassList, threads: int = 2) -> dict[str, Any]:
     records = {split: verify_source(source, 3, threads, lambda count: None) for split, source in sources.items()}
     return survey(sources, records, class_list, image_size=48)
 
 
 def of_folder(root: Path, threads: int = 2) -> dict[str, Any]:
-    found: Dataset = image_folder(3, root=str(root))
+    found = image_folder(3, root=str(root))
     return surveyed({"train": found.train, "test": found.test}, found.class_list, threads)
 
 
@@ -77,7 +77,7 @@ def test_shards_with_the_same_images_have_the_same_faults(tmp_path: Path) -> Non
     expected = write_faulty_folder(tmp_path / "folder")
     (tmp_path / "folder" / expected["unreadable"][0]).unlink()
     found = image_folder(3, root=str(tmp_path / "folder"))
-    sources: dict[str, Source] = {}
+    sources: dict[str, LabelledSource] = {}
     for split, source in (("train", found.train), ("test", found.test)):
         samples = [
             Sample(f"{index:08d}.jpg", source.encoded(index), int(label)) for index, label in enumerate(source.labels)

@@ -144,6 +144,9 @@ class CocoSource:
         self._starts = np.searchsorted(owners[order], np.arange(len(self.sizes) + 1))
         self._masks = [_compact(file.annotations[row]["segmentation"]) for row in order] if masks else []
 
+    def __len__(self) -> int:
+        return len(self.sizes)
+
     def open(self, index: int) -> Picture:
         """Read one image.
 

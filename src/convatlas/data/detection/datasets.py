@@ -1,6 +1,5 @@
 """The data sets with objects: where the images, annotations and classes of each lie."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,29 +13,12 @@ from torchvision.datasets import VOCDetection
 from convatlas.data.class_list import ClassList
 from convatlas.data.classification.datasets import fetching
 from convatlas.data.detection.coco import CocoFile, CocoSource
-from convatlas.data.detection.objects import Objects, ObjectSource, encode_masks
+from convatlas.data.detection.objects import ObjectDataset, Objects, encode_masks
 from convatlas.data.detection.voc import VocAnnotations, VocSource, read_image_set
 from convatlas.data.digests import FileDigests, text_digest
 from convatlas.data.images.decode import Background, Picture
 from convatlas.data.sources.shapes import CLASSES, scene
 from convatlas.errors import UserError
-
-
-@dataclass(frozen=True)
-class ObjectDataset:
-    """The splits of a data set with objects.
-
-    Args:
-        class_list: The classes, in order; the background is none.
-        train: Training images.
-        test: The reported split.
-        val: The tuning split, or None to cut it from ``train``.
-    """
-
-    class_list: ClassList
-    train: ObjectSource
-    test: ObjectSource
-    val: ObjectSource | None = None
 
 
 class SceneSource:
@@ -59,6 +41,9 @@ class SceneSource:
         self.has_masks = masks
         self.where = "shapes"
         self._made: dict[int, tuple[Tensor, Objects]] = {}
+
+    def __len__(self) -> int:
+        return len(self.sizes)
 
     def open(self, index: int) -> Picture:
         """One image."""
@@ -205,4 +190,5 @@ def voc(
     class_list = ClassList.read(listed) if listed.is_file() else ClassList(tuple(sorted(set(found[0].classes))))
     if not class_list.names:
         raise UserError(f"data.root={root}: no object in the training images, and no {listed} that names the classes")
-    return ObjectDataset(class_list, *(VocSource(one, class_list, in_channels, masks=masks) for one in found))
+    sources = [VocSource(annotations, class_list, in_channels, masks=masks) for annotations in found]
+    return ObjectDataset(class_list, train=sources[0], test=sources[1])

@@ -10,8 +10,8 @@ from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convatlas.data.dataset import Dataset, ImageSource
 from convatlas.data.label_counts import Counts
-from convatlas.data.module import ImageSource
 
 RunLengths = dict[str, Any]
 """A mask as COCO's compressed run lengths: ``size`` (height and width) and ``counts`` (bytes)."""
@@ -52,6 +52,9 @@ class ObjectSource(ImageSource, Protocol):
 
     def count_objects(self, members: NDArray[np.int64], num_classes: int) -> Counts | None:
         """Objects of each class in some of the images, without crowds; None for scenes that are made, not read."""
+
+
+ObjectDataset = Dataset[ObjectSource]
 
 
 def count_objects(

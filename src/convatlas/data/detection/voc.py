@@ -124,6 +124,9 @@ class VocSource:
         first = np.searchsorted(owners, owners)
         self._numbers = (np.arange(len(owners)) - first + 1)[kept]
 
+    def __len__(self) -> int:
+        return len(self.sizes)
+
     def open(self, index: int) -> Picture:
         """Read one image.
 

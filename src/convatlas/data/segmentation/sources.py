@@ -2,8 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from convatlas.data.batch import VOID
-from convatlas.data.class_list import ClassList
+from convatlas.data.dataset import Dataset, ImageSource
 from convatlas.data.digests import FileDigests, text_digest
 from convatlas.data.images.decode import Background, ImageError, Picture, open_picture, orientation, read_file, upright
 from convatlas.data.segmentation.counts import VALUES, Pixels, count_pixels
@@ -24,55 +23,20 @@ MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 """Lossless ones: a JPEG changes the labels."""
 
 
-class MaskSource(Protocol):
-    """Images with masks that can be read in any order, by several threads at once."""
-
-    background: Background
-    """The colour behind transparent pixels; ``set_background`` sets it."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def open(self, index: int) -> Picture:
-        """One image, to be decoded as far as it is needed."""
+class MaskSource(ImageSource, Protocol):
+    """Images that have a mask each."""
 
     def mask(self, index: int) -> Tensor:
-        """The class of each pixel of an image, (H, W) uint8, or ``VOID``."""
+        """Read the class of each pixel of an image, (H, W) uint8, or ``VOID``."""
 
     def count_pixels(self, members: NDArray[np.int64], threads: int, *, skip: bool) -> Pixels | None:
-        """Pixels of each class and of ``VOID`` in some of the masks; None for scenes that are made, not read."""
+        """Count the pixels of each class and of ``VOID`` in some of the masks; None if masks are made, not read."""
 
     def stored_values(self, members: NDArray[np.int64]) -> list[int]:
-        """The values that stand in some of the masks, whatever they mean."""
-
-    def path(self, index: int) -> str:
-        """Name one image for a message."""
-
-    def digests(self, files: FileDigests) -> dict[str, str]:
-        """Digests by part of what the source holds: another image, mask or order is another digest.
-
-        Args:
-            files: Digests the files of images and masks.
-        """
+        """List the values that some of the masks hold."""
 
 
-@dataclass(frozen=True)
-class SegmentationDataset:
-    """The splits of a data set with masks.
-
-    Args:
-        class_list: The classes, in order; the first is the background where there is one.
-        train: Training images.
-        test: The reported split.
-        val: The tuning split, or None to cut it from ``train``.
-        passed_over: Number of files in the folders of images that are not among the images, by suffix.
-    """
-
-    class_list: ClassList
-    train: MaskSource
-    test: MaskSource
-    val: MaskSource | None = None
-    passed_over: Mapping[str, int] = field(default_factory=dict)
+SegmentationDataset = Dataset[MaskSource]
 
 
 class MaskFiles:

@@ -132,6 +132,9 @@ class ShardSource:
         self.labels: Labels = self._entries["label"].astype(np.int64)
         self._maps = [_map(shard, index) for shard, index in zip(self.shards, indices, strict=True)]
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def open(self, index: int) -> Picture:
         """Read one image."""
         return open_picture(self.encoded(index), self.in_channels, self.path(index), self.background)

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.sources.images import Labels, Source
+from convatlas.data.sources.images import LabelledSource, Labels
 from convatlas.data.sources.scan import passed_over_text
 from convatlas.data.tools.verify import KINDS, Record
 from convatlas.utils.files import printable
 
 
 def survey(
-    sources: Mapping[str, Source],
+    sources: Mapping[str, LabelledSource],
     records: Mapping[str, Record],
     class_list: ClassList,
     image_size: int,

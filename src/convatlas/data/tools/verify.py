@@ -26,7 +26,7 @@ from convatlas.data.images.decode import (
 )
 from convatlas.data.images.decode import orientation as image_orientation
 from convatlas.data.images.jpeg import damage_inside, open_jpeg
-from convatlas.data.sources.images import Source
+from convatlas.data.sources.images import LabelledSource
 
 TIFF_BITS_PER_SAMPLE = 258
 ALIASES = {"MPO": "JPEG"}
@@ -114,7 +114,7 @@ class Record:
         return self.widths > 0
 
 
-def verify_source(source: Source, in_channels: int, threads: int, advance: Callable[[int], None]) -> Record:
+def verify_source(source: LabelledSource, in_channels: int, threads: int, advance: Callable[[int], None]) -> Record:
     """Decode every image as training does; a bad one is a finding and stops nothing.
 
     Args:
@@ -143,7 +143,7 @@ def verify_source(source: Source, in_channels: int, threads: int, advance: Calla
             advance(count)
 
 
-def verify_image(source: Source, index: int, in_channels: int, record: Record) -> list[Finding]:
+def verify_image(source: LabelledSource, index: int, in_channels: int, record: Record) -> list[Finding]:
     """Decode one image and look at its header; enters it into the record and returns what is to be told."""
     name = source.path(index)
     try:
