@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from convatlas.config.value_types import Name
 from convatlas.errors import DivergedError, UserError
-from convatlas.models.base import Architecture
-from convatlas.models.weights import LoadedWeights, load_weights
+from convatlas.models.base import Architecture, OnBackbone
+from convatlas.models.weights import LoadedWeights, load_backbone, load_weights
 from convatlas.tasks.compilation import compiled
 from convatlas.tasks.initial_weights import check_initial_weights
 from convatlas.tasks.interfaces import Images, Predicted
@@ -32,7 +32,6 @@ class Task(LightningModule):
             ``model``.
         reset_classifier: Take such weights at their own number of classes and start a new classifier.
         channels_last: Keep weights, and so activations, as (N, H, W, C) in memory.
-        compile: Compile the network for training steps; evaluation is as without.
         optimizer: How to optimize; None for a network that is only evaluated.
         schedule: The learning-rate schedule; None likewise.
     """
@@ -48,13 +47,12 @@ class Task(LightningModule):
         *,
         name: Name,
         net: Architecture,
-        weights: str | None,
-        weights_entry: str | None,
-        reset_classifier: bool,
-        channels_last: bool,
-        optimizer: OptimizerRecipe | None,
-        schedule: Schedule | None,
-        compile: bool = False,
+        weights: str | None = None,
+        weights_entry: str | None = None,
+        reset_classifier: bool = False,
+        channels_last: bool = False,
+        optimizer: OptimizerRecipe | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -70,8 +68,24 @@ class Task(LightningModule):
             raise UserError(f"model.weights_entry={weights_entry}: expected model.weights, the file that has it")
         if channels_last:
             net.to(memory_format=torch.channels_last)
-        # A function, not a module: names in checkpoints stay.
-        self._compiled = compiled(net) if compile and optimizer is not None else None
+        self._compiled: Callable[[Tensor], Any] | None = None
+
+    def load_backbone(self, backbone: Mapping[str, str | None] | None) -> None:
+        """Start the backbone of the network from ``weights``, the entry ``weights_entry`` of a file.
+
+        Raises:
+            UserError: There is an entry without a file; the weights do not fit.
+        """
+        source, entry = ((backbone or {}).get(key) for key in ("weights", "weights_entry"))
+        if source is not None:
+            self.loaded.append(load_backbone(cast(OnBackbone, self.net), source, entry=entry))
+        elif entry is not None:
+            raise UserError(f"model.backbone.weights_entry={entry}: expected model.backbone.weights, the file")
+
+    def compile_net(self) -> None:
+        """Compile the network for training steps; evaluation stays as it is."""
+        if self.optimizer_recipe is not None:
+            self._compiled = compiled(self.net)  # a function, not a module: names in checkpoints stay
 
     def output(self, batch: Any) -> Any:
         """What the network returns for a training batch."""

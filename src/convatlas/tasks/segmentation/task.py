@@ -1,21 +1,19 @@
 """Semantic segmentation: cross-entropy of pixels, mean intersection over union."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convatlas.config.value_types import Name
 from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
 from convatlas.errors import UserError
 from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.segmentation.segmenter import Segmenter
 from convatlas.models.segmentation.unet import centre
-from convatlas.models.weights import load_backbone
 from convatlas.tasks.base import Task
 from convatlas.tasks.interfaces import Images
-from convatlas.tasks.optimization import OptimizerRecipe, Schedule
 from convatlas.tasks.segmentation.confusion import PixelConfusion
 from convatlas.tasks.segmentation.predictions import MaskPredictions
 from convatlas.tasks.segmentation.protocols import DenseViews
@@ -29,19 +27,11 @@ class SegmentationTask(Task):
     from one confusion matrix over all ranks.
 
     Args:
-        name: The architecture, as its configuration file is called.
-        net: The network.
         backbone: ``weights``: a trained classification network that the backbone starts from; a file,
             ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: as below, of that file.
         auxiliary_weight: Weight of the auxiliary head's loss.
-        weights: What the whole network starts from, likewise.
-        weights_entry: Which weights of that file, if it holds several, keys joined by dots; None is ``state_dict`` or
-            ``model``.
-        reset_classifier: Take such weights at their own number of classes and start a new last layer, to fine-tune.
-        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
         compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
-        optimizer: How to optimize; None for a network that is only evaluated.
-        schedule: The learning-rate schedule; None likewise.
+        common: Those of ``Task``.
 
     Attributes:
         views: How an evaluation shows whole images to the network.
@@ -57,39 +47,20 @@ class SegmentationTask(Task):
     def __init__(
         self,
         *,
-        name: Name,
-        net: Segmenter,
         backbone: Mapping[str, str | None] | None = None,
         auxiliary_weight: float = 0.5,
-        weights: str | None = None,
-        weights_entry: str | None = None,
-        reset_classifier: bool = False,
-        channels_last: bool = False,
         compile: bool = False,
-        optimizer: OptimizerRecipe | None = None,
-        schedule: Schedule | None = None,
+        **common: Any,
     ) -> None:
-        source = (backbone or {}).get("weights")
+        source, weights = (backbone or {}).get("weights"), common.get("weights")
         if source is not None and weights is not None:
             raise UserError(
                 f"model.weights={weights}, model.backbone.weights={source}: both start the backbone; expected one"
             )
-        super().__init__(
-            name=name,
-            net=net,
-            weights=weights,
-            weights_entry=weights_entry,
-            reset_classifier=reset_classifier,
-            channels_last=channels_last,
-            optimizer=optimizer,
-            schedule=schedule,
-            compile=compile,
-        )
-        entry = (backbone or {}).get("weights_entry")
-        if source is not None:
-            self.loaded.append(load_backbone(net, source, entry=entry))
-        elif entry is not None:
-            raise UserError(f"model.backbone.weights_entry={entry}: expected model.backbone.weights, the file")
+        super().__init__(**common)
+        self.load_backbone(backbone)
+        if compile:
+            self.compile_net()
         self.auxiliary_weight = auxiliary_weight
         self.views = DenseViews()
         self.train_confusion = PixelConfusion(self.num_classes)
