@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
@@ -13,6 +12,7 @@ from convatlas.data.detection.objects import Objects, encode_masks
 from convatlas.errors import UserError
 from convatlas.models.detection.detector import Detection
 from convatlas.tasks.detection.average_precision import AveragePrecision, Found, average_precision
+from convatlas.tasks.gathering import gather_ranks
 
 CERTAIN = 0.5
 """Score from which a detection is counted and drawn."""
@@ -76,10 +76,7 @@ class ObjectPredictions:
         Raises:
             UserError: There are none: every image was skipped.
         """
-        if dist.is_available() and dist.is_initialized():
-            everyone: list[list[Found]] = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(everyone, self.found)
-            self.found = [found for part in everyone for found in part]
+        self.found = [found for part in gather_ranks(self.found) for found in part]
         if not self.found:
             raise UserError(f"data.on_error=skip: none of the {self.split} images can be decoded")
         self.found.sort(key=lambda found: found.index)

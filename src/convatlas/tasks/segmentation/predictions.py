@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from convatlas.errors import UserError
+from convatlas.tasks.gathering import gather_ranks
 from convatlas.tasks.segmentation.confusion import class_ious, pixel_counts
 
 SHOWN = 12
@@ -81,12 +81,9 @@ class MaskPredictions:
             UserError: There are none: every image was skipped.
         """
         self.counts = counts.cpu()
-        if dist.is_available() and dist.is_initialized():
-            everyone: list[tuple[list[ImageScore], dict[int, Tensor]] | None] = [None] * dist.get_world_size()
-            dist.all_gather_object(everyone, (self.scores, self.masks))
-            found = [each for each in everyone if each is not None]
-            self.scores = [score for scores, _ in found for score in scores]
-            self.masks = {index: mask for _, masks in found for index, mask in masks.items()}
+        ranks = gather_ranks((self.scores, self.masks))
+        self.scores = [score for scores, _ in ranks for score in scores]
+        self.masks = {index: mask for _, masks in ranks for index, mask in masks.items()}
         if not self.scores:
             raise UserError(f"data.on_error=skip: none of the {self.split} images can be used")
         self.scores.sort()
