@@ -20,7 +20,7 @@ from convatlas.config.composition import check_config, compose, plain
 from convatlas.data.classification.datasets import fashion_mnist_sample, image_folder
 from convatlas.data.sources.images import LabelledSource
 from convatlas.data.sources.shards import ShardSource, index_path
-from convatlas.data.tools.recode import Shrink, stored_form
+from convatlas.data.tools.recode import Reencode, stored_form
 from convatlas.errors import UserError
 from pipelines.data_prepare import TYPES, _next_command, data_prepare
 from tests.conftest import Command
@@ -176,7 +176,7 @@ def test_an_image_one_pixel_wide_is_shrunk_to_one(in_channels: int, mode: str) -
     buffer = io.BytesIO()
     Image.fromarray(column).save(buffer, "PNG")
     suffix, content = stored_form(
-        buffer.getvalue(), Shrink(side=50, which="long", quality=95), in_channels, "column.png"
+        buffer.getvalue(), Reencode(side=50, which="long", quality=95), in_channels, "column.png"
     )
     image = Image.open(io.BytesIO(content))
     assert (suffix, image.mode, image.size) == ("jpg", mode, (1, 50))
@@ -440,5 +440,5 @@ def test_shards_train_as_their_folder_does(images: Path, tmp_path: Path) -> None
     assert isinstance(modules[1].sources["train"], ShardSource)
     assert [modules[0].num_samples(split) for split in ("train", "val", "test")] == [12, 3, 15]
     for split in ("train", "val", "test"):
-        assert np.array_equal(modules[0].members[split], modules[1].members[split])
+        assert np.array_equal(modules[0].indices[split], modules[1].indices[split])
         assert torch.equal(modules[0].load(split, 1), modules[1].load(split, 1))

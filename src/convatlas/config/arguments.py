@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.utils import get_object
 
+from convatlas.config.former_names import IN_IDENTITIES
 from convatlas.config.public_names import find_object, kind_of, public_name
 from convatlas.config.value_types import annotation_of, with_floats
 from convatlas.utils.files import dumps
@@ -137,7 +138,7 @@ def targets(value: Any) -> set[str]:
 def reduced(value: Any) -> Any:
     """Remove every argument that has its default value; the inverse of ``expanded``.
 
-    A default of ``CHANGED_DEFAULTS`` is replaced by its version.
+    A default of ``CHANGED_DEFAULTS`` is replaced by its version, a name of ``IN_IDENTITIES`` by the former one.
     """
     if isinstance(value, list):
         return [reduced(item) for item in value]
@@ -148,7 +149,7 @@ def reduced(value: Any) -> Any:
     target = str(value["_target_"])
     name = public_name(target) or target
     usual = defaults(target)
-    found: dict[str, Any] = {"_target_": name}
+    found: dict[str, Any] = {"_target_": IN_IDENTITIES.get(name, name)}
     for key, item in value.items():
         typed = _typed(target, key, item)
         if key not in INSTANTIATE and not (key in usual and _same(typed, usual[key])):

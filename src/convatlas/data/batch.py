@@ -4,7 +4,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-VOID = 255
+IGNORE_INDEX = 255
 """The label of a pixel that belongs to no class; it counts neither in losses nor in metrics."""
 
 
@@ -15,7 +15,7 @@ class Batch(NamedTuple):
         images: (N, C, H, W), uint8 as loaded, float32 normalised once on the device; channels last in memory.
         labels: Class of each image, (N,) int64.
         indices: Position of each image in its split, (N,) int64.
-        draws: What was drawn for the augmentation on the device, (N, K) float32; None where there is none.
+        random_parameters: What was drawn for the augmentation on the device, (N, K) float32; None where there is none.
         mixed_labels: Class of the image that was mixed into each, (N,) int64; None where none was.
         label_weights: Share of each image's own label, (N,) float32, the rest is ``mixed_labels``'; None likewise.
     """
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     indices: Tensor
-    draws: Tensor | None = None
+    random_parameters: Tensor | None = None
     mixed_labels: Tensor | None = None
     label_weights: Tensor | None = None
 
@@ -58,7 +58,7 @@ class SegmentationBatch(NamedTuple):
 
     Attributes:
         images: (N, C, H, W), uint8 as loaded, float32 normalised once on the device; channels last in memory.
-        labels: Class of each pixel, (N, H, W), uint8 as loaded, int64 on the device; ``VOID`` does not count.
+        labels: Class of each pixel, (N, H, W), uint8 as loaded, int64 on the device; ``IGNORE_INDEX`` does not count.
         indices: Position of each image in its split, (N,) int64.
         weights: Of each pixel in the loss, (N, H, W) float32; None where all count alike.
     """

@@ -25,7 +25,7 @@ from convatlas.data.skipped import SkippedImages
 from convatlas.data.sources.images import LabelledSource
 from convatlas.data.transforms.image import Augmentation
 
-Plan = Callable[[], tuple[int, Sequence[Indices]]]
+BatchPlan = Callable[[], tuple[int, Sequence[Indices]]]
 """Says, as an iteration starts, which epoch it is and which samples make up its batches."""
 
 
@@ -39,7 +39,7 @@ class PrefetchingLoader(ABC):
 
     Args:
         source: The images.
-        members: Positions in the source of the split's samples, (N,).
+        indices: Positions in the source of the split's samples, (N,).
         plan: The epoch and its batches, asked at the start of each iteration. An entry of a batch is a position in
             the split, plus N for each copy of the same sample that the epoch has besides.
         num_batches: How many there are.
@@ -58,8 +58,8 @@ class PrefetchingLoader(ABC):
         self,
         *,
         source: ImageSource,
-        members: NDArray[np.int64],
-        plan: Plan,
+        indices: NDArray[np.int64],
+        plan: BatchPlan,
         num_batches: int,
         seed: int,
         threads: int,
@@ -68,7 +68,7 @@ class PrefetchingLoader(ABC):
         skipped: SkippedImages,
     ) -> None:
         self.source = source
-        self.members = members
+        self.indices = indices
         self.plan = plan
         self.num_batches = num_batches
         self.seed = seed
@@ -127,11 +127,11 @@ class PrefetchingLoader(ABC):
         return None
 
     @abstractmethod
-    def load(self, member: int, generator: np.random.Generator, memory: Any, row: int) -> Any:
+    def load(self, position: int, generator: np.random.Generator, memory: Any, row: int) -> Any:
         """Prepare one sample; several threads call this at once.
 
         Args:
-            member: Position in the source.
+            position: Position in the source.
             generator: The random generator of the sample.
             memory: What ``allocate`` returned for the batch.
             row: The row of the sample in ``memory``.
@@ -172,14 +172,14 @@ class PrefetchingLoader(ABC):
 
     def _load_entry(self, entry: int, epoch: int, memory: Any, row: int) -> tuple[int, Any] | None:
         """Load the sample of an entry, or its replacement; None if it is dropped."""
-        num_samples = len(self.members)
+        num_samples = len(self.indices)
         for candidate in range(entry, entry + num_samples):
             index = candidate % num_samples
-            member = int(self.members[index])
+            position = int(self.indices[index])
             # A replacement must not repeat what its own entry of the epoch shows.
             entries = [entry] if candidate == entry else [entry, candidate]
             try:
-                return index, self.load(member, np.random.default_rng([self.seed, epoch, *entries]), memory, row)
+                return index, self.load(position, np.random.default_rng([self.seed, epoch, *entries]), memory, row)
             except ImageError as error:
                 if self.on_error == "raise":
                     raise
@@ -187,7 +187,7 @@ class PrefetchingLoader(ABC):
                 if self.on_error == "drop":
                     return None
             except Exception as error:
-                error.add_note(f"while loading {self.source.path(member)}")
+                error.add_note(f"while loading {self.source.path(position)}")
                 raise
         raise ImageError("data.on_error=skip", "damaged", "none of the images can be decoded")
 
@@ -231,33 +231,34 @@ class ThreadedLoader(PrefetchingLoader):
         size = self.augmentation.size(epoch) or self.image_size
         with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
             images = self.memory.batch(count, self.in_channels, size)
-            draws = torch.empty(count, self.augmentation.draws) if self.augmentation.draws else None
-        return images, draws
+            width = self.augmentation.random_parameters
+            random_parameters = torch.empty(count, width) if width else None
+        return images, random_parameters
 
     def load(
-        self, member: int, generator: np.random.Generator, memory: tuple[Tensor, Tensor | None], row: int
+        self, position: int, generator: np.random.Generator, memory: tuple[Tensor, Tensor | None], row: int
     ) -> list[Tensor] | None:
         """Write an augmented image to its row, or return its views."""
-        picture = self.source.open(member)
+        picture = self.source.open(position)
         if self.views is not None:
             return self.views(picture.pixels())
-        images, draws = memory
+        images, random_parameters = memory
         self.augmentation.show(picture, generator, images[row])
-        if draws is not None:
-            self.augmentation.draw(generator, images.shape[-1], draws[row])
+        if random_parameters is not None:
+            self.augmentation.draw(generator, images.shape[-1], random_parameters[row])
         return None
 
     def collate(
         self, samples: Mapping[int, list[Tensor] | None], indices: Tensor, memory: tuple[Tensor, Tensor | None]
     ) -> Batch | ViewBatch:
         """Make a batch of the rows that are not dropped."""
-        labels = torch.from_numpy(self.source.labels[self.members[indices.numpy()]].astype(np.int64))
+        labels = torch.from_numpy(self.source.labels[self.indices[indices.numpy()]].astype(np.int64))
         if self.views is not None:
             return ViewBatch([views for views in samples.values() if views is not None], labels, indices)
-        images, draws = memory
+        images, random_parameters = memory
         if len(samples) < len(images):
             images = images[list(samples)]
-        return Batch(images, labels, indices, draws)
+        return Batch(images, labels, indices, random_parameters)
 
 
 class BatchMemory:

@@ -14,7 +14,7 @@ from torch import Tensor
 from convatlas.config.value_types import Name, Side
 from convatlas.data.dataset import SPLITS, Dataset, ImageSource, Split
 from convatlas.data.digests import FileDigests, combined
-from convatlas.data.loader import Plan, PrefetchingLoader
+from convatlas.data.loader import BatchPlan, PrefetchingLoader
 from convatlas.data.normalization import check_mean, check_std, set_background
 from convatlas.data.opening import open_with_root
 from convatlas.data.sampler import Indices, evaluation_batches, train_batches
@@ -50,7 +50,7 @@ class ImageDataModule(LightningDataModule, ABC):
     Attributes:
         class_list: The classes, in order.
         sources: The images by split.
-        members: Positions in its source of each split's samples, (N,).
+        indices: Positions in its source of each split's samples, (N,).
         skipped: The images that were left out.
         passed_over: Number of files in the folders that are not among the images, by suffix.
 
@@ -59,7 +59,7 @@ class ImageDataModule(LightningDataModule, ABC):
             together; names the key.
     """
 
-    problem: ClassVar[str]
+    task_type: ClassVar[str]
     """What the images are for, as the task calls it too."""
     sources: Mapping[Split, ImageSource]
 
@@ -116,7 +116,7 @@ class ImageDataModule(LightningDataModule, ABC):
         }
         set_background(self.sources.values(), background, in_channels)
         num_val = None if found.val is None else len(found.val)
-        self.members = deal_splits(self.strata(), num_val, len(found.test), val_fraction)
+        self.indices = deal_splits(self.strata(), num_val, len(found.test), val_fraction)
 
     def strata(self) -> Labels:
         """Class of each training image, (N,): ``val`` gets the same share of each. Zeros if images have no class."""
@@ -144,15 +144,15 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def num_samples(self, split: Split) -> int:
         """Number of images of a split."""
-        return len(self.members[split])
+        return len(self.indices[split])
 
     def load(self, split: Split, index: int) -> Tensor:
         """One image of a split as it is stored, (C, H, W) uint8."""
-        return self.sources[split].open(int(self.members[split][index])).pixels()
+        return self.sources[split].open(int(self.indices[split][index])).pixels()
 
     def path(self, split: Split, index: int) -> str:
         """The name of one image of a split."""
-        return self.sources[split].path(int(self.members[split][index]))
+        return self.sources[split].path(int(self.indices[split][index]))
 
     def check_batch(self, world_size: int, accumulation: int) -> None:
         """Refuse a batch that cannot be dealt out.
@@ -216,23 +216,23 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     @abstractmethod
-    def training_loader(self, plan: Plan, num_batches: int) -> PrefetchingLoader:
+    def training_loader(self, plan: BatchPlan, num_batches: int) -> PrefetchingLoader:
         """The loader of augmented batches."""
 
     @abstractmethod
-    def evaluation_loader(self, split: Split, plan: Plan, num_batches: int) -> PrefetchingLoader:
+    def evaluation_loader(self, split: Split, plan: BatchPlan, num_batches: int) -> PrefetchingLoader:
         """The loader of a split's images as an evaluation sees them."""
 
     def evaluation_batch_size(self, world_size: int) -> int:
         """Images of a rank's batch in an evaluation."""
         return max(1, self.global_batch_size // world_size)
 
-    def loader_arguments(self, split: Split, plan: Plan, num_batches: int, *, training: bool) -> dict[str, Any]:
+    def loader_arguments(self, split: Split, plan: BatchPlan, num_batches: int, *, training: bool) -> dict[str, Any]:
         """What every loader takes."""
         on_error = "raise" if self.on_error == "raise" else "replace" if training else "drop"
         return {
             "source": self.sources[split],
-            "members": self.members[split],
+            "indices": self.indices[split],
             "plan": plan,
             "num_batches": num_batches,
             "seed": self.seed,
@@ -309,11 +309,11 @@ def cut_val(labels: Labels, fraction: float) -> tuple[NDArray[np.int64], NDArray
     generator = np.random.default_rng(0)  # not the run's seed: all seeds tune on the same images
     chosen = np.zeros(len(labels), np.bool_)
     of_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
-    for label, members in enumerate(of_class):
-        count = max(1, round(fraction * len(members)))
-        if count >= len(members) > 0:
+    for label, indices in enumerate(of_class):
+        count = max(1, round(fraction * len(indices)))
+        if count >= len(indices) > 0:
             raise UserError(
-                f"data.val_fraction={fraction}: class {label} has {len(members)} training images, none would be left"
+                f"data.val_fraction={fraction}: class {label} has {len(indices)} training images, none would be left"
             )
-        chosen[generator.permutation(members)[:count]] = True
+        chosen[generator.permutation(indices)[:count]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)

@@ -48,5 +48,5 @@ class OnBackbone(Architecture):
         """The classification network, without what this one has no use for; None where there is none."""
 
     @abstractmethod
-    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Put the state dict of the trained classification network into this network's names and shapes."""

@@ -125,7 +125,7 @@ def load_backbone(net: OnBackbone, source: str, *, entry: str | None = None) -> 
     if body is None:
         raise UserError(f"{key}={source}: {type(net).__name__} has no backbone; expected null, and model.weights")
     stored = _read(key, body, source, entry)
-    carried = net.carry_over(stored.tensors)
+    carried = net.convert_backbone_state_dict(stored.tensors)
     new = [name for name in net.state_dict() if not name.startswith(net.carried)]
     _load(net, f"{key}={source}", carried, new)
     assumed = _check_settings(f"{key}={source}", body, stored.origin)

@@ -18,7 +18,7 @@ from convatlas.models.weights import LoadedWeights, load_backbone, load_weights
 from convatlas.tasks.compilation import compiled
 from convatlas.tasks.initial_weights import check_initial_weights
 from convatlas.tasks.interfaces import Images, Predicted
-from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
+from convatlas.tasks.optimization import OptimizerConfig, Schedule, ScheduleContext
 
 
 class Task(LightningModule):
@@ -36,10 +36,10 @@ class Task(LightningModule):
         schedule: The learning-rate schedule; None likewise.
     """
 
-    problem: ClassVar[str]  # as its data call it too
-    usual_protocol: ClassVar[str]  # how an evaluation that is not told otherwise shows images
+    task_type: ClassVar[str]  # as its data call it too
+    default_protocol: ClassVar[str]  # how an evaluation that is not told otherwise shows images
     monitor: ClassVar[str]  # what the best checkpoint is best by
-    measures: ClassVar[str]  # a pattern of what an evaluation measures
+    metric_names: ClassVar[str]  # a pattern of what an evaluation measures
     mode: ClassVar[Literal["min", "max"]] = "max"
 
     def __init__(
@@ -51,14 +51,14 @@ class Task(LightningModule):
         weights_entry: str | None = None,
         reset_classifier: bool = False,
         channels_last: bool = False,
-        optimizer: OptimizerRecipe | None = None,
+        optimizer: OptimizerConfig | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.net: nn.Module = net  # an evaluation may put a test protocol or an ensemble in its place
         self.num_classes = net.num_classes
-        self.optimizer_recipe = optimizer
+        self.optimizer_config = optimizer
         self.schedule = schedule
         self.loaded: list[LoadedWeights] = []  # what became of the weights that it starts from
         self.predictions: Predicted | None = None  # of the last evaluation
@@ -84,7 +84,7 @@ class Task(LightningModule):
 
     def compile_net(self) -> None:
         """Compile the network for training steps; evaluation stays as it is."""
-        if self.optimizer_recipe is not None:
+        if self.optimizer_config is not None:
             self._compiled = compiled(self.net)  # a function, not a module: names in checkpoints stay
 
     def output(self, batch: Any) -> Any:
@@ -100,22 +100,25 @@ class Task(LightningModule):
 
         Warn of images that are prepared otherwise than those that the initial weights were trained with.
         """
-        if data.problem != self.problem:
+        if data.task_type != self.task_type:
             raise UserError(
-                f"data={data.name} is for {data.problem}, model={self.name} for {self.problem}; expected both for one"
+                f"data={data.name} is for {data.task_type}, model={self.name} for {self.task_type}; expected both for "
+                "one"
             )
         if self.loaded:
             check_initial_weights(cast(Architecture, self.net), self.loaded, data)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and its schedule."""
-        if self.optimizer_recipe is None or self.schedule is None:
+        if self.optimizer_config is None or self.schedule is None:
             raise ValueError("a task without optimizer and schedule cannot be trained")
         global_batch_size = self.trainer.datamodule.global_batch_size  # type: ignore[attr-defined]
-        optimizer = self.optimizer_recipe.build(self.net.parameters(), global_batch_size)
+        optimizer = self.optimizer_config.build(self.net.parameters(), global_batch_size)
         steps = int(self.trainer.estimated_stepping_batches)
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        schedule = self.schedule(optimizer, Course(steps=steps, steps_per_epoch=steps_per_epoch, mode=self.mode))
+        schedule = self.schedule(
+            optimizer, ScheduleContext(steps=steps, steps_per_epoch=steps_per_epoch, mode=self.mode)
+        )
         interval = "epoch" if isinstance(schedule, ReduceLROnPlateau) else "step"
         return {
             "optimizer": optimizer,

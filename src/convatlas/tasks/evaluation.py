@@ -20,8 +20,8 @@ from convatlas.data.segmentation.module import SegmentationDataModule
 from convatlas.data.segmentation.pictures import class_colours, mask_png, overlay_png
 from convatlas.tasks.base import Task
 from convatlas.tasks.classification.predictions import Predictions
-from convatlas.tasks.detection.average_precision import Found
-from convatlas.tasks.detection.predictions import CERTAIN, ObjectPredictions
+from convatlas.tasks.detection.average_precision import Detections
+from convatlas.tasks.detection.predictions import SCORE_THRESHOLD, ObjectPredictions
 from convatlas.tasks.segmentation.confusion import class_ious
 from convatlas.tasks.segmentation.predictions import MaskPredictions
 from convatlas.utils.files import dumps, make_directory, write_atomic, write_picture, writing
@@ -53,7 +53,7 @@ def evaluate_split(
     Returns:
         The metrics ``<split>/loss``, ``<split>/top1`` and so on.
     """
-    protocol = protocol or {"name": task.usual_protocol}
+    protocol = protocol or {"name": task.default_protocol}
     trainer.test(task, datamodule=data, verbose=False)
     metrics = {
         name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(f"{data.split}/")
@@ -184,9 +184,9 @@ def true_objects_png(image: Tensor, true: Objects, names: Sequence[str]) -> byte
     return objects_png(image, torch.from_numpy(true.boxes), true.labels.tolist(), written, masks)
 
 
-def found_objects_png(image: Tensor, found: Found, names: Sequence[str]) -> bytes:
+def found_objects_png(image: Tensor, found: Detections, names: Sequence[str]) -> bytes:
     """A picture of what a detector is certain to have found in an image."""
-    rows = np.flatnonzero(found.scores >= CERTAIN).tolist()
+    rows = np.flatnonzero(found.scores >= SCORE_THRESHOLD).tolist()
     masks = None if found.masks is None else decode_masks([found.masks[row] for row in rows], _size(image))
     written = [f"{names[found.labels[row]]} {found.scores[row]:.2f}" for row in rows]
     return objects_png(image, torch.from_numpy(found.boxes[rows]), found.labels[rows].tolist(), written, masks)

@@ -20,7 +20,7 @@ class Images(Protocol):
         """What the data are called."""
 
     @property
-    def problem(self) -> str:
+    def task_type(self) -> str:
         """What they are for."""
 
     @property

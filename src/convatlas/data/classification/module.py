@@ -11,7 +11,7 @@ from convatlas.config.value_types import Side
 from convatlas.data.batch import Batch, ViewBatch, Views
 from convatlas.data.dataset import SPLITS, Split
 from convatlas.data.label_counts import absent_classes
-from convatlas.data.loader import BatchMemory, Plan, ThreadedLoader
+from convatlas.data.loader import BatchMemory, BatchPlan, ThreadedLoader
 from convatlas.data.module import ImageDataModule
 from convatlas.data.sampler import Indices
 from convatlas.data.sources.images import LabelledSource, Labels
@@ -36,7 +36,7 @@ class ClassificationDataModule(ImageDataModule):
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
     """
 
-    problem = "classification"
+    task_type = "classification"
     views: Views | None = None
 
     sources: Mapping[Split, LabelledSource]
@@ -76,7 +76,7 @@ class ClassificationDataModule(ImageDataModule):
         """
         names = self.class_list.names
         counts = {
-            split: np.bincount(self.sources[split].labels[self.members[split]], minlength=len(names))
+            split: np.bincount(self.sources[split].labels[self.indices[split]], minlength=len(names))
             for split in splits
         }
         return absent_classes(self.name, "image", names, counts)
@@ -92,11 +92,11 @@ class ClassificationDataModule(ImageDataModule):
         group = 1 if self.augment.mix is None else 2
         return super().train_order(epoch, accumulation, repeats=self.augment.repeats, group=group, **arguments)
 
-    def training_loader(self, plan: Plan, num_batches: int) -> ThreadedLoader:
+    def training_loader(self, plan: BatchPlan, num_batches: int) -> ThreadedLoader:
         """Augmented images."""
         return self._loader("train", plan, num_batches, self.augment, training=True)
 
-    def evaluation_loader(self, split: Split, plan: Plan, num_batches: int) -> ThreadedLoader:
+    def evaluation_loader(self, split: Split, plan: BatchPlan, num_batches: int) -> ThreadedLoader:
         """Central crops, or the views of a test protocol."""
         return self._loader(split, plan, num_batches, self.evaluation, self.views)
 
@@ -107,7 +107,7 @@ class ClassificationDataModule(ImageDataModule):
     def _loader(
         self,
         split: Split,
-        plan: Plan,
+        plan: BatchPlan,
         num_batches: int,
         augmentation: Augmentation,
         views: Views | None = None,
@@ -132,5 +132,5 @@ def build_classification_data(config: DictConfig) -> ClassificationDataModule:
     """
     data = instantiate(config)
     if not isinstance(data, ClassificationDataModule):
-        raise UserError(f"data={config.name} is for {data.problem}; this verb is for classification")
+        raise UserError(f"data={config.name} is for {data.task_type}; this verb is for classification")
     return data

@@ -176,9 +176,9 @@ class CocoSource:
             masks = [_run_lengths(mask, height, width) for mask in self._masks[chosen]]
         return Objects(self._boxes[chosen], self._labels[chosen], self._crowd[chosen], self._areas[chosen], masks)
 
-    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> Counts:
+    def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> Counts:
         """Objects of each class in some of the images, without crowds."""
-        return count_objects(self._labels, self._crowd, self._starts, members, num_classes)
+        return count_objects(self._labels, self._crowd, self._starts, indices, num_classes)
 
     def path(self, index: int) -> str:
         """The image's path."""

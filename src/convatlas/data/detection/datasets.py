@@ -53,7 +53,7 @@ class SceneSource:
         """What is in one image."""
         return self._scene(index)[1]
 
-    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> None:
+    def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> None:
         """None: scenes are made with all classes."""
 
     def path(self, index: int) -> str:

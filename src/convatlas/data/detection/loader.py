@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from convatlas.data.batch import ObjectBatch
 from convatlas.data.detection.objects import ObjectSource, decode_masks
-from convatlas.data.detection.transforms import ObjectAugmentation, Shown
+from convatlas.data.detection.transforms import DetectionSample, ObjectAugmentation
 from convatlas.data.loader import PrefetchingLoader
 
 MULTIPLE = 32
 """Pixels: a batch's height and width are multiples of it, so that maps at every stride divide evenly."""
 
-Sample = tuple[Shown, tuple[int, int]]
+LoadedSample = tuple[DetectionSample, tuple[int, int]]
 """What is shown of an image, and its stored height and width."""
 
 
@@ -37,14 +37,14 @@ class ObjectLoader(PrefetchingLoader):
         self.augmentation = augmentation
         self.with_objects = with_objects
 
-    def load(self, member: int, generator: np.random.Generator, memory: None, row: int) -> Sample:
+    def load(self, position: int, generator: np.random.Generator, memory: None, row: int) -> LoadedSample:
         """Read an image and its objects, and augment both."""
         with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
-            image = self.source.open(member).pixels()
+            image = self.source.open(position).pixels()
             size = (image.shape[-2], image.shape[-1])
-            return self.augmentation(self._objects(member, image, size), generator), size
+            return self.augmentation(self._objects(position, image, size), generator), size
 
-    def collate(self, samples: Mapping[int, Sample], indices: Tensor, memory: None) -> ObjectBatch:
+    def collate(self, samples: Mapping[int, LoadedSample], indices: Tensor, memory: None) -> ObjectBatch:
         """Pad the images and masks to the size of the largest."""
         shown = [sample for sample, _ in samples.values()]
         sizes = [sample.size for sample in shown]
@@ -64,15 +64,17 @@ class ObjectLoader(PrefetchingLoader):
             indices=indices,
         )
 
-    def _objects(self, member: int, image: Tensor, size: tuple[int, int]) -> Shown:
+    def _objects(self, position: int, image: Tensor, size: tuple[int, int]) -> DetectionSample:
         if not self.with_objects:
-            return Shown(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), None)
-        objects = self.source.objects(member)
+            return DetectionSample(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), None)
+        objects = self.source.objects(position)
         single = np.flatnonzero(~objects.crowd).tolist()
         masks = None
         if objects.masks is not None:
             masks = decode_masks([objects.masks[position] for position in single], size)
-        return Shown(image, torch.from_numpy(objects.boxes[single]), torch.from_numpy(objects.labels[single]), masks)
+        return DetectionSample(
+            image, torch.from_numpy(objects.boxes[single]), torch.from_numpy(objects.labels[single]), masks
+        )
 
 
 def batch_size(*sizes: tuple[int, int]) -> tuple[int, int]:

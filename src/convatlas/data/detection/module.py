@@ -13,7 +13,7 @@ from convatlas.data.detection.loader import ObjectLoader
 from convatlas.data.detection.objects import Objects, ObjectSource
 from convatlas.data.detection.transforms import ObjectAugmentation, ResizeShortSide
 from convatlas.data.label_counts import absent_classes
-from convatlas.data.loader import Plan
+from convatlas.data.loader import BatchPlan
 from convatlas.data.module import ImageDataModule
 from convatlas.data.sampler import Indices
 from convatlas.errors import UserError
@@ -31,7 +31,7 @@ class DetectionDataModule(ImageDataModule):
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
     """
 
-    problem = "detection"
+    task_type = "detection"
 
     sources: Mapping[Split, ObjectSource]
 
@@ -42,7 +42,7 @@ class DetectionDataModule(ImageDataModule):
         resize = ResizeShortSide(short_sides=[self.image_size], long_side=long_side)
         self.evaluation = ObjectAugmentation(resize=resize)
         self.augment = self.evaluation if augment is None else replace(augment, resize=augment.resize or resize)
-        sizes = self.sources["train"].sizes[self.members["train"]]
+        sizes = self.sources["train"].sizes[self.indices["train"]]
         self._upright = (sizes[:, 0] > sizes[:, 1]).astype(np.int64)
 
     @property
@@ -52,7 +52,7 @@ class DetectionDataModule(ImageDataModule):
 
     def objects(self, split: Split, index: int) -> Objects:
         """What is in one image of a split, as it is stored."""
-        return self.sources[split].objects(int(self.members[split][index]))
+        return self.sources[split].objects(int(self.indices[split][index]))
 
     def check_labels(self, splits: Sequence[Split] = SPLITS) -> list[str]:
         """Count the objects of each class, without crowds and difficult ones.
@@ -67,7 +67,7 @@ class DetectionDataModule(ImageDataModule):
             UserError: There is no object to train on; names the annotations.
         """
         names = self.class_list.names
-        found = {split: self.sources[split].count_objects(self.members[split], len(names)) for split in splits}
+        found = {split: self.sources[split].count_objects(self.indices[split], len(names)) for split in splits}
         counts = {split: of_class for split, of_class in found.items() if of_class is not None}
         if "train" in counts and not counts["train"].any():
             raise UserError(
@@ -80,7 +80,7 @@ class DetectionDataModule(ImageDataModule):
         """The batches of this rank in an epoch: upright images and others apart."""
         return super().train_order(epoch, accumulation, kinds=self._upright, **arguments)
 
-    def training_loader(self, plan: Plan, num_batches: int) -> ObjectLoader:
+    def training_loader(self, plan: BatchPlan, num_batches: int) -> ObjectLoader:
         """Augmented images with their objects."""
         return ObjectLoader(
             augmentation=self.augment,
@@ -88,7 +88,7 @@ class DetectionDataModule(ImageDataModule):
             **self.loader_arguments("train", plan, num_batches, training=True),
         )
 
-    def evaluation_loader(self, split: Split, plan: Plan, num_batches: int) -> ObjectLoader:
+    def evaluation_loader(self, split: Split, plan: BatchPlan, num_batches: int) -> ObjectLoader:
         """Whole images."""
         return ObjectLoader(
             augmentation=self.evaluation,

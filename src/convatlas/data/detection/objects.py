@@ -50,7 +50,7 @@ class ObjectSource(ImageSource, Protocol):
     def objects(self, index: int) -> Objects:
         """What is in one image."""
 
-    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> Counts | None:
+    def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> Counts | None:
         """Objects of each class in some of the images, without crowds; None for scenes that are made, not read."""
 
 
@@ -61,7 +61,7 @@ def count_objects(
     labels: NDArray[np.int64],
     crowd: NDArray[np.bool_],
     starts: NDArray[np.int64],
-    members: NDArray[np.int64],
+    indices: NDArray[np.int64],
     num_classes: int,
 ) -> Counts:
     """Count the objects of each class in some of the images of a source.
@@ -70,11 +70,11 @@ def count_objects(
         labels: Classes of all objects, image by image, (M,).
         crowd: Which of them are not single objects, (M,).
         starts: Where each image's objects start, and the end of the last, (N + 1,).
-        members: The images to count in.
+        indices: The images to count in.
         num_classes: Number of classes.
     """
     counted = np.zeros(len(starts) - 1, np.bool_)
-    counted[members] = True
+    counted[indices] = True
     return np.bincount(labels[np.repeat(counted, np.diff(starts)) & ~crowd], minlength=num_classes)
 
 

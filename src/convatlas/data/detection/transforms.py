@@ -23,7 +23,7 @@ MIN_SIDE = 0.1
 
 
 @dataclass(frozen=True)
-class Shown:
+class DetectionSample:
     """An image and its objects as the network will see them.
 
     Attributes:
@@ -43,24 +43,24 @@ class Shown:
         """Height and width."""
         return self.image.shape[-2], self.image.shape[-1]
 
-    def resized(self, height: int, width: int) -> "Shown":
+    def resized(self, height: int, width: int) -> "DetectionSample":
         """The same in another size."""
         if (height, width) == self.size:
             return self
         factors = torch.tensor([width / self.size[1], height / self.size[0]] * 2)
-        return Shown(
+        return DetectionSample(
             image=TF.resize(self.image, [height, width], antialias=True),
             boxes=self.boxes * factors,
             labels=self.labels,
             masks=None if self.masks is None else _nearest(self.masks, height, width),
         )
 
-    def window(self, top: int, left: int, height: int, width: int) -> "Shown":
+    def window(self, top: int, left: int, height: int, width: int) -> "DetectionSample":
         """A part of the image, with zeros where it leaves it, and what is left of the objects there."""
         around = [-left, left + width - self.size[1], -top, top + height - self.size[0]]
         limits = torch.tensor([width, height, width, height])
         boxes = (self.boxes - torch.tensor([left, top, left, top])).clamp(min=0).minimum(limits)
-        cut = Shown(
+        cut = DetectionSample(
             image=F.pad(self.image, around),
             boxes=boxes,
             labels=self.labels,
@@ -68,7 +68,7 @@ class Shown:
         )
         return cut.visible()
 
-    def visible(self) -> "Shown":
+    def visible(self) -> "DetectionSample":
         """Only the objects of which something is left."""
         kept = ((self.boxes[:, 2:] - self.boxes[:, :2]) >= MIN_SIDE).all(dim=1)
         if self.masks is not None:
@@ -82,7 +82,7 @@ class Shown:
 class ObjectStep(Protocol):
     """Changes an image and its objects."""
 
-    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+    def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
         """Map them to what is shown in their place."""
 
 
@@ -100,7 +100,7 @@ class ObjectAugmentation:
     joint: Mapping[str, ObjectStep] = field(default_factory=dict)
     steps: Mapping[str, Step] = field(default_factory=dict)
 
-    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+    def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
         """Change an image and its objects; those of which nothing is left are gone."""
         for joint in (*([] if self.resize is None else [self.resize]), *self.joint.values()):
             shown = joint(shown, generator)
@@ -131,7 +131,7 @@ class ResizeShortSide:
         if not self.short_sides:
             raise UserError("augment.resize.short_sides=[]: expected at least one number of pixels")
 
-    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+    def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
         """Resize an image and its objects."""
         drawn = self.short_sides[int(generator.integers(len(self.short_sides)))]
         return shown.resized(*scaled_size(shown.size, drawn, self.long_side))
@@ -158,7 +158,7 @@ class ScaleJitter:
                 f"augment.resize.scale=[{self.scale[0]},{self.scale[1]}]: expected two numbers above 0 that do not fall"
             )
 
-    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+    def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
         """Resize, and cut or pad."""
         factor = float(generator.uniform(*self.scale)) * self.size / max(shown.size)
         resized = shown.resized(*(max(1, round(side * factor)) for side in shown.size))
@@ -183,7 +183,7 @@ class HorizontalFlip:
         if not 0 <= self.p <= 1:
             raise UserError(f"augment.joint.flip.p={self.p}: expected a probability from 0 to 1")
 
-    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+    def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
         """Maybe flip an image and its objects."""
         if generator.random() >= self.p:
             return shown

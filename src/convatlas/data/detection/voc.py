@@ -162,9 +162,9 @@ class VocSource:
                 raise UserError(f"{self._mask_path(index)}: expected a pixel of each object, none is {number}")
         return Objects(boxes, self._labels[chosen], self._difficult[chosen], areas, masks)
 
-    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> Counts:
+    def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> Counts:
         """Objects of each class in some of the images, without difficult ones."""
-        return count_objects(self._labels, self._difficult, self._starts, members, num_classes)
+        return count_objects(self._labels, self._difficult, self._starts, indices, num_classes)
 
     def path(self, index: int) -> str:
         """The image's path."""

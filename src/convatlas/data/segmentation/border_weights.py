@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from convatlas.data.batch import VOID
+from convatlas.data.batch import IGNORE_INDEX
 from convatlas.errors import UserError
 
 REACH = 5
@@ -41,7 +41,7 @@ class BorderWeights:
     def __call__(self, mask: Tensor) -> Tensor:
         """Map a mask (H, W) uint8 to weights (H, W) float32."""
         labels = mask.numpy()
-        table = np.ones(VOID + 1, np.float32)
+        table = np.ones(IGNORE_INDEX + 1, np.float32)
         if self.class_weights is not None:
             table[: len(self.class_weights)] = self.class_weights
         weights: NDArray[np.float32] = table[labels]

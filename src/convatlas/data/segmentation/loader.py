@@ -13,7 +13,7 @@ from convatlas.data.loader import PrefetchingLoader
 from convatlas.data.segmentation.sources import MaskSource
 from convatlas.data.segmentation.transforms import JointAugmentation
 
-Sample = tuple[Tensor, Tensor, Tensor | None]
+MaskSample = tuple[Tensor, Tensor, Tensor | None]
 """An image (C, H, W), its mask (H, W), and the weights of its pixels."""
 
 
@@ -34,16 +34,16 @@ class MaskLoader(PrefetchingLoader):
         self.augmentation = augmentation
         self.image_size = image_size
 
-    def load(self, member: int, generator: np.random.Generator, memory: None, row: int) -> Sample:
+    def load(self, position: int, generator: np.random.Generator, memory: None, row: int) -> MaskSample:
         """Read an image and its mask, and augment both."""
-        picture, mask = self.source.open(member), self.source.mask(member)
-        check_size(self.source.path(member), picture, mask)
+        picture, mask = self.source.open(position), self.source.mask(position)
+        check_size(self.source.path(position), picture, mask)
         if self.augmentation is None:
             return picture.pixels(), mask, None
         return self.augmentation.show(picture, mask, generator, self.image_size)
 
     def collate(
-        self, samples: Mapping[int, Sample], indices: Tensor, memory: None
+        self, samples: Mapping[int, MaskSample], indices: Tensor, memory: None
     ) -> SegmentationBatch | WholeImageBatch:
         """Stack crops; whole images stay as they are."""
         images = [image for image, _, _ in samples.values()]

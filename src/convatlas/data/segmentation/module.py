@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
+from convatlas.data.batch import IGNORE_INDEX, SegmentationBatch, WholeImageBatch
 from convatlas.data.dataset import SPLITS, Split
 from convatlas.data.label_counts import absent_classes
-from convatlas.data.loader import Plan
+from convatlas.data.loader import BatchPlan
 from convatlas.data.module import ImageDataModule
 from convatlas.data.segmentation.loader import MaskLoader
 from convatlas.data.segmentation.sources import MaskSource
@@ -35,7 +35,7 @@ class SegmentationDataModule(ImageDataModule):
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
     """
 
-    problem = "segmentation"
+    task_type = "segmentation"
 
     sources: Mapping[Split, MaskSource]
 
@@ -49,7 +49,7 @@ class SegmentationDataModule(ImageDataModule):
 
     def mask(self, split: Split, index: int) -> Tensor:
         """The mask of one image of a split, (H, W) uint8."""
-        return self.sources[split].mask(int(self.members[split][index]))
+        return self.sources[split].mask(int(self.indices[split][index]))
 
     def check_labels(self, splits: Sequence[Split] = SPLITS) -> list[str]:
         """Count the pixels of each class in all masks, which are read unless that was done before.
@@ -68,15 +68,15 @@ class SegmentationDataModule(ImageDataModule):
         warnings: list[str] = []
         counts = {}
         for split in splits:
-            source, members = self.sources[split], self.members[split]
-            pixels = source.count_pixels(members, self.threads, skip=self.on_error == "skip")
+            source, indices = self.sources[split], self.indices[split]
+            pixels = source.count_pixels(indices, self.threads, skip=self.on_error == "skip")
             if pixels is None:
                 continue
             occurring = np.flatnonzero(pixels[: len(names)]).tolist()
-            void = f"{100 * pixels[VOID] / max(1, pixels.sum()):.1f} % of the pixels are void"
+            void = f"{100 * pixels[IGNORE_INDEX] / max(1, pixels.sum()):.1f} % of the pixels are void"
             if len(occurring) <= 1 < len(names):
                 only = f"only {names[occurring[0]]}" if occurring else "no class"
-                values = ", ".join(map(str, source.stored_values(members[:LOOKED_AT]))) or "no values"
+                values = ", ".join(map(str, source.stored_values(indices[:LOOKED_AT]))) or "no values"
                 message = (
                     f"data={self.name}: {split}: {only} occurs in the masks, and {void}; the first masks hold {values}"
                     f"; expected class k as the value k, or the value of each of the {len(names)} classes in "
@@ -86,7 +86,7 @@ class SegmentationDataModule(ImageDataModule):
                     raise UserError(message)
                 warnings.append(message)
                 continue
-            if 2 * pixels[VOID] > pixels.sum():
+            if 2 * pixels[IGNORE_INDEX] > pixels.sum():
                 warnings.append(f"data={self.name}: {split}: {void} and do not count{VALUES_HINT}")
             counts[split] = pixels[: len(names)]
         return warnings + absent_classes(self.name, "pixel", names, counts, VALUES_HINT)
@@ -100,14 +100,16 @@ class SegmentationDataModule(ImageDataModule):
             )
         return batch._replace(images=self.normalised(batch.images), labels=batch.labels.to(torch.int64))
 
-    def training_loader(self, plan: Plan, num_batches: int) -> MaskLoader:
+    def training_loader(self, plan: BatchPlan, num_batches: int) -> MaskLoader:
         """Augmented crops."""
         return self._loader("train", plan, num_batches, self.augment)
 
-    def evaluation_loader(self, split: Split, plan: Plan, num_batches: int) -> MaskLoader:
+    def evaluation_loader(self, split: Split, plan: BatchPlan, num_batches: int) -> MaskLoader:
         """Whole images."""
         return self._loader(split, plan, num_batches, None)
 
-    def _loader(self, split: Split, plan: Plan, num_batches: int, augmentation: JointAugmentation | None) -> MaskLoader:
+    def _loader(
+        self, split: Split, plan: BatchPlan, num_batches: int, augmentation: JointAugmentation | None
+    ) -> MaskLoader:
         arguments = self.loader_arguments(split, plan, num_batches, training=augmentation is not None)
         return MaskLoader(augmentation=augmentation, image_size=self.image_size, **arguments)

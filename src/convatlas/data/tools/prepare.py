@@ -13,8 +13,8 @@ from convatlas.data.class_list import ClassList
 from convatlas.data.legacy_fingerprint import source_fingerprint
 from convatlas.data.sources.images import LabelledSource
 from convatlas.data.sources.manifest import Manifest, ShardRecord
-from convatlas.data.sources.shards import Sample, index_path, write_shard
-from convatlas.data.tools.recode import Shrink, stored_form
+from convatlas.data.sources.shards import ShardSample, index_path, write_shard
+from convatlas.data.tools.recode import Reencode, stored_form
 from convatlas.errors import UserError
 from convatlas.utils.files import dumps
 
@@ -99,7 +99,7 @@ def write_shards(
     manifest: Manifest,
     sources: Mapping[str, LabelledSource],
     *,
-    shrink: Shrink | None,
+    shrink: Reencode | None,
     in_channels: int,
     threads: int,
     advance: Callable[[int], None],
@@ -126,12 +126,12 @@ def write_shards(
     """
     stopped, lock = Event(), Lock()
 
-    def samples(source: LabelledSource, indices: range) -> Iterator[Sample]:
+    def samples(source: LabelledSource, indices: range) -> Iterator[ShardSample]:
         for index in indices:
             if stopped.is_set():
                 raise CancelledError
             suffix, content = stored_form(source.encoded(index), shrink, in_channels, source.path(index))
-            yield Sample(f"{index:08d}.{suffix}", content, int(source.labels[index]))
+            yield ShardSample(f"{index:08d}.{suffix}", content, int(source.labels[index]))
             with lock:
                 advance(1)
 

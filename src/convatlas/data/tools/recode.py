@@ -25,7 +25,7 @@ SUFFIXES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shrink:
+class Reencode:
     """Make large images smaller.
 
     Pillow's Lanczos filter, which widens with the scale (antialiasing) and computes with integers: the same bytes on
@@ -75,7 +75,7 @@ class Shrink:
         return buffer.getvalue()
 
 
-def stored_form(encoded: bytes, shrink: Shrink | None, in_channels: int, name: str) -> tuple[str, bytes]:
+def stored_form(encoded: bytes, shrink: Reencode | None, in_channels: int, name: str) -> tuple[str, bytes]:
     """What a shard holds of an image.
 
     Args:

@@ -15,7 +15,7 @@ from convatlas.data.tools.verify import KINDS, Record
 from convatlas.utils.files import printable
 
 
-def survey(
+def statistics(
     sources: Mapping[str, LabelledSource],
     records: Mapping[str, Record],
     class_list: ClassList,

@@ -71,7 +71,7 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ImageFinding:
     """Something about one image.
 
     Attributes:
@@ -106,7 +106,7 @@ class Record:
         self.heights = np.zeros(num_images, np.uint32)
         self.widths = np.zeros(num_images, np.uint32)
         self.grey = np.zeros(num_images, np.bool_)
-        self.findings: list[Finding] = []
+        self.findings: list[ImageFinding] = []
 
     @property
     def decodable(self) -> NDArray[np.bool_]:
@@ -125,10 +125,10 @@ def verify_source(source: LabelledSource, in_channels: int, threads: int, advanc
     """
     num_images = len(source.labels)
     record = Record(num_images)
-    waiting: deque[tuple[int, Future[list[Finding]]]] = deque()
+    waiting: deque[tuple[int, Future[list[ImageFinding]]]] = deque()
     parts = (range(start, min(start + PART, num_images)) for start in range(0, num_images, PART))
 
-    def verify(indices: range) -> list[Finding]:
+    def verify(indices: range) -> list[ImageFinding]:
         return [finding for index in indices for finding in verify_image(source, index, in_channels, record)]
 
     torch.get_num_threads()  # settles the caller's own number, as in the loader
@@ -143,7 +143,7 @@ def verify_source(source: LabelledSource, in_channels: int, threads: int, advanc
             advance(count)
 
 
-def verify_image(source: LabelledSource, index: int, in_channels: int, record: Record) -> list[Finding]:
+def verify_image(source: LabelledSource, index: int, in_channels: int, record: Record) -> list[ImageFinding]:
     """Decode one image and look at its header; enters it into the record and returns what is to be told."""
     name = source.path(index)
     try:
@@ -152,7 +152,7 @@ def verify_image(source: LabelledSource, index: int, in_channels: int, record: R
             decode(encoded, in_channels, name, source.background).permute(1, 2, 0).contiguous().numpy()
         )  # (H, W, C)
     except ImageError as error:
-        return [Finding(index, error.fault, error.reason)]
+        return [ImageFinding(index, error.fault, error.reason)]
     height, width, channels = pixels.shape
     digest = hashlib.sha256(f"{height} {width} ".encode())
     digest.update(pixels.data)
@@ -160,7 +160,7 @@ def verify_image(source: LabelledSource, index: int, in_channels: int, record: R
     record.pixel_digests[index] = np.void(digest.digest()[:16])
     record.heights[index], record.widths[index] = height, width
     record.grey[index] = all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in range(1, channels))
-    return [Finding(index, kind, detail) for kind, detail in content_findings(encoded, name)]
+    return [ImageFinding(index, kind, detail) for kind, detail in content_findings(encoded, name)]
 
 
 def content_findings(encoded: bytes, name: str) -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ class Augmentation:
     image_size: PositiveInt | Callable[[int], int] | None = None
 
     @property
-    def draws(self) -> int:
+    def random_parameters(self) -> int:
         """Numbers that the loader draws for the device, for each sample."""
         return sum(step.width for step in self._on_device())
 
@@ -74,20 +74,22 @@ class Augmentation:
                 out.copy_(changed)
 
     def draw(self, generator: np.random.Generator, size: int, out: Tensor) -> None:
-        """Draw what the device needs for one sample, (draws,) float32."""
+        """Draw what the device needs for one sample, (random_parameters,) float32."""
         out.copy_(torch.from_numpy(np.concatenate([step.draw(generator, size) for step in self._on_device()])))
 
     def on_device(self, batch: Batch) -> Batch:
         """Augment a normalised batch with what was drawn for it."""
-        if batch.draws is None:
+        if batch.random_parameters is None:
             return batch
-        draws = torch.split(batch.draws, [step.width for step in self._on_device()], dim=1)
+        random_parameters = torch.split(batch.random_parameters, [step.width for step in self._on_device()], dim=1)
         images = batch.images
-        for step, drawn in zip(self.batch.values(), draws, strict=False):  # what is left over is the mixing's
+        for step, drawn in zip(
+            self.batch.values(), random_parameters, strict=False
+        ):  # what is left over is the mixing's
             images = step(images, drawn)
         if self.mix is None:
             return batch._replace(images=images)
-        images, weights = self.mix(images, draws[-1])
+        images, weights = self.mix(images, random_parameters[-1])
         return batch._replace(images=images, mixed_labels=partners(batch.labels), label_weights=weights)
 
     def _on_device(self) -> list[BatchStep | Mix]:

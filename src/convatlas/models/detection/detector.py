@@ -197,7 +197,7 @@ class Detector(OnBackbone):
         body: Architecture = self.backbone.body  # type: ignore[assignment]
         return body
 
-    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Leave out the last layer and put the others under the body or the head."""
         last = f"{self.classifier_body.classifier_name}."
         carried = {}

@@ -33,10 +33,10 @@ class ClassificationTask(Task):
         common: Those of ``Task``.
     """
 
-    problem = "classification"
-    usual_protocol = "center_crop"
+    task_type = "classification"
+    default_protocol = "center_crop"
     monitor = "val/top1"
-    measures = "loss|top1|top5"
+    metric_names = "loss|top1|top5"
 
     def __init__(
         self,

@@ -11,10 +11,10 @@ from torchvision.ops import box_iou
 from convatlas.data.detection.objects import Objects, encode_masks
 from convatlas.errors import UserError
 from convatlas.models.detection.detector import Detection
-from convatlas.tasks.detection.average_precision import AveragePrecision, Found, average_precision
+from convatlas.tasks.detection.average_precision import AveragePrecision, Detections, average_precision
 from convatlas.tasks.gathering import gather_ranks
 
-CERTAIN = 0.5
+SCORE_THRESHOLD = 0.5
 """Score from which a detection is counted and drawn."""
 OVERLAP = 0.5
 """IoU from which it is the object."""
@@ -23,8 +23,8 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
-class ImageScore:
-    """How many objects of an image were found, by detections of at least ``CERTAIN``.
+class DetectionScore:
+    """How many objects of an image were found, by detections of at least ``SCORE_THRESHOLD``.
 
     Attributes:
         index: Position in the split.
@@ -57,8 +57,8 @@ class ObjectPredictions:
         self.split = split
         self.num_classes = num_classes
         self.objects = objects
-        self.found: list[Found] = []
-        self.scores: list[ImageScore] = []
+        self.found: list[Detections] = []
+        self.scores: list[DetectionScore] = []
         self.precision: dict[str, AveragePrecision] = {}
 
     @property
@@ -107,16 +107,16 @@ class ObjectPredictions:
         return [row * len(self.found) // count for row in range(count)]
 
 
-def found_in(index: int, said: Detection) -> Found:
+def found_in(index: int, said: Detection) -> Detections:
     """What was found in one image, in pixels of the stored image, off the device and compact."""
     masks = encode_masks(said["masks"].cpu().numpy()) if "masks" in said else None
     boxes, labels, scores = (said[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
-    return Found(index, boxes, labels.astype(np.int64), scores, masks)
+    return Detections(index, boxes, labels.astype(np.int64), scores, masks)
 
 
-def _score(found: Found, true: Objects) -> ImageScore:
+def _score(found: Detections, true: Objects) -> DetectionScore:
     """Give each certain detection, the most certain first, the object that it overlaps most and nobody has."""
-    certain = np.flatnonzero(found.scores >= CERTAIN)
+    certain = np.flatnonzero(found.scores >= SCORE_THRESHOLD)
     overlaps = box_iou(torch.from_numpy(found.boxes[certain]), torch.from_numpy(true.boxes)).numpy()
     overlaps[found.labels[certain, None] != true.labels[None]] = 0
     taken: NDArray[np.bool_] = np.zeros(len(true.labels), np.bool_)
@@ -129,7 +129,7 @@ def _score(found: Found, true: Objects) -> ImageScore:
         else:
             wrong += 1
     single = ~true.crowd
-    return ImageScore(found.index, int((taken & single).sum()), int((~taken & single).sum()), wrong)
+    return DetectionScore(found.index, int((taken & single).sum()), int((~taken & single).sum()), wrong)
 
 
 def _by_score(scores: NDArray[np.float32]) -> Sequence[int]:

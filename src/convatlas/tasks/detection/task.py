@@ -48,10 +48,10 @@ class DetectionTask(Task):
         predictions: What the last evaluation found in each image.
     """
 
-    problem = "detection"
-    usual_protocol = "whole_image"
+    task_type = "detection"
+    default_protocol = "whole_image"
     monitor = "val/box_map"
-    measures = r"(box|mask)_ma[pr]\w*"
+    metric_names = r"(box|mask)_ma[pr]\w*"
     net: Detector
 
     def __init__(self, *, backbone: Mapping[str, str | None] | None = None, **common: Any) -> None:

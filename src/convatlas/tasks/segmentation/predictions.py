@@ -14,7 +14,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True, order=True)
-class ImageScore:
+class SegmentationScore:
     """How well one image was segmented.
 
     Attributes:
@@ -49,7 +49,7 @@ class MaskPredictions:
         self.num_classes = num_classes
         count = min(SHOWN, num_samples)
         self.sample = [row * num_samples // count for row in range(count)]
-        self.scores: list[ImageScore] = []
+        self.scores: list[SegmentationScore] = []
         self.masks: dict[int, Tensor] = {}
 
     @property
@@ -67,7 +67,7 @@ class MaskPredictions:
         """Keep what was said of one image: predicted classes and labels (H, W)."""
         counts = pixel_counts(classes, labels, self.num_classes)
         accuracy = counts.diagonal().sum().double() / counts.sum()
-        self.scores.append(ImageScore(index, float(class_ious(counts).nanmean()), float(accuracy)))
+        self.scores.append(SegmentationScore(index, float(class_ious(counts).nanmean()), float(accuracy)))
         self.masks[index] = classes.to(torch.uint8).cpu()
         self._forget()
 

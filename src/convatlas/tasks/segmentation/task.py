@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
+from convatlas.data.batch import IGNORE_INDEX, SegmentationBatch, WholeImageBatch
 from convatlas.errors import UserError
 from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.segmentation.segmenter import Segmenter
@@ -38,10 +38,10 @@ class SegmentationTask(Task):
         predictions: What the last evaluation said of each image.
     """
 
-    problem = "segmentation"
-    usual_protocol = "whole_image"
+    task_type = "segmentation"
+    default_protocol = "whole_image"
     monitor = "val/mean_iou"
-    measures = "loss|mean_iou|pixel_accuracy|mean_accuracy|frequency_weighted_iou"
+    metric_names = "loss|mean_iou|pixel_accuracy|mean_accuracy|frequency_weighted_iou"
     net: Segmenter
 
     def __init__(
@@ -90,10 +90,10 @@ class SegmentationTask(Task):
             auxiliary = [self.loss(logits, batch) for logits in output.auxiliary]
             return self.loss(output.logits, batch) + self.auxiliary_weight * sum(auxiliary, torch.zeros(()))
         labels = centre(batch.labels, *output.shape[-2:])
-        counted = (labels != VOID).sum().clamp(min=1)
+        counted = (labels != IGNORE_INDEX).sum().clamp(min=1)
         if batch.weights is None:
-            return F.cross_entropy(output, labels, ignore_index=VOID, reduction="sum") / counted
-        losses = F.cross_entropy(output, labels, ignore_index=VOID, reduction="none")
+            return F.cross_entropy(output, labels, ignore_index=IGNORE_INDEX, reduction="sum") / counted
+        losses = F.cross_entropy(output, labels, ignore_index=IGNORE_INDEX, reduction="none")
         return (losses * centre(batch.weights, *output.shape[-2:])).sum() / counted
 
     def training_step(self, batch: SegmentationBatch) -> Tensor:
@@ -141,7 +141,7 @@ class SegmentationTask(Task):
         predicted = []
         for scores, labels in zip(self(batch.images), batch.labels, strict=True):
             predicted.append(scores.argmax(dim=0))
-            losses = F.nll_loss(scores[None], labels[None], ignore_index=VOID, reduction="none")
+            losses = F.nll_loss(scores[None], labels[None], ignore_index=IGNORE_INDEX, reduction="none")
             confusion.update(predicted[-1], labels, losses)
         return predicted
 
