@@ -14,6 +14,7 @@ from torch import Tensor
 from convatlas.config.value_types import Name, Side
 from convatlas.data.dataset import SPLITS, Dataset, ImageSource, Split
 from convatlas.data.digests import FileDigests, combined
+from convatlas.data.images.decode import Background
 from convatlas.data.loader import BatchPlan, PrefetchingLoader
 from convatlas.data.normalization import check_mean, check_std, set_background
 from convatlas.data.opening import open_with_root
@@ -104,8 +105,11 @@ class ImageDataModule(LightningDataModule, ABC):
         self.on_error = on_error
         self.skipped = SkippedImages()
         self._file_digests = FileDigests(fingerprint)
+        self._open_splits(open_with_root(dataset, name, in_channels, root), num_classes, background, val_fraction)
 
-        found = open_with_root(dataset, name, in_channels, root)
+    def _open_splits(
+        self, found: Dataset[ImageSource], num_classes: int | None, background: Background, val_fraction: float
+    ) -> None:
         self.class_list = found.class_list
         self.passed_over = found.passed_over
         self.check_classes(num_classes)
@@ -114,7 +118,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "val": found.train if found.val is None else found.val,
             "test": found.test,
         }
-        set_background(self.sources.values(), background, in_channels)
+        set_background(self.sources.values(), background, self.in_channels)
         num_val = None if found.val is None else len(found.val)
         self.indices = deal_splits(self.strata(), num_val, len(found.test), val_fraction)
 
