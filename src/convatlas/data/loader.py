@@ -40,13 +40,13 @@ class PrefetchingLoader(ABC):
     Args:
         source: The images.
         indices: Positions in the source of the split's samples, (N,).
-        plan: The epoch and its batches, asked at the start of each iteration. An entry of a batch is a position in
+        plan: The epoch and its batches, called as an iteration starts. An entry of a batch is a position in
             the split, plus N for each copy of the same sample that the epoch has besides.
         num_batches: How many there are.
         seed: The run's seed.
         threads: Number of threads.
         prefetch: Batches prepared ahead.
-        on_error: What follows an image that cannot be decoded: ``raise``; ``replace`` it by the split's next one that
+        on_error: What to do with an image that cannot be decoded: ``raise``; ``replace`` it by the split's next one that
             can; or ``drop`` it, which leaves its batch smaller.
         skipped: Where replaced and dropped images are counted.
 
@@ -197,7 +197,7 @@ class ThreadedLoader(PrefetchingLoader):
 
     Args:
         source: The images, with their labels.
-        augmentation: What is done to an image.
+        augmentation: Augmentation of an image.
         views: A test protocol's views of an image in place of the augmentation.
         in_channels: Channels of a batch.
         image_size: Height and width of a batch in pixels, where the augmentation has no schedule for it.

@@ -1,4 +1,4 @@
-"""What the data modules of all problem types share: splits, ranks, the order of samples, normalisation."""
+"""Base class of the data modules: splits, ranks, the order of samples, normalisation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -40,13 +40,13 @@ class ImageDataModule(LightningDataModule, ABC):
         threads: Loader threads of each rank.
         prefetch: Batches that each rank prepares ahead.
         seed: Seed of order and augmentation.
-        on_error: What follows an image or mask that cannot be used: ``raise`` ends the run; ``skip`` replaces it in
+        on_error: What to do with an image or mask that cannot be used: ``raise`` ends the run; ``skip`` replaces it in
             training by the next one that can, and leaves it out of evaluations.
         root: The folder of the data set; None for one without files.
         split: The split that ``test_dataloader`` reads.
         background: The colour behind transparent pixels, 0 to 255 a channel; None shows the colour that is stored under
             the alpha.
-        fingerprint: What an image counts by in the identity of the data: its ``size`` in bytes, or its ``content``.
+        fingerprint: How an image enters the identity of the data: by its ``size`` in bytes, or by its ``content``.
 
     Attributes:
         class_list: The classes, in order.
@@ -61,7 +61,7 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     task_type: ClassVar[str]
-    """What the images are for, as the task calls it too."""
+    """``classification``, ``segmentation`` or ``detection``; the task has the same."""
     sources: Mapping[Split, ImageSource]
 
     def __init__(
@@ -130,7 +130,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def digests(self) -> dict[str, str]:
         """SHA-256 of the classes and of each part of each split, such as ``train/masks``.
 
-        Files are looked at when this is asked for first. A ``val`` that is cut from ``train`` has no part of its own.
+        Files are read at first use. A ``val`` that is cut from ``train`` has no part of its own.
         """
         cut = self.sources["val"] is self.sources["train"]
         sources = {split: source for split, source in self.sources.items() if split != "val" or not cut}
@@ -232,7 +232,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return max(1, self.global_batch_size // world_size)
 
     def loader_arguments(self, split: Split, plan: BatchPlan, num_batches: int, *, training: bool) -> dict[str, Any]:
-        """What every loader takes."""
+        """Return the arguments that all loaders take."""
         on_error = "raise" if self.on_error == "raise" else "replace" if training else "drop"
         return {
             "source": self.sources[split],
@@ -276,7 +276,7 @@ def source_digests(sources: Mapping[Any, ImageSource], files: FileDigests) -> di
 def deal_splits(
     labels: Labels, num_val: int | None, num_test: int, val_fraction: float
 ) -> dict[Split, NDArray[np.int64]]:
-    """Say which images of its source belong to each split.
+    """Choose the images of each split.
 
     Args:
         labels: Classes of the training images, (N,); zeros where images have no class of their own.

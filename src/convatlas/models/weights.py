@@ -23,7 +23,7 @@ LISTED = 10
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What became of a file of weights.
+    """The result of loading a file of weights.
 
     Attributes:
         source: Where they come from.
@@ -109,7 +109,7 @@ def load_weights(
 
 
 def load_backbone(net: OnBackbone, source: str, *, entry: str | None = None) -> LoadedWeights:
-    """Carry a trained classification network over into the network that stands on it.
+    """Load the weights of a classification network into the backbone of a network.
 
     Args:
         net: A network with a backbone.

@@ -1,4 +1,4 @@
-"""What the tasks of all problem types share: where weights come from, the optimizer, the check of the loss."""
+"""Base class of the tasks: initial weights, optimizer, check of the loss."""
 
 import math
 from abc import abstractmethod
@@ -36,10 +36,10 @@ class Task(LightningModule):
         schedule: The learning-rate schedule; None likewise.
     """
 
-    task_type: ClassVar[str]  # as its data call it too
-    default_protocol: ClassVar[str]  # how an evaluation that is not told otherwise shows images
-    monitor: ClassVar[str]  # what the best checkpoint is best by
-    metric_names: ClassVar[str]  # a pattern of what an evaluation measures
+    task_type: ClassVar[str]  # the data module has the same
+    default_protocol: ClassVar[str]  # of evaluations without protocol=…
+    monitor: ClassVar[str]  # the metric that chooses the best checkpoint
+    metric_names: ClassVar[str]  # a regular expression
     mode: ClassVar[Literal["min", "max"]] = "max"
 
     def __init__(
@@ -60,7 +60,7 @@ class Task(LightningModule):
         self.num_classes = net.num_classes
         self.optimizer_config = optimizer
         self.schedule = schedule
-        self.loaded: list[LoadedWeights] = []  # what became of the weights that it starts from
+        self.loaded: list[LoadedWeights] = []  # of the initial weights
         self.predictions: Predicted | None = None  # of the last evaluation
         if weights is not None:
             self.loaded.append(load_weights(net, weights, entry=weights_entry, reset_classifier=reset_classifier))
@@ -88,15 +88,15 @@ class Task(LightningModule):
             self._compiled = compiled(self.net)  # a function, not a module: names in checkpoints stay
 
     def output(self, batch: Any) -> Any:
-        """What the network returns for a training batch."""
+        """Return the output of the network for a training batch."""
         return self.net(batch.images) if self._compiled is None else self._compiled(batch.images)
 
     @abstractmethod
     def loss(self, output: Any, batch: Any) -> Tensor:
-        """The training loss of what the network returned for a batch, a scalar."""
+        """Compute the training loss of the network's output for a batch, a scalar."""
 
     def check_data(self, data: Images) -> None:
-        """Refuse data of another problem, or images that the network does not take, with a ``UserError``.
+        """Raise a ``UserError`` for data of another task type or images that the network does not take.
 
         Warn of images that are prepared otherwise than those that the initial weights were trained with.
         """
@@ -137,7 +137,7 @@ class Task(LightningModule):
                 config.scheduler.step(self.trainer.callback_metrics[self.monitor])
 
     def log_step(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
-        """Log a training step, with the terms of its loss, and look now and then whether the loss is finite."""
+        """Log a training step, with the terms of its loss, and check at log steps whether the loss is finite."""
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check_finite(loss)
             self.log("train/loss", loss, sync_dist=True)  # only here: the ranks wait for each other
@@ -146,7 +146,7 @@ class Task(LightningModule):
         self.last_loss = loss.detach()
 
     def on_train_epoch_end(self) -> None:
-        """See that the last step's loss is finite."""
+        """Check that the last step's loss is finite."""
         self._check_finite(self.last_loss)
 
     def _check_finite(self, loss: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Evaluate a network on a split and write down what it said."""
+"""Evaluate a network on a split and write the result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -40,7 +40,7 @@ def evaluate_split(
     output: Path,
     protocol: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate every sample of ``data.split`` once and write down the result, with images beside it.
+    """Evaluate every sample of ``data.split`` once and write the result and example images.
 
     Args:
         trainer: A trainer, of any number of ranks.
@@ -69,7 +69,7 @@ def evaluate_split(
 
 
 def evaluation_file(output: Path, split: str, protocol: str) -> Path:
-    """Where an evaluation is written: ``<split>.json``, or ``<split>-<protocol>.json``."""
+    """Return the path of an evaluation: ``<split>.json``, or ``<split>-<protocol>.json``."""
     return output / (f"{split}.json" if protocol in USUAL_PROTOCOLS else f"{split}-{protocol}.json")
 
 
@@ -176,7 +176,7 @@ def _(predictions: ObjectPredictions, data: DetectionDataModule, output: Path) -
 
 
 def true_objects_png(image: Tensor, true: Objects, names: Sequence[str]) -> bytes:
-    """A picture of what is in an image."""
+    """Draw the annotated objects of an image."""
     masks = None if true.masks is None else decode_masks(true.masks, _size(image))
     written = [
         names[label] + (" (crowd)" if crowd else "") for label, crowd in zip(true.labels, true.crowd, strict=True)
@@ -185,7 +185,7 @@ def true_objects_png(image: Tensor, true: Objects, names: Sequence[str]) -> byte
 
 
 def found_objects_png(image: Tensor, found: Detections, names: Sequence[str]) -> bytes:
-    """A picture of what a detector is certain to have found in an image."""
+    """Draw the detections of an image whose score is at least ``SCORE_THRESHOLD``."""
     rows = np.flatnonzero(found.scores >= SCORE_THRESHOLD).tolist()
     masks = None if found.masks is None else decode_masks([found.masks[row] for row in rows], _size(image))
     written = [f"{names[found.labels[row]]} {found.scores[row]:.2f}" for row in rows]

@@ -1,4 +1,4 @@
-"""The data sets: where the images and classes of each lie."""
+"""Data sets for classification: find the images and classes of each."""
 
 import fcntl
 import os
@@ -143,7 +143,7 @@ def imagenette(
 
 @contextmanager
 def fetching(name: str, root: str, download: bool) -> Iterator[None]:
-    """Where a download may happen: one process at a time, for all ranks of a run want it at once."""
+    """Let one process at a time download; all ranks of a run start the download at once."""
     try:
         if not download:
             yield

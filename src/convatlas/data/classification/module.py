@@ -26,11 +26,11 @@ class ClassificationDataModule(ImageDataModule):
 
     Args:
         resize: Short side before the evaluation's centre crop, in pixels; None leaves images as they are.
-        augment: What is done to a training image; None for evaluation alone.
+        augment: Augmentation of training images; None if only evaluated.
         common: Those of ``ImageDataModule``.
 
     Attributes:
-        views: The views of an image that a test protocol shows; None, as at first, is the central crop.
+        views: Cuts the views of an image for a test protocol; None, the default, uses the central crop.
 
     Raises:
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
@@ -88,7 +88,7 @@ class ClassificationDataModule(ImageDataModule):
         return self.augment.on_device(batch._replace(images=self.normalised(batch.images)))
 
     def train_order(self, epoch: int, accumulation: int, **arguments: Any) -> list[Indices]:
-        """The batches of this rank in an epoch: pairs stay together where they are mixed."""
+        """Return the batches of this rank in an epoch; pairs that are mixed stay together."""
         group = 1 if self.augment.mix is None else 2
         return super().train_order(epoch, accumulation, repeats=self.augment.repeats, group=group, **arguments)
 
@@ -101,7 +101,7 @@ class ClassificationDataModule(ImageDataModule):
         return self._loader(split, plan, num_batches, self.evaluation, self.views)
 
     def evaluation_batch_size(self, world_size: int) -> int:
-        """Fewer images where each has several views."""
+        """Return a smaller batch size if each image has several views."""
         return max(1, self.global_batch_size // world_size // (self.views.crops if self.views else 1))
 
     def _loader(
@@ -125,7 +125,7 @@ class ClassificationDataModule(ImageDataModule):
 
 
 def build_classification_data(config: DictConfig) -> ClassificationDataModule:
-    """Build the data module of a configuration's ``data``, for verbs that are about images of classes.
+    """Build the data module of a configuration's ``data``, for verbs that support classification only.
 
     Raises:
         UserError: The data are for something else.

@@ -27,7 +27,7 @@ Id = int | str
 
 
 class CocoFile:
-    """An ``instances_*.json``, read and checked.
+    """Reads and checks an ``instances_*.json`` file.
 
     Args:
         path: The file.
@@ -86,7 +86,7 @@ class CocoSource:
         folder: The folder of the images.
         class_list: The classes; the file's categories must be these.
         in_channels: 1 for greyscale, 3 for RGB.
-        masks: Whether the objects' masks are wanted.
+        masks: Whether to load the objects' masks.
 
     Raises:
         UserError: Other categories; an annotation of an unknown image or category, with the id of another one, or
@@ -168,7 +168,7 @@ class CocoSource:
         return picture
 
     def objects(self, index: int) -> Objects:
-        """What is in one image."""
+        """Return the objects of one image."""
         chosen = slice(*self._starts[index : index + 2])
         height, width = self.sizes[index].tolist()
         masks = None
@@ -203,7 +203,7 @@ def _by_id(items: Sequence[Mapping[str, Any]], kind: str, described_by: str) -> 
 
 
 def _identifier(value: object, name: str) -> Id:
-    """An id as it is compared: 1, 1.0 and "1" are one number, and true is none.
+    """Convert an id to the form that is compared: 1, 1.0 and "1" are equal; true is no id.
 
     Raises:
         UserError: It is neither a whole number nor a text.

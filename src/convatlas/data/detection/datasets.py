@@ -1,4 +1,4 @@
-"""The data sets with objects: where the images, annotations and classes of each lie."""
+"""Data sets for detection: find the images, annotations and classes of each."""
 
 from pathlib import Path
 from typing import Literal
@@ -22,14 +22,14 @@ from convatlas.errors import UserError
 
 
 class SceneSource:
-    """Scenes of shapes, made when they are asked for first and then kept.
+    """Scenes of shapes, made at first use and then kept.
 
     Args:
         seed: Of the scenes.
         first: Number of the first scene.
         count: Number of scenes.
         size: Height and width in pixels.
-        masks: Whether the objects' masks are wanted.
+        masks: Whether to load the objects' masks.
     """
 
     background: Background = None
@@ -50,11 +50,11 @@ class SceneSource:
         return Picture.of(self._scene(index)[0], self.path(index))
 
     def objects(self, index: int) -> Objects:
-        """What is in one image."""
+        """Return the objects of one image."""
         return self._scene(index)[1]
 
     def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> None:
-        """None: scenes are made with all classes."""
+        """Return None, since scenes have all classes."""
 
     def path(self, index: int) -> str:
         """The data set and the number of the scene."""
@@ -62,11 +62,11 @@ class SceneSource:
 
     @property
     def description(self) -> str:
-        """What the scenes are a function of."""
+        """The parameters that determine the scenes."""
         return f"shapes {CLASSES} {self.seed} {self.first} {len(self.sizes)} {self.size}"
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """What the scenes are a function of."""
+        """The parameters that determine the scenes."""
         return {"scenes": text_digest([self.description])}
 
     def _scene(self, index: int) -> tuple[Tensor, Objects]:
@@ -100,7 +100,7 @@ def shapes(
         train: Number of training scenes.
         test: Number of scenes of the reported split; they are others.
         size: Height and width in pixels.
-        masks: Whether the objects' masks are wanted.
+        masks: Whether to load the objects' masks.
         scenes_seed: Which scenes; not the run's seed.
 
     Raises:
@@ -125,7 +125,7 @@ def coco(
     Args:
         in_channels: 1 for greyscale, 3 for RGB.
         root: The folder.
-        masks: Whether the objects' masks are wanted.
+        masks: Whether to load the objects' masks.
         train: The training split.
         test: The reported split; of COCO itself ``val2017``, whose annotations are public.
         val: The tuning split; None cuts it from the training split.
@@ -165,7 +165,7 @@ def voc(
     Args:
         in_channels: 1 for greyscale, 3 for RGB.
         root: The folder.
-        masks: Whether the objects' masks are wanted: the splits are then those of ``ImageSets/Segmentation``.
+        masks: Whether to load the objects' masks: the splits are then those of ``ImageSets/Segmentation``.
         year: Of the challenge.
         train: The training split.
         test: The reported split.

@@ -24,7 +24,7 @@ class DetectionDataModule(ImageDataModule):
 
     Args:
         long_side: Most pixels of its long side; an image that would be longer is made smaller.
-        augment: What is done to a training image and its objects; None for evaluation alone.
+        augment: Augmentation of training images and their objects; None if only evaluated.
         common: Those of ``ImageDataModule``.
 
     Raises:
@@ -51,7 +51,7 @@ class DetectionDataModule(ImageDataModule):
         return all(source.has_masks for source in self.sources.values())
 
     def objects(self, split: Split, index: int) -> Objects:
-        """What is in one image of a split, as it is stored."""
+        """Return the objects of one stored image of a split."""
         return self.sources[split].objects(int(self.indices[split][index]))
 
     def check_labels(self, splits: Sequence[Split] = SPLITS) -> list[str]:
@@ -77,7 +77,7 @@ class DetectionDataModule(ImageDataModule):
         return absent_classes(self.name, "object", names, counts)
 
     def train_order(self, epoch: int, accumulation: int, **arguments: Any) -> list[Indices]:
-        """The batches of this rank in an epoch: upright images and others apart."""
+        """Return the batches of this rank in an epoch; upright and other images are in separate batches."""
         return super().train_order(epoch, accumulation, kinds=self._upright, **arguments)
 
     def training_loader(self, plan: BatchPlan, num_batches: int) -> ObjectLoader:
@@ -97,7 +97,7 @@ class DetectionDataModule(ImageDataModule):
         )
 
     def on_after_batch_transfer(self, batch: ObjectBatch, dataloader_idx: int) -> ObjectBatch:
-        """Normalise on the device; what surrounds an image stays zero."""
+        """Normalise images on the device; padding stays zero."""
         images = self.normalised(batch.images)
         for image, (height, width) in zip(images, batch.sizes, strict=True):
             image[:, height:] = 0

@@ -19,7 +19,7 @@ RunLengths = dict[str, Any]
 
 @dataclass(frozen=True)
 class Objects:
-    """What is in a stored image.
+    """The objects of a stored image.
 
     Attributes:
         boxes: x0, y0, x1, y1 in pixels, inside the image and not empty, (n, 4) float32.
@@ -48,7 +48,7 @@ class ObjectSource(ImageSource, Protocol):
     """The annotations, as messages call them."""
 
     def objects(self, index: int) -> Objects:
-        """What is in one image."""
+        """Return the objects of one image."""
 
     def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> Counts | None:
         """Objects of each class in some of the images, without crowds; None for scenes that are made, not read."""
@@ -79,13 +79,13 @@ def count_objects(
 
 
 def encode_masks(masks: NDArray[np.bool_] | NDArray[np.uint8]) -> list[RunLengths]:
-    """Masks (n, H, W) of 0 and 1 as run lengths."""
+    """Encode masks (n, H, W) of 0 and 1 as run lengths."""
     encoded: list[RunLengths] = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
     return encoded
 
 
 def decode_masks(masks: Sequence[RunLengths], size: tuple[int, int]) -> Tensor:
-    """Run lengths as masks (n, H, W) uint8 of 0 and 1, all of one height and width."""
+    """Decode run lengths to masks (n, H, W) uint8 of 0 and 1, all of one height and width."""
     if not masks:
         return torch.zeros(0, *size, dtype=torch.uint8)
     return torch.from_numpy(np.ascontiguousarray(coco_mask.decode(list(masks)).transpose(2, 0, 1)))

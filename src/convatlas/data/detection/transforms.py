@@ -1,4 +1,4 @@
-"""What happens to an image and its objects together, between the file and the batch.
+"""Joint transforms of an image and its objects.
 
 As in ``augment``, everything is drawn from the sample's own random generator. Images are resized bilinearly, masks by
 the nearest pixel.
@@ -44,7 +44,7 @@ class DetectionSample:
         return self.image.shape[-2], self.image.shape[-1]
 
     def resized(self, height: int, width: int) -> "DetectionSample":
-        """The same in another size."""
+        """Resize the image and its objects."""
         if (height, width) == self.size:
             return self
         factors = torch.tensor([width / self.size[1], height / self.size[0]] * 2)
@@ -56,7 +56,7 @@ class DetectionSample:
         )
 
     def window(self, top: int, left: int, height: int, width: int) -> "DetectionSample":
-        """A part of the image, with zeros where it leaves it, and what is left of the objects there."""
+        """Cut a window, padded with zeros outside the image, and clip the objects to it."""
         around = [-left, left + width - self.size[1], -top, top + height - self.size[0]]
         limits = torch.tensor([width, height, width, height])
         boxes = (self.boxes - torch.tensor([left, top, left, top])).clamp(min=0).minimum(limits)
@@ -69,7 +69,7 @@ class DetectionSample:
         return cut.visible()
 
     def visible(self) -> "DetectionSample":
-        """Only the objects of which something is left."""
+        """Keep only the objects that have a visible part."""
         kept = ((self.boxes[:, 2:] - self.boxes[:, :2]) >= MIN_SIDE).all(dim=1)
         if self.masks is not None:
             kept &= self.masks.flatten(1).ne(0).any(dim=1)
@@ -83,12 +83,12 @@ class ObjectStep(Protocol):
     """Changes an image and its objects."""
 
     def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
-        """Map them to what is shown in their place."""
+        """Return the changed image and objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectAugmentation:
-    """What is done to an image and its objects.
+    """Augmentation of an image and its objects.
 
     Args:
         resize: Makes both as large as the network sees them; None as in an evaluation, of which the data know.
@@ -101,7 +101,7 @@ class ObjectAugmentation:
     steps: Mapping[str, Step] = field(default_factory=dict)
 
     def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
-        """Change an image and its objects; those of which nothing is left are gone."""
+        """Change an image and its objects; objects without a visible part are removed."""
         for joint in (*([] if self.resize is None else [self.resize]), *self.joint.values()):
             shown = joint(shown, generator)
         image = shown.image
@@ -112,7 +112,7 @@ class ObjectAugmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeShortSide:
-    """The short side to a number of pixels, or less where the long one would become too long.
+    """Resize the short side to a number of pixels, or to fewer if the long side would become too long.
 
     Faster R-CNN (section 3.3): 600 and 1000; FPN (section 5) and Mask R-CNN: 800 and 1333.
 

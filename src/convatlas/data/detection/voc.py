@@ -87,7 +87,7 @@ class VocSource:
         annotations: What is in them.
         class_list: The classes.
         in_channels: 1 for greyscale, 3 for RGB.
-        masks: Whether the objects' masks are wanted, from ``SegmentationObject``.
+        masks: Whether to load the objects' masks, from ``SegmentationObject``.
 
     Raises:
         UserError: An object of another class, boxes that are not in pixels; names the file.
@@ -145,7 +145,7 @@ class VocSource:
         return picture
 
     def objects(self, index: int) -> Objects:
-        """What is in one image.
+        """Return the objects of one image.
 
         Raises:
             UserError: Its masks are missing, of another size, or not one for each object.

@@ -1,4 +1,4 @@
-"""The data sets with masks: where the images, masks and classes of each lie."""
+"""Data sets for segmentation: find the images, masks and classes of each."""
 
 import os
 from collections.abc import Sequence

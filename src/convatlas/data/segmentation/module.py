@@ -28,7 +28,7 @@ class SegmentationDataModule(ImageDataModule):
     """Images with masks in three splits. Training sees crops, evaluation whole images at their own size.
 
     Args:
-        augment: What is done to a training image and its mask; None for evaluation alone.
+        augment: Augmentation of training images and their masks; None if only evaluated.
         common: Those of ``ImageDataModule``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where images with the class of every pixel come from: pairs of files, or scenes made as they are asked for."""
+"""Where images with the class of every pixel come from: pairs of files, or scenes made on demand."""
 
 import contextlib
 import io
@@ -135,7 +135,7 @@ class MaskFiles:
 
 
 class ShapeScenes:
-    """Scenes of shapes, made when they are asked for first and then kept.
+    """Scenes of shapes, made at first use and then kept.
 
     Args:
         seed: Of the data set.
@@ -164,7 +164,7 @@ class ShapeScenes:
         return self._scene(index)[1]
 
     def count_pixels(self, indices: NDArray[np.int64], threads: int, *, skip: bool) -> None:
-        """None: scenes are made with all classes."""
+        """Return None, since scenes have all classes."""
 
     def stored_values(self, indices: NDArray[np.int64]) -> list[int]:
         """The classes and ``IGNORE_INDEX``."""
@@ -176,11 +176,11 @@ class ShapeScenes:
 
     @property
     def description(self) -> str:
-        """What the scenes are a function of."""
+        """The parameters that determine the scenes."""
         return f"shapes {CLASSES} {self.seed} {self.first} {self.count} {self.size}"
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """What the scenes are a function of."""
+        """The parameters that determine the scenes."""
         return {"scenes": text_digest([self.description])}
 
     def _scene(self, index: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What happens to an image and its mask together, between the files and the batch.
+"""Joint transforms of an image and its mask.
 
 As in ``augment``, everything is drawn from the sample's own random generator. Images are resized bilinearly, masks by
 the nearest pixel; what lies outside an image is void.
@@ -40,7 +40,7 @@ class JointStep(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class JointAugmentation:
-    """What is done to a training image and its mask.
+    """Augmentation of a training image and its mask.
 
     Args:
         crop: What part of them is shown.

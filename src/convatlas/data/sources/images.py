@@ -1,4 +1,4 @@
-"""Where images come from: a folder a class, arrays in memory, or tar shards."""
+"""Sources of labelled images: one folder per class, or arrays in memory."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Scenes of overlapping shapes: images with boxes, classes and masks, made as they are asked for.
+"""Scenes of overlapping shapes: images with boxes, classes and masks, made on demand.
 
 A scene is a function of (seed, index, image size), so that a data set of any size needs no file. What a shape is
 called depends on its outline alone: colours, textures, sizes and angles are drawn from the same ranges for all.

@@ -1,4 +1,4 @@
-"""How fast the loader is, and where its time goes."""
+"""Measure the speed of the loader and of its stages."""
 
 import time
 from collections import defaultdict
@@ -20,7 +20,7 @@ STAGES = ("read", "decode", "crop_and_resize", "steps")
 
 @dataclass(frozen=True)
 class LoaderSpeed:
-    """What a loader delivers.
+    """The speed of a loader.
 
     Attributes:
         images: Images that were loaded.

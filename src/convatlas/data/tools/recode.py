@@ -1,4 +1,4 @@
-"""Images as they go into shards: their own bytes, or a smaller JPEG."""
+"""Encode images for shards: keep the stored bytes, or write a smaller JPEG."""
 
 import io
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class Reencode:
 
 
 def stored_form(encoded: bytes, shrink: Reencode | None, in_channels: int, name: str) -> tuple[str, bytes]:
-    """What a shard holds of an image.
+    """Return the suffix and bytes of an image in a shard.
 
     Args:
         encoded: The file's bytes.

@@ -1,4 +1,4 @@
-"""What a data set is made of: its faults, equal images, classes and sizes, from the record of each split."""
+"""Statistics of a data set: faults, equal images, classes and image sizes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ def statistics(
     image_size: int,
     passed_over: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Gather what the records of all splits say, as built-in containers.
+    """Compute the statistics of all splits from their records, as built-in containers.
 
     Args:
         sources: The images by split.

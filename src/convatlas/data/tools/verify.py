@@ -86,7 +86,7 @@ class ImageFinding:
 
 
 class Record:
-    """What is known of the images of a split: 41 bytes an image, and the findings.
+    """Findings and properties of the images of a split; takes 41 bytes per image.
 
     Args:
         num_images: How many there are.

@@ -1,4 +1,4 @@
-"""What is done to a normalised batch on its device.
+"""Augmentation of a normalised batch on its device.
 
 Every random number is drawn on the CPU from the sample's own generator, as the loader fills the batch; the device
 applies the numbers to all samples at once and never waits for the host. So a batch is the same on every device, and a
@@ -32,10 +32,10 @@ class BatchStep(Protocol):
         """Numbers drawn for a sample."""
 
     def draw(self, generator: np.random.Generator, size: int) -> Draws:
-        """Draw what is done to one image of ``size`` × ``size`` pixels: (width,) float32."""
+        """Draw the random parameters of one image of ``size`` × ``size`` pixels: (width,) float32."""
 
     def __call__(self, images: Tensor, random_parameters: Tensor) -> Tensor:
-        """Do it: images (N, C, H, W) float, normalised, and random_parameters (N, width), to images."""
+        """Change normalised images (N, C, H, W) float with their random parameters (N, width)."""
 
 
 @dataclass(frozen=True, kw_only=True)

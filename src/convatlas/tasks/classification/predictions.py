@@ -1,4 +1,4 @@
-"""The predictions of one evaluation, from all ranks, and what they say per class."""
+"""The predictions of one evaluation, gathered from all ranks."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from convatlas.tasks.gathering import gather_ranks
 
 
 class Predictions:
-    """What a network said of each sample of a split.
+    """Predictions for the samples of a split.
 
     Args:
         split: The split that is evaluated.

@@ -17,7 +17,7 @@ AREAS = {"": 0, "_small": 1, "_medium": 2, "_large": 3}
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found in one image.
+    """Detections in one image.
 
     Attributes:
         index: Position of the image in its split.
@@ -53,7 +53,7 @@ class AveragePrecision:
 def average_precision(
     found: Sequence[Detections], objects: Sequence[Objects], num_classes: int, kind: Literal["box", "mask"]
 ) -> AveragePrecision:
-    """Compare detections with what is there, as pycocotools does.
+    """Compute average precision as pycocotools does.
 
     Args:
         found: What was found in each image.

@@ -1,4 +1,4 @@
-"""What a detector found in the images of one evaluation, from all ranks."""
+"""The detections of one evaluation, gathered from all ranks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class ObjectPredictions:
         return len(self.found)
 
     def update(self, index: int, said: Detection) -> None:
-        """Keep what was found in one image, in pixels of the stored image."""
+        """Add the detections of one image, in pixels of the stored image."""
         self.found.append(found_in(index, said))
 
     def gather(self) -> None:
@@ -108,14 +108,14 @@ class ObjectPredictions:
 
 
 def found_in(index: int, said: Detection) -> Detections:
-    """What was found in one image, in pixels of the stored image, off the device and compact."""
+    """Move the detections of one image to the CPU and encode the masks."""
     masks = encode_masks(said["masks"].cpu().numpy()) if "masks" in said else None
     boxes, labels, scores = (said[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
     return Detections(index, boxes, labels.astype(np.int64), scores, masks)
 
 
 def _score(found: Detections, true: Objects) -> DetectionScore:
-    """Give each certain detection, the most certain first, the object that it overlaps most and nobody has."""
+    """Match detections, by falling score, to the free object that each overlaps most."""
     certain = np.flatnonzero(found.scores >= SCORE_THRESHOLD)
     overlaps = box_iou(torch.from_numpy(found.boxes[certain]), torch.from_numpy(true.boxes)).numpy()
     overlaps[found.labels[certain, None] != true.labels[None]] = 0

@@ -17,7 +17,7 @@ from convatlas.tasks.interfaces import Images
 
 
 class ObjectImages(Images, Protocol):
-    """What the task asks of a data module."""
+    """The interface of a data module that the task uses."""
 
     @property
     def split(self) -> str:
@@ -28,7 +28,7 @@ class ObjectImages(Images, Protocol):
         """Whether objects have masks."""
 
     def objects(self, split: str, index: int) -> Objects:
-        """What is in an image of a split."""
+        """Return the objects of an image of a split."""
 
 
 class DetectionTask(Task):
@@ -41,11 +41,11 @@ class DetectionTask(Task):
 
     Args:
         backbone: ``weights``: a trained classification network that the detector starts from; a file,
-            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: as below, of that file.
+            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: the entry of that file.
         common: Those of ``Task``.
 
     Attributes:
-        predictions: What the last evaluation found in each image.
+        predictions: Detections of the last evaluation.
     """
 
     task_type = "detection"
@@ -59,10 +59,10 @@ class DetectionTask(Task):
         self.load_backbone(backbone)
 
     def check_data(self, data: Images) -> None:
-        """Refuse images that the network is not for.
+        """Refuse data that do not fit the network.
 
         Raises:
-            UserError: Data of another problem, or without the masks that the network learns.
+            UserError: Data of another task type, or without the masks that the network learns.
         """
         super().check_data(data)
         if self.net.has_masks and not cast(ObjectImages, data).has_masks:
@@ -72,7 +72,7 @@ class DetectionTask(Task):
             )
 
     def forward(self, batch: ObjectBatch) -> list[Detection]:
-        """What is in each image, in pixels of the stored image."""
+        """Return the detections of each image, in pixels of the stored image."""
         found = cast(list[Detection], self.net(batch.images, batch.sizes))
         return [in_stored_image(*one) for one in zip(found, batch.sizes, batch.stored_sizes, strict=True)]
 
@@ -111,7 +111,7 @@ class DetectionTask(Task):
         self._begin("val")
 
     def validation_step(self, batch: ObjectBatch) -> None:
-        """Keep what is found in one batch of the tuning split."""
+        """Add the detections of one batch of the tuning split."""
         self._keep(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -123,7 +123,7 @@ class DetectionTask(Task):
         self._begin(self.trainer.datamodule.split)  # type: ignore[attr-defined]
 
     def test_step(self, batch: ObjectBatch) -> None:
-        """Keep what is found in one batch of the reported split."""
+        """Add the detections of one batch of the reported split."""
         self._keep(batch)
 
     def on_test_epoch_end(self) -> None:

@@ -1,4 +1,4 @@
-"""What a network said of the images of one evaluation, from all ranks."""
+"""The predictions of one evaluation, gathered from all ranks."""
 
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ class MaskPredictions:
         return [score.index for score in sorted(scored, key=lambda score: (score.mean_iou, score.index))[:SHOWN]]
 
     def update(self, index: int, classes: Tensor, labels: Tensor) -> None:
-        """Keep what was said of one image: predicted classes and labels (H, W)."""
+        """Add the predicted classes and labels of one image, (H, W) each."""
         counts = pixel_counts(classes, labels, self.num_classes)
         accuracy = counts.diagonal().sum().double() / counts.sum()
         self.scores.append(SegmentationScore(index, float(class_ious(counts).nanmean()), float(accuracy)))

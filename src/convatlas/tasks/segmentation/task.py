@@ -28,14 +28,14 @@ class SegmentationTask(Task):
 
     Args:
         backbone: ``weights``: a trained classification network that the backbone starts from; a file,
-            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: as below, of that file.
+            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: the entry of that file.
         auxiliary_weight: Weight of the auxiliary head's loss.
         compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
         common: Those of ``Task``.
 
     Attributes:
         views: How an evaluation shows whole images to the network.
-        predictions: What the last evaluation said of each image.
+        predictions: Predictions of the last evaluation.
     """
 
     task_type = "segmentation"
@@ -69,10 +69,10 @@ class SegmentationTask(Task):
         self.predictions: MaskPredictions | None = None
 
     def check_data(self, data: Images) -> None:
-        """Refuse images that the network is not for.
+        """Refuse data that do not fit the network.
 
         Raises:
-            UserError: Data of another problem, or an image size that the network does not take.
+            UserError: Data of another task type, or an image size that the network does not take.
         """
         super().check_data(data)
         self.net.output_size(data.image_size)
@@ -125,7 +125,7 @@ class SegmentationTask(Task):
         self.predictions = MaskPredictions(data.split, data.num_samples(data.split), self.num_classes)
 
     def test_step(self, batch: WholeImageBatch) -> None:
-        """Count one batch of the reported split and keep what is said of its images."""
+        """Count one batch of the reported split and keep its predictions."""
         for index, classes, labels in zip(
             batch.indices.tolist(), self._count(self.test_confusion, batch), batch.labels, strict=True
         ):
