@@ -28,7 +28,7 @@ from convatlas.data.module import ImageDataModule
 from convatlas.data.sources.scan import passed_over_text
 from convatlas.errors import UserError
 from convatlas.tasks.base import Task
-from convatlas.tasks.optimization import Course
+from convatlas.tasks.optimization import ScheduleContext
 from convatlas.training.gpu import fits, gpu_settings, largest_power_of_two, peak_memory, resized, set_tf32
 from convatlas.training.plan import TYPES as RUN_TYPES
 from convatlas.training.plan import plan_run, run_on_other_data
@@ -123,7 +123,7 @@ class _Step:
         self.loss = 0.0
         task.to(self.device).train()
         self.optimizer = instantiate(config.optimizer).build(task.net.parameters(), data.global_batch_size)
-        instantiate(config.schedule)(self.optimizer, Course(steps=1000, steps_per_epoch=100, mode=task.mode))
+        instantiate(config.schedule)(self.optimizer, ScheduleContext(steps=1000, steps_per_epoch=100, mode=task.mode))
 
     def __call__(self, batch: Any) -> None:
         batch = self.data.on_after_batch_transfer(move_data_to_device(batch, self.device), 0)

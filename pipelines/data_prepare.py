@@ -27,7 +27,7 @@ from convatlas.data.module import source_digests
 from convatlas.data.sources.manifest import NAME
 from convatlas.data.sources.scan import passed_over_text
 from convatlas.data.tools.prepare import begin, claimed, write_shards
-from convatlas.data.tools.recode import Shrink
+from convatlas.data.tools.recode import Reencode
 from convatlas.errors import UserError
 from convatlas.utils.console import print_fields, print_table, progress
 from convatlas.utils.cores import usable_cores
@@ -61,7 +61,7 @@ def data_prepare(config: DictConfig) -> dict[str, Any]:
     if data.on_error == "skip":
         raise UserError("data.on_error=skip: shards hold every image; `convatlas data verify` lists those to remove")
     background = plain(config)["data"]["background"]
-    shrink = Shrink(**config.resize, background=background) if config.resize.side else None
+    shrink = Reencode(**config.resize, background=background) if config.resize.side else None
     settings = {f"resize.{key}": value if shrink else None for key, value in config.resize.items()}
     settings["data.in_channels"] = data.in_channels
     if shrink and background is not None:  # manifests of earlier versions lack the key

@@ -47,7 +47,7 @@ def data_show(config: DictConfig) -> dict[str, Any]:
     indices = np.arange(count) * data.num_samples("train") // count
     columns = [[_cell(data.load("train", int(index))) for index in indices]]
     columns += [[_cell(image) for image in _shown(data, indices, epoch)] for epoch in range(config.epochs)]
-    names = [data.class_list.names[data.sources["train"].labels[data.members["train"][index]]] for index in indices]
+    names = [data.class_list.names[data.sources["train"].labels[data.indices["train"][index]]] for index in indices]
     picture = _grid(columns, names, ["stored", *(f"epoch {epoch + 1}" for epoch in range(config.epochs))])
     try:
         picture.save(config.output)

@@ -22,7 +22,7 @@ from pydantic import PositiveInt
 from convatlas.cli import execute
 from convatlas.data.classification.datasets import open_dataset
 from convatlas.data.images.thumbnails import thumbnail_png
-from convatlas.data.tools.statistics import survey
+from convatlas.data.tools.statistics import statistics
 from convatlas.data.tools.verify import verify_source
 from convatlas.errors import UserError
 from convatlas.report.views.verification import PICTURES, write_verification_page
@@ -42,7 +42,7 @@ def data_verify(config: DictConfig) -> dict[str, Any]:
         config: Composed from ``conf/data_verify.yaml``.
 
     Returns:
-        The result of ``survey``, with ``data`` (the data set's name) and the files written, ``json`` and ``page``.
+        The result of ``statistics``, with ``data`` (the data set's name) and the files written, ``json`` and ``page``.
 
     Raises:
         UserError: The data are missing, or ``output`` cannot be written.
@@ -60,7 +60,7 @@ def data_verify(config: DictConfig) -> dict[str, Any]:
 
     result = {
         "data": printable(" ".join(filter(None, [data.name, data.get("root")]))),
-        **survey(found.splits, records, found.class_list, data.image_size, found.passed_over),
+        **statistics(found.splits, records, found.class_list, data.image_size, found.passed_over),
     }
     equal = [images["images"][0] for images in result["equal_images"][:PICTURES]]
     thumbnails = [thumbnail_png(found.splits[image["split"]].open(image["index"]).pixels()) for image in equal]

@@ -127,10 +127,10 @@ def _show_as(task: Task, data: ImageDataModule, config: DictConfig, others: Sequ
     protocol: dict[str, Any] = plain(config)["protocol"]
     views = instantiate(config.protocol.views)
     if views is None:
-        protocol["name"] = task.usual_protocol
-    if views is not None and task.problem != ("segmentation" if isinstance(views, DenseViews) else "classification"):
-        raise UserError(f"protocol={protocol['name']}: it is not for {task.problem}")
-    if others and task.problem != "classification":
+        protocol["name"] = task.default_protocol
+    if views is not None and task.task_type != ("segmentation" if isinstance(views, DenseViews) else "classification"):
+        raise UserError(f"protocol={protocol['name']}: it is not for {task.task_type}")
+    if others and task.task_type != "classification":
         raise UserError("run and checkpoint: an ensemble is of classification networks; expected one")
     if isinstance(task, SegmentationTask):
         task.views = views or task.views

@@ -39,8 +39,8 @@ from convatlas.models.base import Architecture
 from convatlas.models.detection.detector import Detection, Detector, in_stored_image
 from convatlas.models.segmentation.segmenter import Segmenter
 from convatlas.report.views.predictions import MAX_IMAGES, write_prediction_page
-from convatlas.tasks.detection.average_precision import Found
-from convatlas.tasks.detection.predictions import CERTAIN, found_in
+from convatlas.tasks.detection.average_precision import Detections
+from convatlas.tasks.detection.predictions import SCORE_THRESHOLD, found_in
 from convatlas.tasks.evaluation import found_objects_png
 from convatlas.tasks.segmentation.protocols import DenseViews
 from convatlas.training.checkpoint_io import KEY
@@ -210,7 +210,9 @@ def _detect(job: _Job) -> dict[str, Any]:
         found = found_in(number, in_stored_image(said, size, stored))
         objects = [_object(found, row, job.classes) for row in range(len(found.scores))]
         best = objects[0] if objects else {"class": "nothing", "score": 0.0}
-        top = [{"class": one["class"], "probability": one["score"]} for one in objects if one["score"] >= CERTAIN]
+        top = [
+            {"class": one["class"], "probability": one["score"]} for one in objects if one["score"] >= SCORE_THRESHOLD
+        ]
         rows.append(
             {
                 "path": str(job.paths[number]),
@@ -223,11 +225,11 @@ def _detect(job: _Job) -> dict[str, Any]:
         )
         corners = ({**one, **dict(zip(CORNERS, one["box"], strict=True))} for one in objects)
         lines += [{"path": str(job.paths[number]), **one} for one in corners]
-    remark = f"the objects found with a probability of {CERTAIN} or more"
+    remark = f"the objects found with a probability of {SCORE_THRESHOLD} or more"
     return _write(rows, job.output, remark, ["path", "class", "score", *CORNERS], lines)
 
 
-def _object(found: Found, row: int, classes: Sequence[str]) -> dict[str, Any]:
+def _object(found: Detections, row: int, classes: Sequence[str]) -> dict[str, Any]:
     one: dict[str, Any] = {
         "class": classes[found.labels[row]],
         "score": round(float(found.scores[row]), 6),

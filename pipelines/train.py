@@ -236,7 +236,7 @@ def _announce(
     steps = min(steps, limit // accumulation) if isinstance(limit, int) else int(limit * steps)
     epochs = config.trainer.max_epochs
     parameters = sum(parameter.numel() for parameter in task.net.parameters())
-    recipe = task.optimizer_recipe
+    recipe = task.optimizer_config
     device = trainer.strategy.root_device
     fields = {
         "run": f"{run.path}" + (f", resumed after step {step:,}" if step else ""),

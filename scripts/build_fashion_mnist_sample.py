@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convatlas.data.sources.shards import Sample, index_path, write_shard
+from convatlas.data.sources.shards import ShardSample, index_path, write_shard
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 OUTPUT = Path(__file__).parents[1] / "src" / "convatlas" / "data" / "fashion_mnist_sample"
@@ -33,7 +33,7 @@ def read_idx(path: Path, header: int) -> NDArray[np.uint8]:
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
 
 
-def samples(source: Path, prefix: str, per_class: int) -> Iterator[Sample]:
+def samples(source: Path, prefix: str, per_class: int) -> Iterator[ShardSample]:
     """Yield each chosen image as a PNG with its class."""
     labels = read_idx(source / f"{prefix}-labels-idx1-ubyte.gz", 8)
     images = read_idx(source / f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
@@ -41,7 +41,7 @@ def samples(source: Path, prefix: str, per_class: int) -> Iterator[Sample]:
     for number, index in enumerate(chosen.T.ravel()):
         encoded = io.BytesIO()
         Image.fromarray(images[index]).save(encoded, "PNG", optimize=True)
-        yield Sample(f"{number:05d}.png", encoded.getvalue(), int(labels[index]))
+        yield ShardSample(f"{number:05d}.png", encoded.getvalue(), int(labels[index]))
 
 
 def build(source: Path, output: Path) -> list[Path]:

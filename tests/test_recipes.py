@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from convatlas.config.composition import check_config, compose
-from convatlas.tasks.optimization import Course
+from convatlas.tasks.optimization import ScheduleContext
 from convatlas.training.plan import TYPES
 from pipelines.train import train
 from scripts.write_recipes import OUTPUT, recipes
@@ -173,7 +173,7 @@ def test_the_rate_falls_when_the_source_says(name: str, steps_per_epoch: int, ra
 
 def build(config: DictConfig, net: torch.nn.Module, steps_per_epoch: int) -> tuple[Optimizer, LRScheduler]:
     optimizer = instantiate(config.optimizer).build(net.parameters(), config.data.global_batch_size)
-    course = Course(steps=config.trainer.max_epochs * steps_per_epoch, steps_per_epoch=steps_per_epoch)
+    course = ScheduleContext(steps=config.trainer.max_epochs * steps_per_epoch, steps_per_epoch=steps_per_epoch)
     return optimizer, instantiate(config.schedule)(optimizer, course)
 
 

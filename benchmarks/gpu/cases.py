@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.architectures import outputs
 from benchmarks.detectors import targets
 from convatlas.config.composition import compose
-from convatlas.data.batch import VOID, Batch, ObjectBatch, SegmentationBatch
+from convatlas.data.batch import IGNORE_INDEX, Batch, ObjectBatch, SegmentationBatch
 from convatlas.models.detection.detector import Detector
 from convatlas.tasks.base import Task
 
@@ -38,7 +38,7 @@ def build_batch(problem: str, images: int, image_size: int) -> AnyBatch:
         return Batch(shown, numbers % CLASSES, numbers)
     if problem == "segmentation":
         labels = torch.randint(CLASSES, (images, image_size, image_size), generator=generator)
-        labels[:, :2] = VOID
+        labels[:, :2] = IGNORE_INDEX
         return SegmentationBatch(shown, labels, numbers)
     sizes = [(image_size, image_size)] * images
     found = targets(images, image_size, torch.device("cpu"))

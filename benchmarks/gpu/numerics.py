@@ -71,7 +71,7 @@ def numerics(setting: Setting) -> Iterator[Row]:
         for layer in task.net.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0  # what is dropped depends on the device
-        batch = build_batch(task.problem, 2 if setting.reduced else 4, image_size)
+        batch = build_batch(task.task_type, 2 if setting.reduced else 4, image_size)
         logits, gradients = _outcome(task, batch, CPU, torch.float64)
         for precision, bound in BOUNDS.items():
             if precision == "tf32" and setting.device.type == "cpu":

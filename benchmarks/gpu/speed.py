@@ -22,7 +22,7 @@ from benchmarks.gpu.rows import Row, Setting
 from benchmarks.paired import synchronise
 from convatlas.config.composition import compose
 from convatlas.tasks.base import Task
-from convatlas.tasks.optimization import OptimizerRecipe
+from convatlas.tasks.optimization import OptimizerConfig
 from convatlas.training.callbacks.ddp_buckets import DeterministicBuckets
 from convatlas.training.callbacks.progress import Throughput
 from convatlas.training.callbacks.resume_state import ResumeState
@@ -142,7 +142,7 @@ def timed(step: Callable[[], object], images: int, steps: int, device: torch.dev
 def bare_step(task: Task, batch: Any, setting: Setting, compiled: bool = False) -> Callable[[], object]:
     """A training step without any trainer around it: the same network, loss and optimizer."""
     task.to(setting.device).train()
-    optimizer = cast(OptimizerRecipe, task.optimizer_recipe).build(task.net.parameters(), len(batch.images))
+    optimizer = cast(OptimizerConfig, task.optimizer_config).build(task.net.parameters(), len(batch.images))
     if compiled:
         task.net.compile()
 
@@ -243,7 +243,7 @@ def _against_bare(load: Load, setting: Setting, pairs: int) -> Iterator[Row]:
 
 def ready_batch(load: Load, setting: Setting) -> Any:
     """A batch on the device, its images with channels last in memory."""
-    problem = build_task(load.model, load.image_size, load.overrides).problem
+    problem = build_task(load.model, load.image_size, load.overrides).task_type
     batch = moved(build_batch(problem, load.images, load.image_size), setting.device)
     return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
 

@@ -53,7 +53,7 @@ def test_one_batch_is_not_all_batches() -> None:
 
 
 def test_a_whole_number_is_a_float_where_floats_are_asked_for() -> None:
-    optimizer = {"_target_": "convatlas.tasks.OptimizerRecipe", "learning_rate": 1, "reference_batch_size": 256}
+    optimizer = {"_target_": "convatlas.tasks.OptimizerConfig", "learning_rate": 1, "reference_batch_size": 256}
     assert reduced(optimizer) == reduced({**optimizer, "learning_rate": 1.0})
     assert dumps(expanded(optimizer)["learning_rate"]) == "1.0"
     assert dumps(expanded(optimizer)["reference_batch_size"]) == "256"

@@ -19,7 +19,7 @@ from convatlas.data.digests import FileDigests
 from convatlas.data.sources.images import ArraySource
 from convatlas.data.sources.shapes import CLASSES
 from convatlas.data.sources.shapes_on_disk import write_coco, write_voc
-from convatlas.data.sources.shards import Sample, write_shard
+from convatlas.data.sources.shards import ShardSample, write_shard
 from convatlas.training.plan import plan_run
 from tests.fixtures import write_image_folder
 
@@ -44,7 +44,7 @@ def shard_folder(root: Path) -> Path:
 
 
 def write_shards(path: Path, first: bytes = b"x", labels: int = 2) -> None:
-    write_shard(path, [Sample(f"{index}.png", first + b"x" * index, index % labels) for index in range(4)])
+    write_shard(path, [ShardSample(f"{index}.png", first + b"x" * index, index % labels) for index in range(4)])
 
 
 def mask_folder(root: Path) -> Path:

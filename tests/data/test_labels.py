@@ -12,8 +12,8 @@ from PIL import Image
 
 from convatlas.config.composition import compose
 from convatlas.data.class_list import ClassList
-from convatlas.data.classification.datasets import Dataset
 from convatlas.data.classification.module import ClassificationDataModule
+from convatlas.data.dataset import Dataset
 from convatlas.data.detection.datasets import coco, voc
 from convatlas.data.detection.module import DetectionDataModule
 from convatlas.data.images.decode import ImageError
@@ -70,7 +70,7 @@ def detection(dataset: Callable[..., Any], root: Path) -> DetectionDataModule:
 
 
 def classification(train: list[int], test: list[int]) -> ClassificationDataModule:
-    def dataset(in_channels: int) -> Dataset:
+    def dataset(in_channels: int) -> Dataset[ArraySource]:
         images = [ArraySource(np.zeros((len(labels), 8, 8, 3), np.uint8), labels, "a") for labels in (train, test)]
         return Dataset(ClassList(("ant", "bee", "cat")), train=images[0], test=images[1])
 

@@ -11,12 +11,12 @@ from PIL import Image
 
 from convatlas.config.composition import compose
 from convatlas.data.class_list import ClassList
-from convatlas.data.classification.datasets import Dataset
 from convatlas.data.classification.module import ClassificationDataModule
+from convatlas.data.dataset import Dataset
 from convatlas.data.legacy_fingerprint import legacy_fingerprint
 from convatlas.data.module import ImageDataModule
 from convatlas.data.sources.images import ArraySource
-from convatlas.data.sources.shards import Sample, write_shard
+from convatlas.data.sources.shards import ShardSample, write_shard
 
 XML = """<annotation><filename>{name}.png</filename><size><width>8</width><height>8</height></size>
 <object><name>{label}</name><difficult>{difficult}</difficult>
@@ -56,9 +56,11 @@ def cut_folder(root: Path) -> ImageDataModule:
 
 def shards(root: Path) -> ImageDataModule:
     text(root / "classes.txt", "ant\nbee\n")
-    write_shard(root / "train-0.tar", [Sample(f"{index}.png", b"x" * (index + 1), index % 2) for index in range(4)])
-    write_shard(root / "train-1.tar", [Sample("4.png", b"xyz", 0), Sample("5.png", b"xy", 1)])
-    write_shard(root / "val-0.tar", [Sample("0.png", b"x", 1)])
+    write_shard(
+        root / "train-0.tar", [ShardSample(f"{index}.png", b"x" * (index + 1), index % 2) for index in range(4)]
+    )
+    write_shard(root / "train-1.tar", [ShardSample("4.png", b"xyz", 0), ShardSample("5.png", b"xy", 1)])
+    write_shard(root / "val-0.tar", [ShardSample("0.png", b"x", 1)])
     return module("data=imagefolder", f"data.root={root}")
 
 

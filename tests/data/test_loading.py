@@ -244,7 +244,7 @@ def test_skipped_training_images_are_replaced_and_named_once(
         batches = list(loader)
         assert [len(batch.labels) for batch in batches] == [6] * 4
         for batch in batches:
-            members = data.members["train"][batch.indices.numpy()]
+            members = data.indices["train"][batch.indices.numpy()]
             assert batch.labels.tolist() == data.sources["train"].labels[members].tolist()
             assert {"train/b/003.jpg", "train/c/009.jpg"}.isdisjoint(
                 data.path("train", int(index)).removeprefix(f"{damaged}/") for index in batch.indices
@@ -416,8 +416,8 @@ def test_val_is_cut_from_train_class_by_class() -> None:
 
 def test_val_and_train_do_not_share_images_and_val_is_the_same_for_every_seed(root: Path) -> None:
     first, second = folder_data(root, "seed=0"), folder_data(root, "seed=1")
-    assert not set(first.members["train"]) & set(first.members["val"])
-    assert np.array_equal(first.members["val"], second.members["val"])
+    assert not set(first.indices["train"]) & set(first.indices["val"])
+    assert np.array_equal(first.indices["val"], second.indices["val"])
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_all_that_a_vgg_brings_has_a_place(name: str) -> None:
     """Shapes only, so nothing is computed."""
     with torch.device("meta"):
         net = vgg_nets()[name]()
-        carried = net.carry_over(VGG(configuration="D").state_dict())
+        carried = net.convert_backbone_state_dict(VGG(configuration="D").state_dict())
     expected = {key: value.shape for key, value in net.state_dict().items() if key.startswith(net.carried)}
     assert {key: value.shape for key, value in carried.items()} == expected
     new = {key.partition(".")[0] for key in net.state_dict() if key not in carried}

@@ -17,10 +17,10 @@ from hydra.utils import instantiate
 from PIL import Image, UnidentifiedImageError
 
 from convatlas.config.composition import check_config, compose, plain
-from convatlas.data.classification.datasets import Dataset, fashion_mnist_sample, image_folder
-from convatlas.data.sources.images import Source
+from convatlas.data.classification.datasets import fashion_mnist_sample, image_folder
+from convatlas.data.sources.images import LabelledSource
 from convatlas.data.sources.shards import ShardSource, index_path
-from convatlas.data.tools.recode import Shrink, stored_form
+from convatlas.data.tools.recode import Reencode, stored_form
 from convatlas.errors import UserError
 from pipelines.data_prepare import TYPES, _next_command, data_prepare
 from tests.conftest import Command
@@ -43,7 +43,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
-def assert_same(first: Source, second: Source) -> None:
+def assert_same(first: LabelledSource, second: LabelledSource) -> None:
     assert first.labels.tolist() == second.labels.tolist()
     assert all(first.encoded(index) == second.encoded(index) for index in range(len(first.labels)))
 
@@ -54,7 +54,7 @@ def test_shards_read_as_the_folder_does(splits: tuple[str, ...], tmp_path: Path)
     (root / "classes.txt").write_text("cat\nant\nbee\n", encoding="utf-8")
     folder = image_folder(3, root=str(root))
     result = prepare(root, tmp_path / "shards")
-    shards: Dataset = image_folder(3, root=str(tmp_path / "shards"))
+    shards = image_folder(3, root=str(tmp_path / "shards"))
     assert shards.class_list == folder.class_list
     assert_same(shards.train, folder.train)
     assert_same(shards.test, folder.test)
@@ -176,7 +176,7 @@ def test_an_image_one_pixel_wide_is_shrunk_to_one(in_channels: int, mode: str) -
     buffer = io.BytesIO()
     Image.fromarray(column).save(buffer, "PNG")
     suffix, content = stored_form(
-        buffer.getvalue(), Shrink(side=50, which="long", quality=95), in_channels, "column.png"
+        buffer.getvalue(), Reencode(side=50, which="long", quality=95), in_channels, "column.png"
     )
     image = Image.open(io.BytesIO(content))
     assert (suffix, image.mode, image.size) == ("jpg", mode, (1, 50))
@@ -440,5 +440,5 @@ def test_shards_train_as_their_folder_does(images: Path, tmp_path: Path) -> None
     assert isinstance(modules[1].sources["train"], ShardSource)
     assert [modules[0].num_samples(split) for split in ("train", "val", "test")] == [12, 3, 15]
     for split in ("train", "val", "test"):
-        assert np.array_equal(modules[0].members[split], modules[1].members[split])
+        assert np.array_equal(modules[0].indices[split], modules[1].indices[split])
         assert torch.equal(modules[0].load(split, 1), modules[1].load(split, 1))

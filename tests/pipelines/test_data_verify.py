@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from convatlas.config.composition import compose
-from convatlas.data.sources.images import Source
+from convatlas.data.sources.images import LabelledSource
 from convatlas.data.tools.verify import Record, verify_source
 from convatlas.errors import UserError
 from pipelines.data_verify import data_verify, show
@@ -52,7 +52,7 @@ def test_the_embedded_shards_can_be_trained_on(tmp_path: Path, capsys: pytest.Ca
 def test_a_thread_works_for_each_core_that_is_lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers: list[int] = []
 
-    def spy(source: Source, in_channels: int, threads: int, advance: Any) -> Record:
+    def spy(source: LabelledSource, in_channels: int, threads: int, advance: Any) -> Record:
         numbers.append(threads)
         return verify_source(source, in_channels, threads, advance)
 

@@ -12,7 +12,7 @@ from hydra.utils import instantiate as build
 from PIL import Image
 
 from convatlas.config.composition import check_config, compose
-from convatlas.data.batch import VOID
+from convatlas.data.batch import IGNORE_INDEX
 from convatlas.data.sources.shapes import CLASSES, scene
 from convatlas.data.sources.shapes_on_disk import write_voc
 from convatlas.errors import UserError
@@ -86,7 +86,7 @@ def test_the_reported_metrics_are_numpys(segmented: dict[str, Any]) -> None:
     written = np.stack([np.array(Image.open(run / "evaluation" / entry["prediction"])) for entry in shown])
     # One image at a time rounds otherwise than a batch: where two classes tie, pixels may change.
     assert (written == np.stack(classes)).mean() > 0.99
-    expected = reference(written, np.stack(labels).astype(np.int64), 5, VOID)
+    expected = reference(written, np.stack(labels).astype(np.int64), 5, IGNORE_INDEX)
     found = {name.removeprefix("test/"): value for name, value in segmented["test"].items() if name != "test/loss"}
     assert found == pytest.approx(expected, abs=1e-6)
     assert segmented["best"]["metric"] == "val/mean_iou"
@@ -251,7 +251,7 @@ def test_images_of_void_alone_are_trained_through(tmp_path: Path, capsys: pytest
     labelled = Path(data.path("train", 0)).stem
     for name in (voc / "ImageSets" / "Segmentation" / "train.txt").read_text(encoding="utf-8").split():
         if name != labelled:
-            replace_mask(voc, name, Image.new("L", (40, 32), VOID))
+            replace_mask(voc, name, Image.new("L", (40, 32), IGNORE_INDEX))
     result = train(compose("train", [*SMALL[:4], *on_voc(voc), f"run.root={tmp_path}/runs"]))
     assert result["state"] == "finished"
     assert re.search(

@@ -5,11 +5,11 @@ import torch._inductor.config
 from convatlas.errors import UserError
 from convatlas.models.classification.resnet import CifarResNet
 from convatlas.tasks.classification.task import ClassificationTask
-from convatlas.tasks.optimization import OptimizerRecipe
+from convatlas.tasks.optimization import OptimizerConfig
 from tests.compiler import needs_compiler
 from tests.tasks.classification.test_task import batch_of, task
 
-RECIPE = OptimizerRecipe(algorithm=torch.optim.SGD, learning_rate=0.1)
+RECIPE = OptimizerConfig(algorithm=torch.optim.SGD, learning_rate=0.1)
 
 
 def test_a_machine_without_compiler_is_told_so_before_training() -> None:

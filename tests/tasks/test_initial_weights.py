@@ -18,7 +18,7 @@ RESNET18 = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
 
 
 class Data:
-    name, problem, image_size, in_channels = "animals", "classification", 224, 3
+    name, task_type, image_size, in_channels = "animals", "classification", 224, 3
 
     def __init__(self, names: tuple[str, ...], mean: Any = IMAGENET[0], std: Any = IMAGENET[1]) -> None:
         self.class_list, self.mean, self.std = ClassList(names), mean, std

@@ -10,9 +10,9 @@ from torch import nn
 
 from convatlas.errors import UserError
 from convatlas.tasks.optimization import (
-    Course,
-    OptimizerRecipe,
+    OptimizerConfig,
     Schedule,
+    ScheduleContext,
     constant,
     cosine,
     exponential,
@@ -25,7 +25,7 @@ from convatlas.tasks.optimization import (
 
 def rates(schedule: Schedule, steps: int) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = schedule(optimizer, Course(steps=steps, steps_per_epoch=10))
+    scheduler = schedule(optimizer, ScheduleContext(steps=steps, steps_per_epoch=10))
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -35,7 +35,7 @@ def rates(schedule: Schedule, steps: int) -> list[float]:
 
 
 def test_the_learning_rate_scales_with_the_batch() -> None:
-    recipe = OptimizerRecipe(algorithm=torch.optim.SGD, learning_rate=0.4, reference_batch_size=256)
+    recipe = OptimizerConfig(algorithm=torch.optim.SGD, learning_rate=0.4, reference_batch_size=256)
     assert recipe.scaled_learning_rate(64) == pytest.approx(0.1)
     assert recipe.arithmetic(64) == "0.1 = 0.4 × 64/256"
     optimizer = recipe.build([nn.Parameter(torch.zeros(1))], 64)
@@ -43,7 +43,7 @@ def test_the_learning_rate_scales_with_the_batch() -> None:
 
 
 def test_without_a_reference_the_rate_stays() -> None:
-    recipe = OptimizerRecipe(algorithm=torch.optim.SGD, learning_rate=0.4)
+    recipe = OptimizerConfig(algorithm=torch.optim.SGD, learning_rate=0.4)
     assert recipe.scaled_learning_rate(64) == 0.4
     assert recipe.arithmetic(64) == "0.4"
 
@@ -83,7 +83,7 @@ def test_the_exponential_falls_every_so_many_epochs() -> None:
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_the_plateau_follows_the_metric_s_direction(mode: Literal["max", "min"]) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = plateau(optimizer, Course(steps=10, steps_per_epoch=1, mode=mode), patience=2, threshold=0.05)
+    schedule = plateau(optimizer, ScheduleContext(steps=10, steps_per_epoch=1, mode=mode), patience=2, threshold=0.05)
     found = []
     for value in [0.5, 0.6, 0.7, 0.72, 0.74, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]:
         schedule.step(value if mode == "max" else -value)
@@ -98,7 +98,7 @@ def test_a_factor_that_does_not_reduce_is_refused() -> None:
 
 def test_norms_and_biases_can_be_left_without_decay() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
-    recipe = OptimizerRecipe(
+    recipe = OptimizerConfig(
         algorithm=partial(torch.optim.SGD, weight_decay=0.5), learning_rate=1.0, decay_norms_and_biases=False
     )
     optimizer = recipe.build(net.parameters(), 1)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from convatlas.config.composition import compose
 from convatlas.config.public_names import TABLE
 from convatlas.errors import UserError
-from convatlas.tasks.optimization import OptimizerRecipe
+from convatlas.tasks.optimization import OptimizerConfig
 from convatlas.training.checkpoint_io import read_checkpoint
 from convatlas.training.plan import plan_run
 from convatlas.training.rehearsal import COURSE, Rehearsal, check_moments, load_on_trial
@@ -130,7 +130,7 @@ def optimizer_and_schedule(algorithm: str, schedule: str) -> tuple[torch.optim.O
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Conv2d(2, 2, 1, bias=False))
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
-    recipe = OptimizerRecipe(algorithm=get_class(algorithm), learning_rate=0.1, decay_norms_and_biases=False)
+    recipe = OptimizerConfig(algorithm=get_class(algorithm), learning_rate=0.1, decay_norms_and_biases=False)
     optimizer = recipe.build(net.parameters(), 16)
     needed: dict[str, dict[str, Any]] = {"step": {"milestones": [0.5]}, "exponential": {"gamma": 0.9}}
     make = get_method(TABLE["schedule"][schedule])

@@ -1,6 +1,5 @@
 """Build the networks that ``convatlas describe`` analyses, without images and without memory for weights."""
 
-import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from convatlas.config.arguments import signature
 from convatlas.config.composition import compose, fill_num_classes, overridden_keys, project_path
 from convatlas.errors import UserError
 from convatlas.models.base import Architecture, OnBackbone
@@ -93,7 +93,7 @@ def described_networks(config: DictConfig) -> list[Network]:
 
 def _build(model: DictConfig, data: DictConfig) -> Network:
     target = get_class(model.net._target_)
-    papers = inspect.signature(target).parameters["num_classes"].default
+    papers = signature(target)["num_classes"].default
     num_classes = papers if data.num_classes is None else data.num_classes
     backbone_weights = OmegaConf.select(model, "backbone.weights")
     trained = model.weights is not None or backbone_weights is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.utils import get_object
 
+from convatlas.config.former_names import IN_IDENTITIES
 from convatlas.config.public_names import find_object, kind_of, public_name
 from convatlas.config.value_types import annotation_of, with_floats
 from convatlas.utils.files import dumps
@@ -54,11 +55,33 @@ def constructor(target: str) -> Callable[..., Any]:
     return found
 
 
+COMMON = "common"
+"""The ``**`` parameter of a constructor that passes on the arguments of its base class."""
+
+
+def signature(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Parameters of a function or class by name, with evaluated annotations.
+
+    ``**common`` of a class is replaced by the parameters of its base class.
+    """
+    annotated = function.__init__ if inspect.isclass(function) else function
+    found = {
+        name: parameter.replace(annotation=annotation_of(annotated, name))
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+    if inspect.isclass(function) and COMMON in found:
+        del found[COMMON]
+        owner = next(base for base in inspect.getmro(function) if "__init__" in vars(base))
+        return signature(owner.__bases__[0]) | found
+    return found
+
+
+@cache
 def parameters(target: str) -> Mapping[str, inspect.Parameter]:
     """The parameters of a constructor, except those that the program supplies itself."""
     public = public_name(target)
     supplied = SUPPLIED.get(kind_of(public), frozenset()) if public is not None else frozenset()
-    found = inspect.signature(constructor(target)).parameters
+    found = signature(constructor(target))
     return {name: parameter for name, parameter in found.items() if name not in supplied}
 
 
@@ -115,7 +138,7 @@ def targets(value: Any) -> set[str]:
 def reduced(value: Any) -> Any:
     """Remove every argument that has its default value; the inverse of ``expanded``.
 
-    A default of ``CHANGED_DEFAULTS`` is replaced by its version.
+    A default of ``CHANGED_DEFAULTS`` is replaced by its version, a name of ``IN_IDENTITIES`` by the former one.
     """
     if isinstance(value, list):
         return [reduced(item) for item in value]
@@ -126,7 +149,7 @@ def reduced(value: Any) -> Any:
     target = str(value["_target_"])
     name = public_name(target) or target
     usual = defaults(target)
-    found: dict[str, Any] = {"_target_": name}
+    found: dict[str, Any] = {"_target_": IN_IDENTITIES.get(name, name)}
     for key, item in value.items():
         typed = _typed(target, key, item)
         if key not in INSTANTIATE and not (key in usual and _same(typed, usual[key])):
@@ -142,14 +165,8 @@ def reduced(value: Any) -> Any:
 
 def _typed(target: str, name: str, value: Any) -> Any:
     """Convert whole numbers to floats if the constructor expects floats."""
-    return with_floats(value, _annotations(target).get(name)) if isinstance(value, int | list) else value
-
-
-@cache
-def _annotations(target: str) -> Mapping[str, Any]:
-    function = constructor(target)
-    function = function.__init__ if inspect.isclass(function) else function
-    return {name: annotation_of(function, name) for name in parameters(target)}
+    parameter = parameters(target).get(name)
+    return with_floats(value, parameter.annotation) if parameter and isinstance(value, int | list) else value
 
 
 def _plain(value: Any) -> Any:

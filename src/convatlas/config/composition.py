@@ -20,9 +20,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from convatlas.config.arguments import INSTANTIATE, constructor, parameters
+from convatlas.config.arguments import INSTANTIATE, parameters
 from convatlas.config.public_names import public_name
-from convatlas.config.value_types import annotation_of, check_value
+from convatlas.config.value_types import check_value
 from convatlas.errors import UserError
 from convatlas.utils.distributed import num_nodes, ranks_per_node
 
@@ -312,11 +312,9 @@ def _nodes(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig
 
 def _check_call(path: str, node: DictConfig) -> None:
     try:
-        target = constructor(node["_target_"])
+        taken = parameters(node["_target_"])
     except (ImportError, ValueError) as error:
         raise UserError(f"{path}._target_={node['_target_']}: cannot be imported ({error})") from error
-    function = target.__init__ if inspect.isclass(target) else target
-    taken = parameters(node["_target_"])
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     for key in node:
         key = str(key)
@@ -332,7 +330,7 @@ def _check_call(path: str, node: DictConfig) -> None:
         value = _content(node[key])
         if value is None and OmegaConf.is_interpolation(node, key):
             continue  # num_classes: the class list determines it
-        annotation = annotation_of(function, key)
+        annotation = taken[key].annotation
         if annotation is not inspect.Parameter.empty and not _holds_target(value):
             check_value(f"{path}.{key}", value, annotation, f" ({node['_target_']})")
 

@@ -76,7 +76,12 @@ FORMER = {
     "convatlas.run.slurm.Cluster": "convatlas.jobs.Cluster",
     "convatlas.run.slurm.Resources": "convatlas.jobs.Resources",
     "convatlas.sweep.grid.Grid": "convatlas.sweep.Grid",
+    "convatlas.tasks.OptimizerRecipe": "convatlas.tasks.OptimizerConfig",
     "convatlas.tasks.classification.ClassificationTask": "convatlas.tasks.ClassificationTask",
     "convatlas.tasks.detection.DetectionTask": "convatlas.tasks.DetectionTask",
+    "convatlas.tasks.optimization.OptimizerRecipe": "convatlas.tasks.OptimizerConfig",
     "convatlas.tasks.segmentation.SegmentationTask": "convatlas.tasks.SegmentationTask",
 }
+
+IN_IDENTITIES = {"convatlas.tasks.OptimizerConfig": "convatlas.tasks.OptimizerRecipe"}
+"""Public names that changed, with the name that identities of runs keep, so that no run is renamed."""

@@ -45,7 +45,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     },
     "segmentation_task": {"convatlas.tasks.SegmentationTask": "convatlas.tasks.segmentation.task.SegmentationTask"},
     "detection_task": {"convatlas.tasks.DetectionTask": "convatlas.tasks.detection.task.DetectionTask"},
-    "optimizer": {"convatlas.tasks.OptimizerRecipe": "convatlas.tasks.optimization.OptimizerRecipe"},
+    "optimizer": {"convatlas.tasks.OptimizerConfig": "convatlas.tasks.optimization.OptimizerConfig"},
     "algorithm": {
         "timm.optim.Lamb": "timm.optim.Lamb",
         "torch.optim.ASGD": "torch.optim.ASGD",

@@ -1,10 +1,10 @@
-"""What a loader yields and a task receives."""
+"""Batch types, which loaders yield and tasks receive."""
 
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-VOID = 255
+IGNORE_INDEX = 255
 """The label of a pixel that belongs to no class; it counts neither in losses nor in metrics."""
 
 
@@ -15,15 +15,15 @@ class Batch(NamedTuple):
         images: (N, C, H, W), uint8 as loaded, float32 normalised once on the device; channels last in memory.
         labels: Class of each image, (N,) int64.
         indices: Position of each image in its split, (N,) int64.
-        draws: What was drawn for the augmentation on the device, (N, K) float32; None where there is none.
-        mixed_labels: Class of the image that was mixed into each, (N,) int64; None where none was.
-        label_weights: Share of each image's own label, (N,) float32, the rest is ``mixed_labels``'; None likewise.
+        random_parameters: Drawn for the augmentation on the device, (N, K) float32; None if unused.
+        mixed_labels: Class of the image that was mixed into each, (N,) int64; None without mixing.
+        label_weights: Share of each image's own label, (N,) float32, the rest belongs to ``mixed_labels``; None without mixing.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
-    draws: Tensor | None = None
+    random_parameters: Tensor | None = None
     mixed_labels: Tensor | None = None
     label_weights: Tensor | None = None
 
@@ -43,11 +43,11 @@ class ViewBatch(NamedTuple):
 
 
 class Views(Protocol):
-    """What a test protocol makes of an image."""
+    """Cuts the views of an image for a test protocol."""
 
     @property
     def crops(self) -> int:
-        """Crops of the network's size that one image amounts to."""
+        """Number of crops of the network's size that cost as much as the views of one image."""
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """The views of an image, (C, H, W) uint8, in stacks (V, C, h, w) of one size each."""
@@ -58,9 +58,9 @@ class SegmentationBatch(NamedTuple):
 
     Attributes:
         images: (N, C, H, W), uint8 as loaded, float32 normalised once on the device; channels last in memory.
-        labels: Class of each pixel, (N, H, W), uint8 as loaded, int64 on the device; ``VOID`` does not count.
+        labels: Class of each pixel, (N, H, W), uint8 as loaded, int64 on the device; ``IGNORE_INDEX`` does not count.
         indices: Position of each image in its split, (N,) int64.
-        weights: Of each pixel in the loss, (N, H, W) float32; None where all count alike.
+        weights: Weight of each pixel in the loss, (N, H, W) float32; None if all have weight 1.
     """
 
     images: Tensor
@@ -84,15 +84,15 @@ class WholeImageBatch(NamedTuple):
 
 
 class ObjectBatch(NamedTuple):
-    """Images of several sizes with their objects; in an evaluation without these.
+    """Images of several sizes with their objects; evaluation batches hold no objects.
 
     Attributes:
-        images: (N, C, H, W), each at the top left with zeros around; uint8 as loaded, float32 normalised on the device.
+        images: (N, C, H, W), padded with zeros at the right and bottom; uint8 as loaded, float32 normalised on the device.
         sizes: Height and width of each in the batch.
-        stored_sizes: Height and width of each as it is stored.
+        stored_sizes: Height and width of each stored image.
         boxes: x0, y0, x1, y1 of each image's objects in pixels of the batch, each (n, 4) float32.
         labels: Their classes, each (n,) int64.
-        masks: Their masks, each (n, H, W) uint8 of 0 and 1; None where there are none.
+        masks: Their masks, each (n, H, W) uint8 of 0 and 1; None for data without masks.
         indices: Position of each image in its split, (N,) int64.
     """
 

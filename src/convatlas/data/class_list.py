@@ -1,4 +1,4 @@
-"""The classes of a data set: their order is the order of the network's outputs."""
+"""The classes of a data set, in the order of the network's outputs."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""Counts of the labels of a split, and what they say about mistakes in the data."""
+"""Find mistakes in the data from the label counts of the splits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convatlas.data.classification.datasets import Split
+from convatlas.data.dataset import Split
 
 Counts = NDArray[np.signedinteger[Any]]
 """Number of images, objects or pixels of each class, (num_classes,)."""
@@ -17,7 +17,7 @@ SHOWN = 5
 def absent_classes(
     data: str | None, kind: str, names: Sequence[str], counts: Mapping[Split, Counts], hint: str = ""
 ) -> list[str]:
-    """Say which classes do not occur in a split.
+    """Describe the classes that do not occur in a split.
 
     Args:
         data: What the data set is called.

@@ -9,8 +9,8 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal, Protocol, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,48 +18,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convatlas.data.batch import Batch, ViewBatch, Views
+from convatlas.data.dataset import ImageSource
 from convatlas.data.images.decode import ImageError
 from convatlas.data.sampler import Indices
 from convatlas.data.skipped import SkippedImages
-from convatlas.data.sources.images import Source
+from convatlas.data.sources.images import LabelledSource
 from convatlas.data.transforms.image import Augmentation
 
-SampleT = TypeVar("SampleT")
-
-Plan = Callable[[], tuple[int, Sequence[Indices]]]
+BatchPlan = Callable[[], tuple[int, Sequence[Indices]]]
 """Says, as an iteration starts, which epoch it is and which samples make up its batches."""
 
 
-class NamedSource(Protocol):
-    """Images that have names."""
-
-    def path(self, index: int) -> str:
-        """Name one image for a message."""
-
-
-class Pending(Protocol):
-    """A batch that threads are preparing."""
-
-    def result(self) -> Any:
-        """Wait for the batch; the first error of a thread is raised here."""
-
-
 class PrefetchingLoader(ABC):
-    """Iterates over the batches of one split, a bounded number of which threads prepare ahead.
+    """Iterates over the batches of one split; threads prepare a bounded number of them ahead.
+
+    A task type implements ``load``, which prepares one sample, and ``collate``, which makes a batch of its samples.
 
     A sample's augmentation is drawn from a generator seeded with (seed, epoch, entry): the batches do not depend on
     the number of threads. Lightning keeps ``state_dict()`` in its checkpoints, so that training goes on in mid-epoch.
 
     Args:
         source: The images.
-        members: Positions in the source of the split's samples, (N,).
-        plan: The epoch and its batches, asked at the start of each iteration. An entry of a batch is a position in
+        indices: Positions in the source of the split's samples, (N,).
+        plan: The epoch and its batches, called as an iteration starts. An entry of a batch is a position in
             the split, plus N for each copy of the same sample that the epoch has besides.
         num_batches: How many there are.
         seed: The run's seed.
         threads: Number of threads.
         prefetch: Batches prepared ahead.
-        on_error: What follows an image that cannot be decoded: ``raise``; ``replace`` it by the split's next one that
+        on_error: What to do with an image that cannot be decoded: ``raise``; ``replace`` it by the split's next one that
             can; or ``drop`` it, which leaves its batch smaller.
         skipped: Where replaced and dropped images are counted.
 
@@ -70,9 +57,9 @@ class PrefetchingLoader(ABC):
     def __init__(
         self,
         *,
-        source: NamedSource,
-        members: NDArray[np.int64],
-        plan: Plan,
+        source: ImageSource,
+        indices: NDArray[np.int64],
+        plan: BatchPlan,
         num_batches: int,
         seed: int,
         threads: int,
@@ -80,8 +67,8 @@ class PrefetchingLoader(ABC):
         on_error: Literal["raise", "replace", "drop"],
         skipped: SkippedImages,
     ) -> None:
-        self.named = source
-        self.members = members
+        self.source = source
+        self.indices = indices
         self.plan = plan
         self.num_batches = num_batches
         self.seed = seed
@@ -109,7 +96,7 @@ class PrefetchingLoader(ABC):
         start = self._position["batches"] if self._resuming and self._position["epoch"] == epoch else 0
         self._position = {"epoch": epoch, "batches": start}
         self._resuming = False
-        waiting: deque[Pending] = deque()
+        waiting: deque[Callable[[], Any]] = deque()
         upcoming = iter(batches[start:])
         # Each thread computes alone: with a team of OpenMP threads behind each, they would crowd the cores. To ask
         # first settles the caller's own number, which would otherwise become 1 too.
@@ -120,41 +107,79 @@ class PrefetchingLoader(ABC):
         try:
             while True:
                 while len(waiting) < self.prefetch + 1 and (entries := next(upcoming, None)) is not None:
-                    waiting.append(self.start(pool, entries, epoch))
+                    waiting.append(self._start(pool, entries, epoch))
                 if not waiting:
                     return
-                batch = waiting.popleft().result()
+                batch = waiting.popleft()()
                 self._position["batches"] += 1
                 if len(batch.labels):  # or all of it was dropped
                     yield batch
         finally:
             pool.shutdown(cancel_futures=True)
 
-    @abstractmethod
-    def start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> "Pending":
-        """Let the pool prepare a batch."""
-
-    def read(
-        self, entry: int, epoch: int, show: Callable[[int, int, np.random.Generator], SampleT]
-    ) -> tuple[int, SampleT] | None:
-        """Show one sample, or what takes its place.
+    def allocate(self, count: int, epoch: int) -> Any:
+        """Allocate memory that the samples of a batch are written to; None if each sample has its own.
 
         Args:
-            entry: Of the batch.
+            count: Number of samples.
             epoch: Counted from zero.
-            show: Called with a position in the split, one in the source, and the sample's random generator.
-
-        Returns:
-            The position in the split of what is shown, and what ``show`` returned; None where it is dropped.
         """
-        num_samples = len(self.members)
+        return None
+
+    @abstractmethod
+    def load(self, position: int, generator: np.random.Generator, memory: Any, row: int) -> Any:
+        """Prepare one sample; several threads call this at once.
+
+        Args:
+            position: Position in the source.
+            generator: The random generator of the sample.
+            memory: What ``allocate`` returned for the batch.
+            row: The row of the sample in ``memory``.
+        """
+
+    @abstractmethod
+    def collate(self, samples: Mapping[int, Any], indices: Tensor, memory: Any) -> Any:
+        """Make a batch.
+
+        Args:
+            samples: What ``load`` returned, by row, in order; rows of dropped samples are absent.
+            indices: Position of each sample in the split, (N,) int64.
+            memory: What ``allocate`` returned for the batch.
+        """
+
+    def _start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> Callable[[], Any]:
+        """Let the pool prepare a batch; the returned function waits for it and raises the first error of a thread."""
+        memory = self.allocate(len(entries), epoch)
+        # A few samples a task: a task each costs more than decoding a small image.
+        parts = [rows for rows in np.array_split(np.arange(len(entries)), 2 * self.threads) if len(rows)]
+        tasks = [pool.submit(self._load_rows, rows, entries[rows], epoch, memory) for rows in parts]
+
+        def result() -> Any:
+            loaded = [sample for task in tasks for sample in task.result()]
+            indices = torch.tensor([index for _, index, _ in loaded], dtype=torch.int64)
+            return self.collate({row: sample for row, _, sample in loaded}, indices, memory)
+
+        return result
+
+    def _load_rows(self, rows: Indices, entries: Indices, epoch: int, memory: Any) -> list[tuple[int, int, Any]]:
+        """Load some rows of a batch: row, position in the split and sample of each that is not dropped."""
+        loaded = []
+        for row, entry in zip(rows.tolist(), entries.tolist(), strict=True):
+            found = self._load_entry(entry, epoch, memory, row)
+            if found is not None:
+                loaded.append((row, *found))
+        return loaded
+
+    def _load_entry(self, entry: int, epoch: int, memory: Any, row: int) -> tuple[int, Any] | None:
+        """Load the sample of an entry, or its replacement; None if it is dropped."""
+        num_samples = len(self.indices)
         for candidate in range(entry, entry + num_samples):
             index = candidate % num_samples
-            member = int(self.members[index])
+            position = int(self.indices[index])
+            # A replacement must not repeat what its own entry of the epoch shows.
+            entries = [entry] if candidate == entry else [entry, candidate]
             try:
-                # A replacement must not repeat what its own entry of the epoch shows.
-                entries = [entry] if candidate == entry else [entry, candidate]
-                return index, show(index, member, np.random.default_rng([self.seed, epoch, *entries]))
+                return index, self.load(position, np.random.default_rng([self.seed, epoch, *entries]), memory, row)
             except ImageError as error:
                 if self.on_error == "raise":
                     raise
@@ -162,7 +187,7 @@ class PrefetchingLoader(ABC):
                 if self.on_error == "drop":
                     return None
             except Exception as error:
-                error.add_note(f"while loading {self.named.path(member)}")
+                error.add_note(f"while loading {self.source.path(position)}")
                 raise
         raise ImageError("data.on_error=skip", "damaged", "none of the images can be decoded")
 
@@ -172,7 +197,7 @@ class ThreadedLoader(PrefetchingLoader):
 
     Args:
         source: The images, with their labels.
-        augmentation: What is done to an image.
+        augmentation: Augmentation of an image.
         views: A test protocol's views of an image in place of the augmentation.
         in_channels: Channels of a batch.
         image_size: Height and width of a batch in pixels, where the augmentation has no schedule for it.
@@ -180,10 +205,11 @@ class ThreadedLoader(PrefetchingLoader):
         arguments: Those of ``PrefetchingLoader``.
     """
 
+    source: LabelledSource
+
     def __init__(
         self,
         *,
-        source: Source,
         augmentation: Augmentation,
         in_channels: int,
         image_size: int,
@@ -191,52 +217,48 @@ class ThreadedLoader(PrefetchingLoader):
         views: Views | None = None,
         **arguments: Any,
     ) -> None:
-        super().__init__(source=source, **arguments)
-        self.source = source
+        super().__init__(**arguments)
         self.augmentation = augmentation
         self.in_channels = in_channels
         self.image_size = image_size
         self.memory = memory
         self.views = views
 
-    def start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> "_Work":
-        """Let the pool fill a batch, a few rows a task."""
-        indices = entries % len(self.members)
-        labels = torch.from_numpy(self.source.labels[self.members[indices]].astype(np.int64))
-        batch: Batch | ViewBatch
-        if self.views is None:
-            size = self.augmentation.size(epoch) or self.image_size
-            with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
-                images = self.memory.batch(len(entries), self.in_channels, size)
-                draws = torch.empty(len(entries), self.augmentation.draws) if self.augmentation.draws else None
-            batch = Batch(images, labels, torch.from_numpy(indices), draws)
-        else:
-            batch = ViewBatch([[] for _ in entries], labels, torch.from_numpy(indices))
-        # A few samples a task: a task each costs more than decoding a small image.
-        rows = [part for part in np.array_split(np.arange(len(entries)), 2 * self.threads) if len(part)]
-        work = _Work(batch)
-        work.parts = [pool.submit(self._fill, work, part, entries[part], epoch) for part in rows]
-        return work
+    def allocate(self, count: int, epoch: int) -> tuple[Tensor, Tensor | None] | None:
+        """Allocate the images and the numbers drawn for the device, unless the batch is of views."""
+        if self.views is not None:
+            return None
+        size = self.augmentation.size(epoch) or self.image_size
+        with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
+            images = self.memory.batch(count, self.in_channels, size)
+            width = self.augmentation.random_parameters
+            random_parameters = torch.empty(count, width) if width else None
+        return images, random_parameters
 
-    def _fill(self, work: "_Work", rows: Indices, entries: Indices, epoch: int) -> None:
-        batch = work.batch
-        for row, entry in zip(rows.tolist(), entries.tolist(), strict=True):
+    def load(
+        self, position: int, generator: np.random.Generator, memory: tuple[Tensor, Tensor | None], row: int
+    ) -> list[Tensor] | None:
+        """Write an augmented image to its row, or return its views."""
+        picture = self.source.open(position)
+        if self.views is not None:
+            return self.views(picture.pixels())
+        images, random_parameters = memory
+        self.augmentation.show(picture, generator, images[row])
+        if random_parameters is not None:
+            self.augmentation.draw(generator, images.shape[-1], random_parameters[row])
+        return None
 
-            def show(index: int, member: int, generator: np.random.Generator, row: int = row) -> None:
-                picture = self.source.open(member)
-                if isinstance(batch, ViewBatch):
-                    batch.images[row] += self.views(picture.pixels())  # type: ignore[misc]
-                    return
-                self.augmentation.show(picture, generator, batch.images[row])
-                if batch.draws is not None:
-                    self.augmentation.draw(generator, batch.images.shape[-1], batch.draws[row])
-
-            shown = self.read(entry, epoch, show)
-            if shown is None:
-                work.dropped.append(row)
-            elif shown[0] != entry % len(self.members):
-                index = shown[0]
-                batch.labels[row], batch.indices[row] = int(self.source.labels[self.members[index]]), index
+    def collate(
+        self, samples: Mapping[int, list[Tensor] | None], indices: Tensor, memory: tuple[Tensor, Tensor | None]
+    ) -> Batch | ViewBatch:
+        """Make a batch of the rows that are not dropped."""
+        labels = torch.from_numpy(self.source.labels[self.indices[indices.numpy()]].astype(np.int64))
+        if self.views is not None:
+            return ViewBatch([views for views in samples.values() if views is not None], labels, indices)
+        images, random_parameters = memory
+        if len(samples) < len(images):
+            images = images[list(samples)]
+        return Batch(images, labels, indices, random_parameters)
 
 
 class BatchMemory:
@@ -260,24 +282,3 @@ class BatchMemory:
         view = block[:needed]
         weakref.finalize(view, self._free.append, block).atexit = False  # the tensor holds the view
         return torch.from_numpy(view).view(shape).permute(0, 3, 1, 2)
-
-
-class _Work:
-    """A batch that threads are filling."""
-
-    def __init__(self, batch: Batch | ViewBatch) -> None:
-        self.batch = batch
-        self.parts: list[Future[None]] = []
-        self.dropped: list[int] = []
-
-    def result(self) -> Batch | ViewBatch:
-        """Wait for the batch; the first error of a thread is raised here."""
-        for part in self.parts:
-            part.result()
-        if not self.dropped:
-            return self.batch
-        kept = [row for row in range(len(self.batch.labels)) if row not in set(self.dropped)]
-        if isinstance(self.batch, ViewBatch):
-            images = [self.batch.images[row] for row in kept]
-            return ViewBatch(images, self.batch.labels[kept], self.batch.indices[kept])
-        return Batch(self.batch.images[kept], self.batch.labels[kept], self.batch.indices[kept])

@@ -1,9 +1,9 @@
-"""What the data modules of all problem types share: splits, ranks, the order of samples, normalisation."""
+"""Base class of the data modules: splits, ranks, the order of samples, normalisation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,37 +11,17 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from convatlas.config.value_types import Name
-from convatlas.data.class_list import ClassList
-from convatlas.data.classification.datasets import SPLITS, Split
+from convatlas.config.value_types import Name, Side
+from convatlas.data.dataset import SPLITS, Dataset, ImageSource, Split
 from convatlas.data.digests import FileDigests, combined
-from convatlas.data.images.decode import Background, Picture
-from convatlas.data.loader import Plan, PrefetchingLoader
-from convatlas.data.normalization import check_mean, check_std
+from convatlas.data.images.decode import Background
+from convatlas.data.loader import BatchPlan, PrefetchingLoader
+from convatlas.data.normalization import check_mean, check_std, set_background
+from convatlas.data.opening import open_with_root
 from convatlas.data.sampler import Indices, evaluation_batches, train_batches
 from convatlas.data.skipped import SkippedImages
 from convatlas.data.sources.images import Labels
 from convatlas.errors import UserError
-
-
-class ImageSource(Protocol):
-    """Images that can be read in any order, by several threads at once."""
-
-    background: Background
-    """The colour behind transparent pixels; ``set_background`` sets it."""
-
-    def open(self, index: int) -> Picture:
-        """One image, to be decoded as far as it is needed."""
-
-    def path(self, index: int) -> str:
-        """Name one image for a message."""
-
-    def digests(self, files: FileDigests) -> dict[str, str]:
-        """Digests by part of what the source holds: another image, label or order is another digest.
-
-        Args:
-            files: Digests the files of images and labels.
-        """
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -49,50 +29,61 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Args:
         name: The data set, as its configuration file is called.
+        dataset: Finds the images: called with ``in_channels`` and, where there is one, ``root``.
+        num_classes: Number of classes that is expected; None takes what the class list has.
         in_channels: 1 for greyscale, 3 for RGB.
+        image_size: Height and width that the network sees, in pixels.
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
+        val_fraction: Share of the training images that becomes ``val`` where the data have no split of their own.
         global_batch_size: Images in one optimizer step, over all ranks and accumulation parts.
         threads: Loader threads of each rank.
         prefetch: Batches that each rank prepares ahead.
         seed: Seed of order and augmentation.
-        on_error: What follows an image that cannot be decoded: ``raise`` ends the run; ``skip`` replaces it in
+        on_error: What to do with an image or mask that cannot be used: ``raise`` ends the run; ``skip`` replaces it in
             training by the next one that can, and leaves it out of evaluations.
+        root: The folder of the data set; None for one without files.
         split: The split that ``test_dataloader`` reads.
-        fingerprint: What an image counts by in the identity of the data: its ``size`` in bytes, or its ``content``.
+        background: The colour behind transparent pixels, 0 to 255 a channel; None shows the colour that is stored under
+            the alpha.
+        fingerprint: How an image enters the identity of the data: by its ``size`` in bytes, or by its ``content``.
 
     Attributes:
         class_list: The classes, in order.
         sources: The images by split.
-        members: Positions in its source of each split's samples, (N,).
+        indices: Positions in its source of each split's samples, (N,).
         skipped: The images that were left out.
         passed_over: Number of files in the folders that are not among the images, by suffix.
 
     Raises:
-        UserError: Numbers that do not fit together; names the key.
+        UserError: The data are missing, empty, too small or of other classes than expected, or numbers do not fit
+            together; names the key.
     """
 
-    problem: ClassVar[str]
-    """What the images are for, as the task calls it too."""
-    class_list: ClassList
-    image_size: int
+    task_type: ClassVar[str]
+    """``classification``, ``segmentation`` or ``detection``; the task has the same."""
     sources: Mapping[Split, ImageSource]
-    members: Mapping[Split, NDArray[np.int64]]
 
     def __init__(
         self,
         *,
         name: Name,
+        dataset: Callable[..., Dataset[ImageSource]],
+        num_classes: int | None,
         in_channels: int,
+        image_size: Side,
         mean: list[float],
         std: list[float],
+        val_fraction: float,
         global_batch_size: int,
         threads: int,
         prefetch: int,
         seed: int,
-        on_error: Literal["raise", "skip"],
-        split: Split,
-        fingerprint: Literal["size", "content"],
+        on_error: Literal["raise", "skip"] = "raise",
+        root: str | None = None,
+        split: Split = "test",
+        background: list[int] | None = None,
+        fingerprint: Literal["size", "content"] = "size",
     ) -> None:
         super().__init__()
         if threads < 1 or prefetch < 0:
@@ -105,6 +96,7 @@ class ImageDataModule(LightningDataModule, ABC):
         check_std("data.std", std)
         self.name = name
         self.in_channels = in_channels
+        self.image_size = image_size
         self.mean, self.std = mean, std
         self.global_batch_size = global_batch_size
         self.threads, self.prefetch = threads, prefetch
@@ -112,14 +104,33 @@ class ImageDataModule(LightningDataModule, ABC):
         self.split: Split = split
         self.on_error = on_error
         self.skipped = SkippedImages()
-        self.passed_over: Mapping[str, int] = {}
         self._file_digests = FileDigests(fingerprint)
+        self._open_splits(open_with_root(dataset, name, in_channels, root), num_classes, background, val_fraction)
+
+    def _open_splits(
+        self, found: Dataset[ImageSource], num_classes: int | None, background: Background, val_fraction: float
+    ) -> None:
+        self.class_list = found.class_list
+        self.passed_over = found.passed_over
+        self.check_classes(num_classes)
+        self.sources = {
+            "train": found.train,
+            "val": found.train if found.val is None else found.val,
+            "test": found.test,
+        }
+        set_background(self.sources.values(), background, self.in_channels)
+        num_val = None if found.val is None else len(found.val)
+        self.indices = deal_splits(self.strata(), num_val, len(found.test), val_fraction)
+
+    def strata(self) -> Labels:
+        """Class of each training image, (N,): ``val`` gets the same share of each. Zeros if images have no class."""
+        return np.zeros(len(self.sources["train"]), np.int64)
 
     @cached_property
     def digests(self) -> dict[str, str]:
         """SHA-256 of the classes and of each part of each split, such as ``train/masks``.
 
-        Files are looked at when this is asked for first. A ``val`` that is cut from ``train`` has no part of its own.
+        Files are read at first use. A ``val`` that is cut from ``train`` has no part of its own.
         """
         cut = self.sources["val"] is self.sources["train"]
         sources = {split: source for split, source in self.sources.items() if split != "val" or not cut}
@@ -137,15 +148,15 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def num_samples(self, split: Split) -> int:
         """Number of images of a split."""
-        return len(self.members[split])
+        return len(self.indices[split])
 
     def load(self, split: Split, index: int) -> Tensor:
         """One image of a split as it is stored, (C, H, W) uint8."""
-        return self.sources[split].open(int(self.members[split][index])).pixels()
+        return self.sources[split].open(int(self.indices[split][index])).pixels()
 
     def path(self, split: Split, index: int) -> str:
         """The name of one image of a split."""
-        return self.sources[split].path(int(self.members[split][index]))
+        return self.sources[split].path(int(self.indices[split][index]))
 
     def check_batch(self, world_size: int, accumulation: int) -> None:
         """Refuse a batch that cannot be dealt out.
@@ -209,23 +220,23 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     @abstractmethod
-    def training_loader(self, plan: Plan, num_batches: int) -> PrefetchingLoader:
+    def training_loader(self, plan: BatchPlan, num_batches: int) -> PrefetchingLoader:
         """The loader of augmented batches."""
 
     @abstractmethod
-    def evaluation_loader(self, split: Split, plan: Plan, num_batches: int) -> PrefetchingLoader:
+    def evaluation_loader(self, split: Split, plan: BatchPlan, num_batches: int) -> PrefetchingLoader:
         """The loader of a split's images as an evaluation sees them."""
 
     def evaluation_batch_size(self, world_size: int) -> int:
         """Images of a rank's batch in an evaluation."""
         return max(1, self.global_batch_size // world_size)
 
-    def loader_arguments(self, split: Split, plan: Plan, num_batches: int, *, training: bool) -> dict[str, Any]:
-        """What every loader takes."""
+    def loader_arguments(self, split: Split, plan: BatchPlan, num_batches: int, *, training: bool) -> dict[str, Any]:
+        """Return the arguments that all loaders take."""
         on_error = "raise" if self.on_error == "raise" else "replace" if training else "drop"
         return {
             "source": self.sources[split],
-            "members": self.members[split],
+            "indices": self.indices[split],
             "plan": plan,
             "num_batches": num_batches,
             "seed": self.seed,
@@ -265,7 +276,7 @@ def source_digests(sources: Mapping[Any, ImageSource], files: FileDigests) -> di
 def deal_splits(
     labels: Labels, num_val: int | None, num_test: int, val_fraction: float
 ) -> dict[Split, NDArray[np.int64]]:
-    """Say which images of its source belong to each split.
+    """Choose the images of each split.
 
     Args:
         labels: Classes of the training images, (N,); zeros where images have no class of their own.
@@ -302,11 +313,11 @@ def cut_val(labels: Labels, fraction: float) -> tuple[NDArray[np.int64], NDArray
     generator = np.random.default_rng(0)  # not the run's seed: all seeds tune on the same images
     chosen = np.zeros(len(labels), np.bool_)
     of_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
-    for label, members in enumerate(of_class):
-        count = max(1, round(fraction * len(members)))
-        if count >= len(members) > 0:
+    for label, indices in enumerate(of_class):
+        count = max(1, round(fraction * len(indices)))
+        if count >= len(indices) > 0:
             raise UserError(
-                f"data.val_fraction={fraction}: class {label} has {len(members)} training images, none would be left"
+                f"data.val_fraction={fraction}: class {label} has {len(indices)} training images, none would be left"
             )
-        chosen[generator.permutation(members)[:count]] = True
+        chosen[generator.permutation(indices)[:count]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)

@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from convatlas.errors import UserError
 
-Found = TypeVar("Found")
+DatasetT = TypeVar("DatasetT")
 
 
-def open_with_root(dataset: Callable[..., Found], name: str, in_channels: int, root: str | None) -> Found:
+def open_with_root(dataset: Callable[..., DatasetT], name: str, in_channels: int, root: str | None) -> DatasetT:
     """Call a data set's function with ``in_channels`` and, where there is one, ``root``.
 
     Args:

@@ -1,4 +1,4 @@
-"""What all networks have in common, whatever they say of an image."""
+"""Base classes of all networks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ class Architecture(nn.Module, ABC):
     """A network over a list of classes.
 
     Attributes:
-        num_classes: Classes that it tells apart.
+        num_classes: Number of classes.
         in_channels: Channels of the input.
     """
 
@@ -28,16 +28,16 @@ class Architecture(nn.Module, ABC):
 
     @property
     def torchvision_name(self) -> str | None:
-        """What torchvision calls the network whose weights fit; None where it has none."""
+        """Name of the torchvision network whose weights fit; None if there is none."""
         return None
 
     @abstractmethod
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace what depends on the number of classes by newly initialised layers with ``num_classes`` outputs."""
+        """Replace the layers that depend on the number of classes by newly initialised ones."""
 
 
 class OnBackbone(Architecture):
-    """A network that stands on a classification network, whose training can be carried over."""
+    """A network that stands on a classification network, and can start from its weights."""
 
     carried: ClassVar[tuple[str, ...]]
     """Starts of the names whose tensors a trained classification network brings."""
@@ -45,8 +45,8 @@ class OnBackbone(Architecture):
     @property
     @abstractmethod
     def classifier_body(self) -> Architecture | None:
-        """The classification network, without what this one has no use for; None where there is none."""
+        """The classification network without its unused layers; None if there is none."""
 
     @abstractmethod
-    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Put the state dict of the trained classification network into this network's names and shapes."""
+    def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Convert the state dict of a classification network to the names and shapes of this network."""

@@ -1,4 +1,4 @@
-"""What a network with more than one output returns."""
+"""Output type of networks with auxiliary heads."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What torchvision's published weights ask of a network, its images and its classes."""
+"""Settings, preprocessing and classes of torchvision's published weights."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -73,7 +73,7 @@ def torchvision_file(net: Architecture, source: str, key: str) -> Path:
 
 
 def published_weights(file: Path, background_outputs: int) -> Origin | None:
-    """What torchvision says of a file of weights, which it is known by the name of; None for other files.
+    """Look up the training of one of torchvision's files by its name; None for other files.
 
     Args:
         file: The file.

@@ -1,6 +1,5 @@
 """Start a network from a file of weights, or from torchvision's."""
 
-import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from convatlas.config.arguments import signature
 from convatlas.errors import UserError
 from convatlas.models.base import Architecture, OnBackbone
 from convatlas.models.published_weights import UNUSED, published_weights, torchvision_file
@@ -23,7 +23,7 @@ LISTED = 10
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What became of a file of weights.
+    """The result of loading a file of weights.
 
     Attributes:
         source: Where they come from.
@@ -109,7 +109,7 @@ def load_weights(
 
 
 def load_backbone(net: OnBackbone, source: str, *, entry: str | None = None) -> LoadedWeights:
-    """Carry a trained classification network over into the network that stands on it.
+    """Load the weights of a classification network into the backbone of a network.
 
     Args:
         net: A network with a backbone.
@@ -125,7 +125,7 @@ def load_backbone(net: OnBackbone, source: str, *, entry: str | None = None) -> 
     if body is None:
         raise UserError(f"{key}={source}: {type(net).__name__} has no backbone; expected null, and model.weights")
     stored = _read(key, body, source, entry)
-    carried = net.carry_over(stored.tensors)
+    carried = net.convert_backbone_state_dict(stored.tensors)
     new = [name for name in net.state_dict() if not name.startswith(net.carried)]
     _load(net, f"{key}={source}", carried, new)
     assumed = _check_settings(f"{key}={source}", body, stored.origin)
@@ -153,7 +153,7 @@ def _check_settings(where: str, net: Architecture, origin: Origin | None) -> tup
     """Compare the settings that names and shapes do not show with those of the training; return what is not known."""
     if origin is None:
         return tuple(f"{name}={here}" for name, here in net.unnamed_settings.items())
-    defaults = inspect.signature(type(net)).parameters
+    defaults = signature(type(net))
     for name, here in net.unnamed_settings.items():
         there = origin.settings.get(name, defaults[name].default)
         if there != here:

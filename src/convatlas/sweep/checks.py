@@ -14,7 +14,7 @@ from convatlas.errors import UserError
 from convatlas.sweep.objective import Objective
 from convatlas.sweep.space import Space, Values
 from convatlas.tasks.base import Task
-from convatlas.tasks.optimization import Course
+from convatlas.tasks.optimization import ScheduleContext
 from convatlas.training.plan import TYPES, check_metric, plan_run
 from convatlas.training.trainer import world_size
 
@@ -73,7 +73,7 @@ def _check_optimizer(config: DictConfig, global_batch_size: int) -> None:
     """Build the optimizer and its schedule for a single parameter."""
     optimizer = instantiate(config.optimizer).build([nn.Parameter(torch.zeros(1, 1))], global_batch_size)
     task: type[Task] = get_class(config.model._target_)
-    instantiate(config.schedule)(optimizer, Course(steps=1000, steps_per_epoch=100, mode=task.mode))
+    instantiate(config.schedule)(optimizer, ScheduleContext(steps=1000, steps_per_epoch=100, mode=task.mode))
 
 
 def _blamed(space: Space, values: Values, shared: Sequence[str], metrics: Sequence[str], error: UserError) -> UserError:

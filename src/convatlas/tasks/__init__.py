@@ -1,4 +1,4 @@
-"""LightningModules, one per problem type: loss, metrics and optimizer around a network."""
+"""LightningModules, one per task type: loss, metrics and optimizer around a network."""
 
 from convatlas.config.public_names import public_attributes
 

@@ -1,8 +1,8 @@
-"""What the tasks of all problem types share: where weights come from, the optimizer, the check of the loss."""
+"""Base class of the tasks: initial weights, optimizer, check of the loss."""
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -13,12 +13,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from convatlas.config.value_types import Name
 from convatlas.errors import DivergedError, UserError
-from convatlas.models.base import Architecture
-from convatlas.models.weights import LoadedWeights, load_weights
+from convatlas.models.base import Architecture, OnBackbone
+from convatlas.models.weights import LoadedWeights, load_backbone, load_weights
 from convatlas.tasks.compilation import compiled
 from convatlas.tasks.initial_weights import check_initial_weights
 from convatlas.tasks.interfaces import Images, Predicted
-from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
+from convatlas.tasks.optimization import OptimizerConfig, Schedule, ScheduleContext
 
 
 class Task(LightningModule):
@@ -32,15 +32,14 @@ class Task(LightningModule):
             ``model``.
         reset_classifier: Take such weights at their own number of classes and start a new classifier.
         channels_last: Keep weights, and so activations, as (N, H, W, C) in memory.
-        compile: Compile the network for training steps; evaluation is as without.
         optimizer: How to optimize; None for a network that is only evaluated.
         schedule: The learning-rate schedule; None likewise.
     """
 
-    problem: ClassVar[str]  # as its data call it too
-    usual_protocol: ClassVar[str]  # how an evaluation that is not told otherwise shows images
-    monitor: ClassVar[str]  # what the best checkpoint is best by
-    measures: ClassVar[str]  # a pattern of what an evaluation measures
+    task_type: ClassVar[str]  # the data module has the same
+    default_protocol: ClassVar[str]  # of evaluations without protocol=…
+    monitor: ClassVar[str]  # the metric that chooses the best checkpoint
+    metric_names: ClassVar[str]  # a regular expression
     mode: ClassVar[Literal["min", "max"]] = "max"
 
     def __init__(
@@ -48,21 +47,20 @@ class Task(LightningModule):
         *,
         name: Name,
         net: Architecture,
-        weights: str | None,
-        weights_entry: str | None,
-        reset_classifier: bool,
-        channels_last: bool,
-        optimizer: OptimizerRecipe | None,
-        schedule: Schedule | None,
-        compile: bool = False,
+        weights: str | None = None,
+        weights_entry: str | None = None,
+        reset_classifier: bool = False,
+        channels_last: bool = False,
+        optimizer: OptimizerConfig | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.net: nn.Module = net  # an evaluation may put a test protocol or an ensemble in its place
         self.num_classes = net.num_classes
-        self.optimizer_recipe = optimizer
+        self.optimizer_config = optimizer
         self.schedule = schedule
-        self.loaded: list[LoadedWeights] = []  # what became of the weights that it starts from
+        self.loaded: list[LoadedWeights] = []  # of the initial weights
         self.predictions: Predicted | None = None  # of the last evaluation
         if weights is not None:
             self.loaded.append(load_weights(net, weights, entry=weights_entry, reset_classifier=reset_classifier))
@@ -70,38 +68,57 @@ class Task(LightningModule):
             raise UserError(f"model.weights_entry={weights_entry}: expected model.weights, the file that has it")
         if channels_last:
             net.to(memory_format=torch.channels_last)
-        # A function, not a module: names in checkpoints stay.
-        self._compiled = compiled(net) if compile and optimizer is not None else None
+        self._compiled: Callable[[Tensor], Any] | None = None
+
+    def load_backbone(self, backbone: Mapping[str, str | None] | None) -> None:
+        """Start the backbone of the network from ``weights``, the entry ``weights_entry`` of a file.
+
+        Raises:
+            UserError: There is an entry without a file; the weights do not fit.
+        """
+        source, entry = ((backbone or {}).get(key) for key in ("weights", "weights_entry"))
+        if source is not None:
+            self.loaded.append(load_backbone(cast(OnBackbone, self.net), source, entry=entry))
+        elif entry is not None:
+            raise UserError(f"model.backbone.weights_entry={entry}: expected model.backbone.weights, the file")
+
+    def compile_net(self) -> None:
+        """Compile the network for training steps; evaluation stays as it is."""
+        if self.optimizer_config is not None:
+            self._compiled = compiled(self.net)  # a function, not a module: names in checkpoints stay
 
     def output(self, batch: Any) -> Any:
-        """What the network returns for a training batch."""
+        """Return the output of the network for a training batch."""
         return self.net(batch.images) if self._compiled is None else self._compiled(batch.images)
 
     @abstractmethod
     def loss(self, output: Any, batch: Any) -> Tensor:
-        """The training loss of what the network returned for a batch, a scalar."""
+        """Compute the training loss of the network's output for a batch, a scalar."""
 
     def check_data(self, data: Images) -> None:
-        """Refuse data of another problem, or images that the network does not take, with a ``UserError``.
+        """Raise a ``UserError`` for data of another task type or images that the network does not take.
 
         Warn of images that are prepared otherwise than those that the initial weights were trained with.
         """
-        if data.problem != self.problem:
+        if data.task_type != self.task_type:
             raise UserError(
-                f"data={data.name} is for {data.problem}, model={self.name} for {self.problem}; expected both for one"
+                f"data={data.name} is for {data.task_type}, model={self.name} for {self.task_type}; expected both for "
+                "one"
             )
         if self.loaded:
             check_initial_weights(cast(Architecture, self.net), self.loaded, data)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and its schedule."""
-        if self.optimizer_recipe is None or self.schedule is None:
+        if self.optimizer_config is None or self.schedule is None:
             raise ValueError("a task without optimizer and schedule cannot be trained")
         global_batch_size = self.trainer.datamodule.global_batch_size  # type: ignore[attr-defined]
-        optimizer = self.optimizer_recipe.build(self.net.parameters(), global_batch_size)
+        optimizer = self.optimizer_config.build(self.net.parameters(), global_batch_size)
         steps = int(self.trainer.estimated_stepping_batches)
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        schedule = self.schedule(optimizer, Course(steps=steps, steps_per_epoch=steps_per_epoch, mode=self.mode))
+        schedule = self.schedule(
+            optimizer, ScheduleContext(steps=steps, steps_per_epoch=steps_per_epoch, mode=self.mode)
+        )
         interval = "epoch" if isinstance(schedule, ReduceLROnPlateau) else "step"
         return {
             "optimizer": optimizer,
@@ -120,7 +137,7 @@ class Task(LightningModule):
                 config.scheduler.step(self.trainer.callback_metrics[self.monitor])
 
     def log_step(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
-        """Log a training step, with the terms of its loss, and look now and then whether the loss is finite."""
+        """Log a training step, with the terms of its loss, and check at log steps whether the loss is finite."""
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check_finite(loss)
             self.log("train/loss", loss, sync_dist=True)  # only here: the ranks wait for each other
@@ -129,7 +146,7 @@ class Task(LightningModule):
         self.last_loss = loss.detach()
 
     def on_train_epoch_end(self) -> None:
-        """See that the last step's loss is finite."""
+        """Check that the last step's loss is finite."""
         self._check_finite(self.last_loss)
 
     def _check_finite(self, loss: Tensor) -> None:

@@ -10,7 +10,7 @@ from convatlas.errors import UserError
 
 
 def compiled(net: nn.Module) -> Callable[..., Any]:
-    """What maps a batch as the network does, compiled when it is first called (Ansel et al. 2024).
+    """Return the network's forward function, compiled at its first call (Ansel et al. 2024).
 
     Raises:
         UserError: This machine cannot compile; found out with a function of one operation.

@@ -1,4 +1,4 @@
-"""Evaluate a network on a split and write down what it said."""
+"""Evaluate a network on a split and write the result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,8 +20,8 @@ from convatlas.data.segmentation.module import SegmentationDataModule
 from convatlas.data.segmentation.pictures import class_colours, mask_png, overlay_png
 from convatlas.tasks.base import Task
 from convatlas.tasks.classification.predictions import Predictions
-from convatlas.tasks.detection.average_precision import Found
-from convatlas.tasks.detection.predictions import CERTAIN, ObjectPredictions
+from convatlas.tasks.detection.average_precision import Detections
+from convatlas.tasks.detection.predictions import SCORE_THRESHOLD, ObjectPredictions
 from convatlas.tasks.segmentation.confusion import class_ious
 from convatlas.tasks.segmentation.predictions import MaskPredictions
 from convatlas.utils.files import dumps, make_directory, write_atomic, write_picture, writing
@@ -40,7 +40,7 @@ def evaluate_split(
     output: Path,
     protocol: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate every sample of ``data.split`` once and write down the result, with images beside it.
+    """Evaluate every sample of ``data.split`` once and write the result and example images.
 
     Args:
         trainer: A trainer, of any number of ranks.
@@ -53,7 +53,7 @@ def evaluate_split(
     Returns:
         The metrics ``<split>/loss``, ``<split>/top1`` and so on.
     """
-    protocol = protocol or {"name": task.usual_protocol}
+    protocol = protocol or {"name": task.default_protocol}
     trainer.test(task, datamodule=data, verbose=False)
     metrics = {
         name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(f"{data.split}/")
@@ -69,7 +69,7 @@ def evaluate_split(
 
 
 def evaluation_file(output: Path, split: str, protocol: str) -> Path:
-    """Where an evaluation is written: ``<split>.json``, or ``<split>-<protocol>.json``."""
+    """Return the path of an evaluation: ``<split>.json``, or ``<split>-<protocol>.json``."""
     return output / (f"{split}.json" if protocol in USUAL_PROTOCOLS else f"{split}-{protocol}.json")
 
 
@@ -179,7 +179,7 @@ def _(predictions: ObjectPredictions, data: DetectionDataModule, output: Path) -
 
 
 def true_objects_png(image: Tensor, true: Objects, names: Sequence[str]) -> bytes:
-    """A picture of what is in an image."""
+    """Draw the annotated objects of an image."""
     masks = None if true.masks is None else decode_masks(true.masks, _size(image))
     written = [
         names[label] + (" (crowd)" if crowd else "") for label, crowd in zip(true.labels, true.crowd, strict=True)
@@ -187,9 +187,9 @@ def true_objects_png(image: Tensor, true: Objects, names: Sequence[str]) -> byte
     return objects_png(image, torch.from_numpy(true.boxes), true.labels.tolist(), written, masks)
 
 
-def found_objects_png(image: Tensor, found: Found, names: Sequence[str]) -> bytes:
-    """A picture of what a detector is certain to have found in an image."""
-    rows = np.flatnonzero(found.scores >= CERTAIN).tolist()
+def found_objects_png(image: Tensor, found: Detections, names: Sequence[str]) -> bytes:
+    """Draw the detections of an image whose score is at least ``SCORE_THRESHOLD``."""
+    rows = np.flatnonzero(found.scores >= SCORE_THRESHOLD).tolist()
     masks = None if found.masks is None else decode_masks([found.masks[row] for row in rows], _size(image))
     written = [f"{names[found.labels[row]]} {found.scores[row]:.2f}" for row in rows]
     return objects_png(image, torch.from_numpy(found.boxes[rows]), found.labels[rows].tolist(), written, masks)

@@ -1,4 +1,4 @@
-"""What tasks ask of images, and what asks of their predictions."""
+"""Interfaces between tasks, data modules and predictions."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,15 +13,15 @@ class Classes(Protocol):
 
 
 class Images(Protocol):
-    """What a task asks of a data module."""
+    """The interface of a data module that tasks use."""
 
     @property
     def name(self) -> str | None:
-        """What the data are called."""
+        """Name of the data set."""
 
     @property
-    def problem(self) -> str:
-        """What they are for."""
+    def task_type(self) -> str:
+        """``classification``, ``segmentation`` or ``detection``."""
 
     @property
     def image_size(self) -> int:
@@ -45,7 +45,7 @@ class Images(Protocol):
 
 
 class Predicted(Protocol):
-    """What an evaluation leaves behind."""
+    """The predictions of an evaluation."""
 
     @property
     def num_samples(self) -> int:

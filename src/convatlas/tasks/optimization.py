@@ -14,8 +14,8 @@ from convatlas.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """What a schedule may know of the training.
+class ScheduleContext:
+    """Training length and metric direction, passed to learning-rate schedules.
 
     Args:
         steps: Optimizer steps of all epochs.
@@ -28,11 +28,11 @@ class Course:
     mode: Literal["min", "max"] = "max"
 
 
-Schedule = Callable[[Optimizer, Course], LRScheduler]
+Schedule = Callable[[Optimizer, ScheduleContext], LRScheduler]
 """Makes the schedule of an optimizer: a ``ReduceLROnPlateau`` steps after each validation, others after each step."""
 
 
-class OptimizerRecipe:
+class OptimizerConfig:
     """An optimizer and the learning rate that goes with a batch size.
 
     Args:
@@ -87,26 +87,26 @@ class OptimizerRecipe:
             raise UserError(f"optimizer: {error}") from error
 
 
-def constant(optimizer: Optimizer, course: Course, *, warmup_epochs: NonNegativeFloat = 0.0) -> LRScheduler:
+def constant(optimizer: Optimizer, context: ScheduleContext, *, warmup_epochs: NonNegativeFloat = 0.0) -> LRScheduler:
     """The same learning rate throughout, after a linear warm-up."""
-    return _multiplied(optimizer, course, warmup_epochs, lambda progress: 1.0)
+    return _multiplied(optimizer, context, warmup_epochs, lambda progress: 1.0)
 
 
-def cosine(optimizer: Optimizer, course: Course, *, warmup_epochs: NonNegativeFloat = 0.0) -> LRScheduler:
+def cosine(optimizer: Optimizer, context: ScheduleContext, *, warmup_epochs: NonNegativeFloat = 0.0) -> LRScheduler:
     """Half a cosine down to zero after a linear warm-up (Loshchilov and Hutter 2017, equation 5)."""
-    return _multiplied(optimizer, course, warmup_epochs, lambda progress: 0.5 * (1 + math.cos(math.pi * progress)))
+    return _multiplied(optimizer, context, warmup_epochs, lambda progress: 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def poly(
-    optimizer: Optimizer, course: Course, *, power: float = 0.9, warmup_epochs: NonNegativeFloat = 0.0
+    optimizer: Optimizer, context: ScheduleContext, *, power: float = 0.9, warmup_epochs: NonNegativeFloat = 0.0
 ) -> LRScheduler:
     """``(1 - step / steps) ** power`` after a linear warm-up (DeepLab v2, section 4.1.2: 0.9)."""
-    return _multiplied(optimizer, course, warmup_epochs, lambda progress: max(0.0, 1 - progress) ** power)
+    return _multiplied(optimizer, context, warmup_epochs, lambda progress: max(0.0, 1 - progress) ** power)
 
 
 def step(
     optimizer: Optimizer,
-    course: Course,
+    context: ScheduleContext,
     *,
     milestones: list[float],
     gamma: float = 0.1,
@@ -118,20 +118,22 @@ def step(
     """
     return _multiplied(
         optimizer,
-        course,
+        context,
         warmup_epochs,
         lambda progress: gamma ** sum(progress >= milestone for milestone in milestones),
     )
 
 
-def exponential(optimizer: Optimizer, course: Course, *, gamma: float, every_epochs: PositiveInt = 1) -> LRScheduler:
+def exponential(
+    optimizer: Optimizer, context: ScheduleContext, *, gamma: float, every_epochs: PositiveInt = 1
+) -> LRScheduler:
     """Multiply the rate by ``gamma`` after every so many epochs (GoogLeNet, section 6: 0.96, 8)."""
-    return LambdaLR(optimizer, lambda step: gamma ** (step // (every_epochs * course.steps_per_epoch)))
+    return LambdaLR(optimizer, lambda step: gamma ** (step // (every_epochs * context.steps_per_epoch)))
 
 
 def plateau(
     optimizer: Optimizer,
-    course: Course,
+    context: ScheduleContext,
     *,
     factor: float = 0.1,
     patience: PositiveInt = 5,
@@ -144,7 +146,7 @@ def plateau(
 
     Args:
         optimizer: Whose rate it is.
-        course: Says whether more or less of the metric is better.
+        context: Says whether more or less of the metric is better.
         factor: What the rate is multiplied by, below 1.
         patience: Validations in a row without a new best, after which that happens.
         threshold: How much better, in the metric's own unit, a new best must be.
@@ -157,7 +159,7 @@ def plateau(
         raise UserError(f"schedule.factor={factor}: expected a number between 0 and 1")
     return ReduceLROnPlateau(
         optimizer,
-        mode=course.mode,
+        mode=context.mode,
         factor=factor,
         patience=patience - 1,  # torch's is what is let pass
         threshold=threshold,
@@ -168,7 +170,7 @@ def plateau(
 
 def one_cycle(
     optimizer: Optimizer,
-    course: Course,
+    context: ScheduleContext,
     *,
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.3,
     initial_division: PositiveFloat = 25.0,
@@ -182,7 +184,7 @@ def one_cycle(
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=course.steps,
+        total_steps=context.steps,
         pct_start=warmup_fraction,
         cycle_momentum=False,
         div_factor=initial_division,
@@ -191,13 +193,13 @@ def one_cycle(
 
 
 def _multiplied(
-    optimizer: Optimizer, course: Course, warmup_epochs: float, after_warmup: Callable[[float], float]
+    optimizer: Optimizer, context: ScheduleContext, warmup_epochs: float, after_warmup: Callable[[float], float]
 ) -> LRScheduler:
-    warmup_steps = round(warmup_epochs * course.steps_per_epoch)
+    warmup_steps = round(warmup_epochs * context.steps_per_epoch)
 
     def multiplier(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
-        return after_warmup((step - warmup_steps) / max(1, course.steps - warmup_steps))
+        return after_warmup((step - warmup_steps) / max(1, context.steps - warmup_steps))
 
     return LambdaLR(optimizer, multiplier)

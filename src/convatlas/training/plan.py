@@ -137,8 +137,8 @@ def check_metric(key: str, metric: str, config: DictConfig) -> None:
     """
     split, _, quantity = metric.partition("/")
     task: type[Task] = get_class(config.model._target_)
-    if split != "train" and not re.fullmatch(task.measures, quantity):
-        raise UserError(f"{key}={metric}: {task.problem} has {split}/({task.measures})")
+    if split != "train" and not re.fullmatch(task.metric_names, quantity):
+        raise UserError(f"{key}={metric}: {task.task_type} has {split}/({task.metric_names})")
 
 
 def state_at_start(task: Task, data: ImageDataModule) -> dict[str, str]:

@@ -16,7 +16,7 @@ from convatlas.errors import UserError
 from convatlas.models.base import Architecture
 from convatlas.models.weights import TRAINED, check_fit
 from convatlas.tasks.base import Task
-from convatlas.tasks.optimization import Course, OptimizerRecipe, Schedule
+from convatlas.tasks.optimization import ScheduleContext, OptimizerConfig, Schedule
 from convatlas.training.callbacks.checkpointing import STATE_KEY, recorded_bytes
 from convatlas.training.callbacks.ema import STATE_KEY as EMA_KEY
 from convatlas.training.callbacks.resume_state import KEY as PROCESS_STATES
@@ -31,7 +31,7 @@ AVERAGE: Mapping[str, Any] = {
 """Additional entries of a checkpoint with averaged weights."""
 POSITION = {"epoch": 0, "batches": 0}
 """The state of a data loader."""
-COURSE = Course(steps=10**6, steps_per_epoch=10**3)
+COURSE = ScheduleContext(steps=10**6, steps_per_epoch=10**3)
 """A length of training that every schedule accepts; the checkpoint replaces it."""
 
 
@@ -87,7 +87,7 @@ class Rehearsal:
             compare_form(checkpoint, AVERAGE, "average")
         migrate_checkpoint(checkpoint)
         (optimizer_state,), (schedule_state,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
-        recipe = cast(OptimizerRecipe, self._task.optimizer_recipe)
+        recipe = cast(OptimizerConfig, self._task.optimizer_config)
         optimizer = recipe.build(self._task.net.parameters(), self._data.global_batch_size)
         schedule = cast(Schedule, self._task.schedule)(optimizer, COURSE)
         load_on_trial(optimizer, optimizer.state_dict(), optimizer_state, "optimizer_states")

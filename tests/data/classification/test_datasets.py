@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from convatlas.config.composition import compose
 from convatlas.data.class_list import ClassList
 from convatlas.data.classification.datasets import fashion_mnist_sample, image_folder, torchvision_arrays
-from convatlas.data.sources.shards import Sample, ShardSource, index_path, write_shard
+from convatlas.data.sources.shards import ShardSample, ShardSource, index_path, write_shard
 from convatlas.errors import UserError
 from tests.fixtures import write_image_folder
 
@@ -176,7 +176,7 @@ def test_fashion_mnist_is_read_from_its_own_files(tmp_path: Path) -> None:
 
 def test_shards_round_trip_and_tar_lists_them(tmp_path: Path) -> None:
     images = sorted((write_image_folder(tmp_path / "f", ["a", "b"], 2, 8) / "train").rglob("*.jpg"))
-    samples = [Sample(f"{label:05d}.jpg", path.read_bytes(), label) for label, path in enumerate(images)]
+    samples = [ShardSample(f"{label:05d}.jpg", path.read_bytes(), label) for label, path in enumerate(images)]
     first, second = tmp_path / "x-000000.tar", tmp_path / "x-000001.tar"
     write_shard(first, samples[:3])
     write_shard(second, samples[3:])
@@ -191,13 +191,13 @@ def test_shards_round_trip_and_tar_lists_them(tmp_path: Path) -> None:
 
 def test_the_same_samples_are_the_same_shard(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
-        write_shard(tmp_path / name, [Sample("0.png", b"1", 0), Sample("1.png", b"22", 1)])
+        write_shard(tmp_path / name, [ShardSample("0.png", b"1", 0), ShardSample("1.png", b"22", 1)])
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     assert index_path(tmp_path / "a.tar").read_bytes() == index_path(tmp_path / "b.tar").read_bytes()
 
 
 def test_a_shard_without_its_index_is_named(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a.tar", [Sample("0.png", b"1", 0)])
+    write_shard(tmp_path / "a.tar", [ShardSample("0.png", b"1", 0)])
     index_path(tmp_path / "a.tar").unlink()
     with pytest.raises(UserError, match=r"a\.index\.npy: missing"):
         ShardSource([tmp_path / "a.tar"], 1)

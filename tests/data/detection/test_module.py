@@ -128,7 +128,7 @@ def test_an_evaluation_sees_every_image_once_and_no_objects() -> None:
 def test_val_is_cut_from_train(root: Path) -> None:
     data = coco_data(root, "data.val_fraction=0.25")
     assert [data.num_samples(split) for split in ("train", "val", "test")] == [18, 6, 4]
-    assert not set(data.members["train"]) & set(data.members["val"])
+    assert not set(data.indices["train"]) & set(data.indices["val"])
 
 
 def test_crowds_are_not_trained_on(root: Path) -> None:

@@ -19,7 +19,7 @@ from convatlas.data.detection.datasets import coco, shapes, voc
 from convatlas.data.detection.objects import decode_masks, encode_masks
 from convatlas.data.digests import FileDigests
 from convatlas.data.images.decode import ImageError
-from convatlas.data.sources.shapes import CLASSES, VOID, scene
+from convatlas.data.sources.shapes import CLASSES, IGNORE_INDEX, scene
 from convatlas.data.sources.shapes_on_disk import COCO_CATEGORY_IDS, write_coco, write_voc
 from convatlas.errors import UserError
 
@@ -106,7 +106,7 @@ def test_voc_s_boxes_and_classes_are_the_scenes(voc_root: Path) -> None:
     np.testing.assert_array_equal(found.boxes, expected.boxes)
     assert [data.class_list.names[label] for label in found.labels] == [CLASSES[label] for label in expected.labels]
     masks = decode_masks(found.masks or [], SIZE).numpy().astype(bool)
-    certain = expected.instances() != VOID
+    certain = expected.instances() != IGNORE_INDEX
     np.testing.assert_array_equal(masks & certain, expected.masks & certain)
     assert not (masks & ~certain).any()
 

@@ -7,26 +7,26 @@ import pytest
 import torch
 
 from convatlas.data.detection.transforms import (
+    DetectionSample,
     HorizontalFlip,
     ObjectAugmentation,
     ObjectStep,
     ResizeShortSide,
     ScaleJitter,
-    Shown,
     scaled_size,
 )
 from convatlas.data.transforms.color import ColorJitter
 from convatlas.errors import UserError
 
 
-def shown(masks: bool = True) -> Shown:
+def shown(masks: bool = True) -> DetectionSample:
     """A white rectangle and a grey one on black, 40 x 60 pixels."""
     image, found = torch.zeros(3, 40, 60, dtype=torch.uint8), torch.zeros(2, 40, 60, dtype=torch.uint8)
     boxes = torch.tensor([[6.0, 8, 30, 20], [40, 4, 56, 36]])
     for row, (x0, y0, x1, y1) in enumerate(boxes.int().tolist()):
         image[:, y0:y1, x0:x1] = (255, 128)[row]
         found[row, y0:y1, x0:x1] = 1
-    return Shown(image, boxes, torch.tensor([3, 1]), found if masks else None)
+    return DetectionSample(image, boxes, torch.tensor([3, 1]), found if masks else None)
 
 
 STEPS: dict[str, ObjectStep] = {
@@ -62,7 +62,9 @@ def test_masks_are_not_needed(name: str) -> None:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_an_image_without_objects_stays_one(name: str) -> None:
-    empty = Shown(shown().image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 40, 60).byte())
+    empty = DetectionSample(
+        shown().image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 40, 60).byte()
+    )
     after = STEPS[name](empty, np.random.default_rng(0))
     assert after.boxes.shape == (0, 4)
     assert after.masks is not None

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from PIL import Image, ImageOps
 
 from convatlas.config.composition import compose
-from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
+from convatlas.data.batch import IGNORE_INDEX, SegmentationBatch, WholeImageBatch
 from convatlas.data.images.decode import ImageError
 from convatlas.data.segmentation.module import SegmentationDataModule
 from convatlas.data.segmentation.sources import read_mask
@@ -60,7 +60,7 @@ def test_a_training_batch() -> None:
         assert (batch.images.shape, batch.images.dtype) == ((6, 3, 64, 64), torch.uint8)
         assert (batch.labels.shape, batch.labels.dtype) == ((6, 64, 64), torch.uint8)
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
-        assert set(batch.labels.flatten().tolist()) <= {*range(5), VOID}
+        assert set(batch.labels.flatten().tolist()) <= {*range(5), IGNORE_INDEX}
         assert batch.weights is None
 
 
@@ -154,7 +154,7 @@ def test_the_layout_of_voc(voc: Path) -> None:
     assert {split: data.num_samples(split) for split in ("train", "val", "test")} == {"train": 9, "val": 1, "test": 4}
     shown = scene(0, 11, (48, 80))
     assert np.array_equal(data.mask("test", 1), shown.semantic())
-    assert (data.mask("test", 1) == VOID).any()
+    assert (data.mask("test", 1) == IGNORE_INDEX).any()
     assert data.load("test", 1).shape == (3, 48, 80)
     labels = torch.stack(list(batches(data)[0].labels))
     assert labels.shape == (4, 64, 64)  # one side is padded, the other cropped
@@ -198,7 +198,7 @@ def test_the_layout_of_cityscapes(tmp_path: Path) -> None:
     assert data.num_samples("test") == 2
     stored = np.array(Image.open(root / "gtFine/val/aachen/aachen_000000_000019_gtFine_labelIds.png"))
     mask = data.mask("test", 0).numpy()
-    for value, label in ((0, VOID), (7, 0), (8, 1), (33, 18)):
+    for value, label in ((0, IGNORE_INDEX), (7, 0), (8, 1), (33, 18)):
         assert set(mask[stored == value].tolist()) == {label}
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convatlas.data.batch import VOID
+from convatlas.data.batch import IGNORE_INDEX
 from convatlas.data.images.decode import Picture
 from convatlas.data.segmentation.transforms import ElasticDeformation, Flip, JointAugmentation, ScaleCrop
 from convatlas.errors import UserError
@@ -21,7 +21,7 @@ def pair(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def agreement(image: Tensor, mask: Tensor) -> float:
     """The share of pixels where image and mask say the same, void pixels aside."""
-    counted = mask != VOID
+    counted = mask != IGNORE_INDEX
     return float((image[0].float() / 10).round()[counted].eq(mask[counted]).float().mean())
 
 
@@ -46,7 +46,7 @@ def test_crops_reach_every_corner() -> None:
 def test_a_smaller_image_has_void_around_it() -> None:
     image, mask = pair(20, 50)
     shown, labels = ScaleCrop()(Picture.of(image, "x"), mask, np.random.default_rng(0), 40)
-    outside = labels == VOID
+    outside = labels == IGNORE_INDEX
     assert outside.sum() == 20 * 40
     assert not shown[:, outside].any()
     assert agreement(shown, labels) == 1
@@ -59,7 +59,7 @@ def test_image_and_mask_are_enlarged_alike(scale: float) -> None:
     assert shown.shape == (3, 64, 64)
     assert labels.shape == (64, 64)
     assert agreement(shown, labels) > 0.75  # the rest lies on the edges of blocks, where the image is smooth
-    rows = shown[1, :, 32][labels[:, 32] != VOID].float()
+    rows = shown[1, :, 32][labels[:, 32] != IGNORE_INDEX].float()
     assert float(rows[-1] - rows[0]) / (len(rows) - 1) == pytest.approx(1 / scale, rel=0.05)
 
 
@@ -87,7 +87,7 @@ def test_image_and_mask_are_deformed_alike() -> None:
     shown, labels = ElasticDeformation(sigma=10, rotation=20)(image, mask, np.random.default_rng(3))
     assert not torch.equal(labels, mask)
     assert agreement(shown, labels) > 0.8
-    assert not (labels == VOID).any()  # mirrored past the border
+    assert not (labels == IGNORE_INDEX).any()  # mirrored past the border
 
 
 def test_displacements_have_the_deviation_that_is_asked_for() -> None:

@@ -28,7 +28,7 @@ import numpy as np
 from convatlas.data.sources import images as sources
 from convatlas.data.class_list import ClassList
 from convatlas.data.classification.module import ClassificationDataModule
-from convatlas.data.classification.datasets import Dataset
+from convatlas.data.dataset import Dataset
 from convatlas.data.sampler import train_batches
 from convatlas.data.sources.scan import ImageScan
 

@@ -6,7 +6,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from convatlas.data.sources.shapes import CLASSES, MAX_SHAPES, MIN_VISIBLE, VOID, boxes_around, scene
+from convatlas.data.sources.shapes import CLASSES, IGNORE_INDEX, MAX_SHAPES, MIN_VISIBLE, boxes_around, scene
 from convatlas.data.sources.shapes_on_disk import COCO_CATEGORY_IDS, run_lengths, write_coco, write_voc
 
 
@@ -57,8 +57,8 @@ def test_semantic_and_instance_masks_have_void_outlines_if_asked_for() -> None:
     shown = scene(0, 3)
     plain, marked = shown.semantic(void_boundaries=False), shown.semantic()
     assert set(np.unique(plain)) == {0, *(shown.labels + 1)}
-    np.testing.assert_array_equal(plain[marked != VOID], marked[marked != VOID])
-    assert 0 < (marked == VOID).mean() < 0.2
+    np.testing.assert_array_equal(plain[marked != IGNORE_INDEX], marked[marked != IGNORE_INDEX])
+    assert 0 < (marked == IGNORE_INDEX).mean() < 0.2
     instances = shown.instances(void_boundaries=False)
     for number, mask in enumerate(shown.masks, 1):
         np.testing.assert_array_equal(instances == number, mask)

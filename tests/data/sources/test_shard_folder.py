@@ -14,7 +14,7 @@ import torch
 
 from convatlas.config.composition import compose
 from convatlas.data.classification.datasets import image_folder
-from convatlas.data.sources.shards import ENTRY, Sample, ShardSource, index_path, write_shard
+from convatlas.data.sources.shards import ENTRY, ShardSample, ShardSource, index_path, write_shard
 from convatlas.errors import NewerFormatError, UserError
 from pipelines.data_index import data_index
 from pipelines.data_prepare import data_prepare
@@ -142,7 +142,7 @@ def test_val_shards_are_reported_where_there_are_no_test_shards(shards: Path) ->
 def test_a_hundred_shards_keep_no_file_open(tmp_path: Path) -> None:
     shards = [tmp_path / f"{number}.tar" for number in range(100)]
     for number, shard in enumerate(shards):
-        write_shard(shard, [Sample("0.png", b"%d" % number, number)])
+        write_shard(shard, [ShardSample("0.png", b"%d" % number, number)])
     before = len(list(Path("/proc/self/fd").iterdir()))
     source = ShardSource(shards, 3)
     assert len(list(Path("/proc/self/fd").iterdir())) == before

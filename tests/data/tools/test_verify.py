@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.classification.datasets import Dataset, image_folder
-from convatlas.data.sources.images import ArraySource, Source
-from convatlas.data.sources.shards import Sample, ShardSource, write_shard
-from convatlas.data.tools.statistics import class_balance, survey
+from convatlas.data.classification.datasets import image_folder
+from convatlas.data.sources.images import ArraySource, LabelledSource
+from convatlas.data.sources.shards import ShardSample, ShardSource, write_shard
+from convatlas.data.tools.statistics import class_balance, statistics
 from convatlas.data.tools.verify import Record, content_findings, verify_source
 from tests.fixtures import write_faulty_folder, write_image_folder
 
@@ -22,14 +22,14 @@ SETS = ("contradiction", "leakage", "duplicate")
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
 
-def surveyed(sources: dict[str, Source], class_list: ClassList, threads: int = 2) -> dict[str, Any]:
+def statistics_of(sources: dict[str, LabelledSource], class_list: ClassList, threads: int = 2) -> dict[str, Any]:
     records = {split: verify_source(source, 3, threads, lambda count: None) for split, source in sources.items()}
-    return survey(sources, records, class_list, image_size=48)
+    return statistics(sources, records, class_list, image_size=48)
 
 
 def of_folder(root: Path, threads: int = 2) -> dict[str, Any]:
-    found: Dataset = image_folder(3, root=str(root))
-    return surveyed({"train": found.train, "test": found.test}, found.class_list, threads)
+    found = image_folder(3, root=str(root))
+    return statistics_of({"train": found.train, "test": found.test}, found.class_list, threads)
 
 
 def found_paths(result: dict[str, Any]) -> dict[str, list[str]]:
@@ -77,14 +77,15 @@ def test_shards_with_the_same_images_have_the_same_faults(tmp_path: Path) -> Non
     expected = write_faulty_folder(tmp_path / "folder")
     (tmp_path / "folder" / expected["unreadable"][0]).unlink()
     found = image_folder(3, root=str(tmp_path / "folder"))
-    sources: dict[str, Source] = {}
+    sources: dict[str, LabelledSource] = {}
     for split, source in (("train", found.train), ("test", found.test)):
         samples = [
-            Sample(f"{index:08d}.jpg", source.encoded(index), int(label)) for index, label in enumerate(source.labels)
+            ShardSample(f"{index:08d}.jpg", source.encoded(index), int(label))
+            for index, label in enumerate(source.labels)
         ]
         write_shard(tmp_path / f"{split}.tar", samples)
         sources[split] = ShardSource([tmp_path / f"{split}.tar"], 3)
-    result = surveyed(sources, found.class_list)
+    result = statistics_of(sources, found.class_list)
     counts = {kind: facts["count"] for kind, facts in of_folder(tmp_path / "folder")["kinds"].items()}
     counts["mislabelled"] = 3  # in the shard, the other PNGs are named .jpg too
     assert {kind: facts["count"] for kind, facts in result["kinds"].items()} == counts
@@ -98,7 +99,7 @@ def test_transparent_images_and_files_passed_over_are_told(tmp_path: Path) -> No
     logo.save(root / "train" / "a" / "logo.png")
     found = image_folder(3, root=str(root))
     records = {"train": verify_source(found.train, 3, 1, lambda count: None)}
-    result = survey({"train": found.train}, records, found.class_list, 48, {".heic": 2, ".txt": 1})
+    result = statistics({"train": found.train}, records, found.class_list, 48, {".heic": 2, ".txt": 1})
     assert found_paths(result) == {"transparent": [str(root / "train" / "a" / "logo.png")]}
     assert result["kinds"]["transparent"]["severity"] == "notice"
     assert result["findings"][0]["detail"] == "0.1% of the pixels are not opaque"
@@ -120,7 +121,7 @@ def test_a_clean_folder_is_clean(tmp_path: Path) -> None:
     }
 
 
-def test_a_folder_without_one_good_image_is_surveyed(tmp_path: Path) -> None:
+def test_a_folder_without_one_good_image_has_statistics(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / split / "a").mkdir(parents=True)
         (tmp_path / split / "a" / "x.jpg").touch()
@@ -135,7 +136,7 @@ def test_arrays_have_greyscale_and_equal_images() -> None:
     images[3] = images[1]
     images[4] = images[4, ..., :1]
     source = ArraySource(images, [0, 0, 0, 2, 2], "arrays")
-    result = surveyed({"train": source}, ClassList(("a", "b", "c")))
+    result = statistics_of({"train": source}, ClassList(("a", "b", "c")))
     assert result["splits"]["train"]["greyscale"] == 1
     assert found_paths(result) == {kind: ["arrays[1]", "arrays[3]"] for kind in ("contradiction", "duplicate")}
     assert result["verdict"].endswith("Classes without images in train: 1.")

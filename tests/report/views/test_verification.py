@@ -6,8 +6,8 @@ import pytest
 from convatlas.data.class_list import ClassList
 from convatlas.data.images.thumbnails import thumbnail_png
 from convatlas.data.sources.images import ArraySource
-from convatlas.data.tools.statistics import survey
-from convatlas.data.tools.verify import Finding, Record, verify_source
+from convatlas.data.tools.statistics import statistics
+from convatlas.data.tools.verify import ImageFinding, Record, verify_source
 from convatlas.report.views.verification import PICTURES, PROFILE_BARS, ROWS, write_verification_page
 from tests.report.conftest import HOSTILE
 
@@ -17,9 +17,9 @@ NOISE = np.random.default_rng(0).integers(0, 255, (1200, 4, 4, 3)).astype(np.uin
 def page(tmp_path: Path, images: np.ndarray, num_classes: int, findings: int = 0, name: str = "x") -> str:
     source = ArraySource(images, np.arange(len(images)) % num_classes, name)
     record: Record = verify_source(source, 3, 1, lambda count: None)
-    record.findings += [Finding(index, "damaged", name) for index in range(findings)]
+    record.findings += [ImageFinding(index, "damaged", name) for index in range(findings)]
     classes = ClassList(tuple(f"{name} {number}" for number in range(num_classes)))
-    result = {"data": name, **survey({"train": source}, {"train": record}, classes, 4)}
+    result = {"data": name, **statistics({"train": source}, {"train": record}, classes, 4)}
     thumbnails = [thumbnail_png(source.open(equal["images"][0]["index"]).pixels()) for equal in result["equal_images"]]
     return write_verification_page(result, thumbnails[:PICTURES], tmp_path / "page.html").read_text(encoding="utf-8")
 

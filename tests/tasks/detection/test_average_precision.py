@@ -20,8 +20,8 @@ from convatlas.data.detection.objects import Objects, encode_masks
 from convatlas.data.sources.shapes import boxes_around, scene
 from convatlas.errors import UserError
 from convatlas.models.detection.detector import Detection
-from convatlas.tasks.detection.average_precision import Found, average_precision
-from convatlas.tasks.detection.predictions import ImageScore, ObjectPredictions
+from convatlas.tasks.detection.average_precision import Detections, average_precision
+from convatlas.tasks.detection.predictions import DetectionScore, ObjectPredictions
 from tests.gates import PATIENCE
 
 CLASSES = 4
@@ -39,7 +39,7 @@ def objects(index: int) -> Objects:
     return Objects(shown.boxes[:count], shown.labels[:count] % 3, crowd, areas, encode_masks(masks))
 
 
-def found(index: int) -> Found:
+def found(index: int) -> Detections:
     """Shifted masks of an image, some with another class or left out, and some that are nothing's; none in image 4."""
     generator = np.random.default_rng([1, index])
     shown = scene(0, index, (128, 160))
@@ -54,7 +54,7 @@ def found(index: int) -> Found:
     labels = np.resize(np.append(np.repeat(shown.labels[:count] % 3, 2), 1), len(masks)).astype(np.int64)
     scores = generator.choice(np.linspace(0.05, 1, 12), len(masks)).astype(np.float32)  # with ties
     order = np.argsort(-scores, kind="stable")
-    return Found(index, boxes_around(stacked)[order], labels[order], scores[order], encode_masks(stacked[order]))
+    return Detections(index, boxes_around(stacked)[order], labels[order], scores[order], encode_masks(stacked[order]))
 
 
 def pycocotools_figures(kind: str, indices: Sequence[int]) -> tuple[Any, Any]:
@@ -176,7 +176,7 @@ def test_errors_of_an_image_are_counted(detections: Detection, expected: tuple[i
     predictions = ObjectPredictions("val", 2, truth)
     predictions.update(5, detections)
     predictions.gather()
-    assert predictions.scores == [ImageScore(5, *expected)]
+    assert predictions.scores == [DetectionScore(5, *expected)]
     assert predictions.worst() == ([0] if sum(expected[1:]) else [])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convatlas.data.batch import VOID
+from convatlas.data.batch import IGNORE_INDEX
 from convatlas.tasks.segmentation.confusion import PixelConfusion, class_ious, segmentation_scores
 from tests.gates import PATIENCE
 from tests.tasks.numpy_reference import reference
@@ -22,8 +22,8 @@ def images(count: int = 9) -> list[tuple[torch.Tensor, torch.Tensor]]:
     found = []
     for number in range(count):
         shape = (8 + number, 12)
-        labels = generator.choice([0, 0, 1, 2, 3, VOID], shape)
-        classes = np.where(generator.random(shape) < 0.6, labels % VOID, generator.integers(0, 5, shape))
+        labels = generator.choice([0, 0, 1, 2, 3, IGNORE_INDEX], shape)
+        classes = np.where(generator.random(shape) < 0.6, labels % IGNORE_INDEX, generator.integers(0, 5, shape))
         found.append((torch.from_numpy(classes), torch.from_numpy(labels)))
     return found
 
@@ -32,13 +32,13 @@ def expected() -> dict[str, float]:
     classes, labels = (
         np.concatenate([each.numpy().ravel() for each in column]) for column in zip(*images(), strict=True)
     )
-    return reference(classes, labels, NUM_CLASSES, VOID)
+    return reference(classes, labels, NUM_CLASSES, IGNORE_INDEX)
 
 
 def test_one_rank_equals_numpy() -> None:
     confusion = PixelConfusion(NUM_CLASSES)
     for classes, labels in images():
-        confusion.update(classes, labels, torch.ones(labels.shape) * (labels != VOID))
+        confusion.update(classes, labels, torch.ones(labels.shape) * (labels != IGNORE_INDEX))
     scores = {name: float(value) for name, value in confusion.scores().items()}
     assert scores.pop("loss") == 1
     assert scores == pytest.approx(expected(), abs=1e-6)
@@ -47,14 +47,14 @@ def test_one_rank_equals_numpy() -> None:
 RANK = """
 import sys, json
 import torch, torch.distributed as dist
-from tests.tasks.segmentation.test_confusion import NUM_CLASSES, VOID, images
+from tests.tasks.segmentation.test_confusion import NUM_CLASSES, IGNORE_INDEX, images
 from convatlas.tasks.segmentation.confusion import PixelConfusion
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3)
 confusion = PixelConfusion(NUM_CLASSES)
 for classes, labels in images()[rank::3][: None if rank else 1] + (images()[3::3] if rank == 0 else []):
-    confusion.update(classes, labels, torch.ones(labels.shape) * (labels != VOID))
+    confusion.update(classes, labels, torch.ones(labels.shape) * (labels != IGNORE_INDEX))
 scores = {name: float(value) for name, value in confusion.scores().items()}
 print(json.dumps(scores))
 dist.destroy_process_group()
@@ -86,5 +86,5 @@ def test_classes_that_are_not_there() -> None:
 
 def test_nothing_but_void_is_no_number() -> None:
     confusion = PixelConfusion(3)
-    confusion.update(torch.zeros(2, 2, dtype=torch.int64), torch.full((2, 2), VOID))
+    confusion.update(torch.zeros(2, 2, dtype=torch.int64), torch.full((2, 2), IGNORE_INDEX))
     assert all(value.isnan() for value in confusion.scores().values())

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convatlas.data.batch import VOID, SegmentationBatch
+from convatlas.data.batch import IGNORE_INDEX, SegmentationBatch
 from convatlas.data.class_list import ClassList
 from convatlas.errors import UserError
 from convatlas.models.classification.resnet import CifarResNet
@@ -23,21 +23,21 @@ def unet_task(**arguments: object) -> SegmentationTask:
 def batch(size: int = 48, weights: Tensor | None = None) -> SegmentationBatch:
     torch.manual_seed(0)
     labels = torch.randint(3, (2, size, size))
-    labels[:, :5] = VOID
+    labels[:, :5] = IGNORE_INDEX
     return SegmentationBatch(torch.randn(2, 3, size, size), labels, torch.arange(2), weights)
 
 
 def test_the_loss_is_the_mean_over_pixels_that_are_not_void() -> None:
     given = batch()
     logits = torch.randn(2, 3, 48, 48)
-    expected = F.cross_entropy(logits, given.labels, ignore_index=VOID)
+    expected = F.cross_entropy(logits, given.labels, ignore_index=IGNORE_INDEX)
     torch.testing.assert_close(unet_task(padding="same").loss(logits, given), expected)
 
 
 def test_an_output_of_the_central_part_is_compared_with_the_central_labels() -> None:
     given = batch(52)
     logits = torch.randn(2, 3, 12, 12)
-    expected = F.cross_entropy(logits, given.labels[:, 20:32, 20:32], ignore_index=VOID)
+    expected = F.cross_entropy(logits, given.labels[:, 20:32, 20:32], ignore_index=IGNORE_INDEX)
     torch.testing.assert_close(unet_task().loss(logits, given), expected)
 
 
@@ -63,7 +63,9 @@ def test_the_auxiliary_head_counts_by_its_weight() -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_nothing_but_void_is_a_loss_of_zero_and_moves_no_weight(weighted: bool) -> None:
     task = unet_task(padding="same")
-    given = batch()._replace(labels=torch.full((2, 48, 48), VOID), weights=torch.ones(2, 48, 48) if weighted else None)
+    given = batch()._replace(
+        labels=torch.full((2, 48, 48), IGNORE_INDEX), weights=torch.ones(2, 48, 48) if weighted else None
+    )
     loss = task.loss(task.net(given.images), given)
     loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss) == 0
@@ -72,13 +74,13 @@ def test_nothing_but_void_is_a_loss_of_zero_and_moves_no_weight(weighted: bool) 
 
 def test_a_size_that_the_network_does_not_take_is_refused() -> None:
     class Data:
-        name, problem, image_size = "scans", "segmentation", 100
+        name, task_type, image_size = "scans", "segmentation", 100
         in_channels, mean, std, class_list = 3, (0.5,) * 3, (0.25,) * 3, ClassList(("background", "cell"))
 
     unet_task(padding="same").check_data(Data())
     with pytest.raises(UserError, match=r"data\.image_size=100: expected 188 or a multiple of 16 more"):
         SegmentationTask(name="unet", net=UNet(width=2, num_classes=3)).check_data(Data())
-    Data.problem = "detection"
+    Data.task_type = "detection"
     with pytest.raises(UserError, match="data=scans is for detection, model=unet for segmentation"):
         unet_task().check_data(Data())
 
@@ -90,7 +92,7 @@ def test_predictions_keep_the_worst_images_and_a_sample() -> None:
         classes = labels.clone()
         classes.view(-1)[:index] = 1  # the larger the index, the worse
         predictions.update(index, classes, labels)
-    predictions.update(39, labels, torch.full_like(labels, VOID))  # which has no score
+    predictions.update(39, labels, torch.full_like(labels, IGNORE_INDEX))  # which has no score
     predictions.gather(torch.zeros(2, 2))
     assert predictions.worst == list(range(39, 39 - SHOWN, -1))
     assert set(predictions.masks) == {*predictions.worst, *predictions.sample}

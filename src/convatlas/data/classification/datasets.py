@@ -1,67 +1,46 @@
-"""The data sets: where the images and classes of each lie."""
+"""Data sets for classification: find the images and classes of each."""
 
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torchvision
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from convatlas.data.class_list import ClassList
+from convatlas.data.dataset import SPLITS, Dataset, Split
 from convatlas.data.normalization import set_background
 from convatlas.data.opening import open_with_root
-from convatlas.data.sources.images import ArraySource, FolderSource, Source, class_folders, files_outside_classes
+from convatlas.data.sources.images import (
+    ArraySource,
+    ClassificationDataset,
+    FolderSource,
+    LabelledSource,
+    class_folders,
+    files_outside_classes,
+)
 from convatlas.data.sources.manifest import Manifest
 from convatlas.data.sources.shards import ShardSource
 from convatlas.errors import UserError
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 
-
-@dataclass(frozen=True)
-class Dataset:
-    """The splits of a data set.
-
-    Args:
-        class_list: The classes, in order.
-        train: Training images.
-        test: The reported split.
-        val: The tuning split, or None to cut it from ``train``.
-        passed_over: Number of files in the folders that are not among the images, by suffix.
-    """
-
-    class_list: ClassList
-    train: Source
-    test: Source
-    val: Source | None = None
-    passed_over: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def splits(self) -> dict[str, Source]:
-        """The splits that there are, in order."""
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        return {split: source for split, source in splits.items() if source is not None}
-
-
-def open_dataset(data: DictConfig) -> Dataset:
+def open_dataset(data: DictConfig) -> ClassificationDataset:
     """Open the data set of a configuration's ``data``, without the batches."""
     found = open_with_root(instantiate(data.dataset), data.name, data.in_channels, data.get("root"))
-    if not isinstance(found, Dataset):
+    if not (isinstance(found, Dataset) and isinstance(found.train, LabelledSource)):
         raise UserError(f"data={data.name}: expected a data set of labelled images, without masks or boxes")
     background = data.get("background")
     set_background(found.splits.values(), background and list(background), data.in_channels)
     return found
 
 
-def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user") -> Dataset:
+def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user") -> ClassificationDataset:
     """``root/{train,val[,test]}/<class>/<image>``, or the same as shards: ``root/{train,val[,test]}-*.tar``.
 
     ``test`` is the reported split where there is one, and ``val`` then the tuning split; otherwise ``val`` is
@@ -96,7 +75,7 @@ def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user"
 
     passed_over: Counter[str] = Counter()
 
-    def source(split: Split) -> Source:
+    def source(split: Split) -> LabelledSource:
         if not sharded:
             images = FolderSource(top / split, class_list, in_channels, scan_cache)
             passed_over.update(images.passed_over + files_outside_classes(top / split))
@@ -111,14 +90,16 @@ def image_folder(in_channels: int, *, root: str, scan_cache: str | None = "user"
     present = [split for split in SPLITS if shards[split]] if sharded else folders
     if "test" in present:
         val = source("val") if "val" in present else None
-        return Dataset(class_list, train=source("train"), val=val, test=source("test"), passed_over=passed_over)
-    return Dataset(class_list, train=source("train"), test=source("val"), passed_over=passed_over)
+        return ClassificationDataset(
+            class_list, train=source("train"), val=val, test=source("test"), passed_over=passed_over
+        )
+    return ClassificationDataset(class_list, train=source("train"), test=source("val"), passed_over=passed_over)
 
 
-def fashion_mnist_sample(in_channels: int) -> Dataset:
+def fashion_mnist_sample(in_channels: int) -> ClassificationDataset:
     """5,000 + 1,000 images of Fashion-MNIST, embedded in this package (MIT licence, Zalando SE)."""
     folder = Path(__file__).parent / "fashion_mnist_sample"
-    return Dataset(
+    return ClassificationDataset(
         ClassList.read(folder / "classes.txt"),
         train=ShardSource(sorted(folder.glob("train-*.tar")), in_channels),
         test=ShardSource(sorted(folder.glob("test-*.tar")), in_channels),
@@ -127,7 +108,7 @@ def fashion_mnist_sample(in_channels: int) -> Dataset:
 
 def torchvision_arrays(
     in_channels: int, *, dataset: Literal["CIFAR10", "FashionMNIST"], root: str, download: bool
-) -> Dataset:
+) -> ClassificationDataset:
     """A data set that torchvision keeps in memory: CIFAR-10, Fashion-MNIST.
 
     Raises:
@@ -141,10 +122,12 @@ def torchvision_arrays(
         images = split.data if hasattr(split.data, "__array_interface__") else split.data.numpy()
         return ArraySource(images, list(map(int, split.targets)), f"{dataset}/{name}")
 
-    return Dataset(ClassList(tuple(train.classes)), source(train, "train"), source(test, "test"))
+    return ClassificationDataset(ClassList(tuple(train.classes)), source(train, "train"), source(test, "test"))
 
 
-def imagenette(in_channels: int, *, root: str, download: bool, scan_cache: str | None = "user") -> Dataset:
+def imagenette(
+    in_channels: int, *, root: str, download: bool, scan_cache: str | None = "user"
+) -> ClassificationDataset:
     """Imagenette, ten classes of ImageNet with the short side at 320 pixels, through torchvision.
 
     Raises:
@@ -160,7 +143,7 @@ def imagenette(in_channels: int, *, root: str, download: bool, scan_cache: str |
 
 @contextmanager
 def fetching(name: str, root: str, download: bool) -> Iterator[None]:
-    """Where a download may happen: one process at a time, for all ranks of a run want it at once."""
+    """Let one process at a time download; all ranks of a run start the download at once."""
     try:
         if not download:
             yield

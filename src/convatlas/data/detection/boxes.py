@@ -19,7 +19,7 @@ MISFITS = 0.1
 """Share of boxes that have to be impossible before another reading of the numbers is considered."""
 FITS = 0.99
 """Share of boxes that have to fit their images in the other reading."""
-CERTAIN = 10
+MIN_BOXES = 10
 """Boxes from which on the other reading is certain: fewer may fit by chance."""
 
 
@@ -108,7 +108,7 @@ def check_boxes(
     warnings = []
     if misfit.mean() >= MISFITS and fits.all(axis=1).mean() >= FITS:
         message = f"{where}: {_of(misfit)} boxes do not fit their image and look like {form.mistaken_for}; {expected}"
-        if count >= CERTAIN:
+        if count >= MIN_BOXES:
             raise UserError(message)
         warnings.append(message)
     elif _most(beyond):

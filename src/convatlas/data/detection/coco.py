@@ -27,7 +27,7 @@ Id = int | str
 
 
 class CocoFile:
-    """An ``instances_*.json``, read and checked.
+    """Reads and checks an ``instances_*.json`` file.
 
     Args:
         path: The file.
@@ -86,7 +86,7 @@ class CocoSource:
         folder: The folder of the images.
         class_list: The classes; the file's categories must be these.
         in_channels: 1 for greyscale, 3 for RGB.
-        masks: Whether the objects' masks are wanted.
+        masks: Whether to load the objects' masks.
 
     Raises:
         UserError: Other categories; an annotation of an unknown image or category, with the id of another one, or
@@ -144,6 +144,9 @@ class CocoSource:
         self._starts = np.searchsorted(owners[order], np.arange(len(self.sizes) + 1))
         self._masks = [_compact(file.annotations[row]["segmentation"]) for row in order] if masks else []
 
+    def __len__(self) -> int:
+        return len(self.sizes)
+
     def open(self, index: int) -> Picture:
         """Read one image.
 
@@ -165,7 +168,7 @@ class CocoSource:
         return picture
 
     def objects(self, index: int) -> Objects:
-        """What is in one image."""
+        """Return the objects of one image."""
         chosen = slice(*self._starts[index : index + 2])
         height, width = self.sizes[index].tolist()
         masks = None
@@ -173,9 +176,9 @@ class CocoSource:
             masks = [_run_lengths(mask, height, width) for mask in self._masks[chosen]]
         return Objects(self._boxes[chosen], self._labels[chosen], self._crowd[chosen], self._areas[chosen], masks)
 
-    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> Counts:
+    def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> Counts:
         """Objects of each class in some of the images, without crowds."""
-        return count_objects(self._labels, self._crowd, self._starts, members, num_classes)
+        return count_objects(self._labels, self._crowd, self._starts, indices, num_classes)
 
     def path(self, index: int) -> str:
         """The image's path."""
@@ -200,7 +203,7 @@ def _by_id(items: Sequence[Mapping[str, Any]], kind: str, described_by: str) -> 
 
 
 def _identifier(value: object, name: str) -> Id:
-    """An id as it is compared: 1, 1.0 and "1" are one number, and true is none.
+    """Convert an id to the form that is compared: 1, 1.0 and "1" are equal; true is no id.
 
     Raises:
         UserError: It is neither a whole number nor a text.

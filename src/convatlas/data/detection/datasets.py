@@ -1,6 +1,5 @@
-"""The data sets with objects: where the images, annotations and classes of each lie."""
+"""Data sets for detection: find the images, annotations and classes of each."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,7 @@ from torchvision.datasets import VOCDetection
 from convatlas.data.class_list import ClassList
 from convatlas.data.classification.datasets import fetching
 from convatlas.data.detection.coco import CocoFile, CocoSource
-from convatlas.data.detection.objects import Objects, ObjectSource, encode_masks
+from convatlas.data.detection.objects import ObjectDataset, Objects, encode_masks
 from convatlas.data.detection.voc import VocAnnotations, VocSource, read_image_set
 from convatlas.data.digests import FileDigests, text_digest
 from convatlas.data.images.decode import Background, Picture
@@ -22,32 +21,15 @@ from convatlas.data.sources.shapes import CLASSES, scene
 from convatlas.errors import UserError
 
 
-@dataclass(frozen=True)
-class ObjectDataset:
-    """The splits of a data set with objects.
-
-    Args:
-        class_list: The classes, in order; the background is none.
-        train: Training images.
-        test: The reported split.
-        val: The tuning split, or None to cut it from ``train``.
-    """
-
-    class_list: ClassList
-    train: ObjectSource
-    test: ObjectSource
-    val: ObjectSource | None = None
-
-
 class SceneSource:
-    """Scenes of shapes, made when they are asked for first and then kept.
+    """Scenes of shapes, made at first use and then kept.
 
     Args:
         seed: Of the scenes.
         first: Number of the first scene.
         count: Number of scenes.
         size: Height and width in pixels.
-        masks: Whether the objects' masks are wanted.
+        masks: Whether to load the objects' masks.
     """
 
     background: Background = None
@@ -60,16 +42,19 @@ class SceneSource:
         self.where = "shapes"
         self._made: dict[int, tuple[Tensor, Objects]] = {}
 
+    def __len__(self) -> int:
+        return len(self.sizes)
+
     def open(self, index: int) -> Picture:
         """One image."""
         return Picture.of(self._scene(index)[0], self.path(index))
 
     def objects(self, index: int) -> Objects:
-        """What is in one image."""
+        """Return the objects of one image."""
         return self._scene(index)[1]
 
-    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> None:
-        """None: scenes are made with all classes."""
+    def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> None:
+        """Return None, since scenes have all classes."""
 
     def path(self, index: int) -> str:
         """The data set and the number of the scene."""
@@ -77,11 +62,11 @@ class SceneSource:
 
     @property
     def description(self) -> str:
-        """What the scenes are a function of."""
+        """The parameters that determine the scenes."""
         return f"shapes {CLASSES} {self.seed} {self.first} {len(self.sizes)} {self.size}"
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """What the scenes are a function of."""
+        """The parameters that determine the scenes."""
         return {"scenes": text_digest([self.description])}
 
     def _scene(self, index: int) -> tuple[Tensor, Objects]:
@@ -115,7 +100,7 @@ def shapes(
         train: Number of training scenes.
         test: Number of scenes of the reported split; they are others.
         size: Height and width in pixels.
-        masks: Whether the objects' masks are wanted.
+        masks: Whether to load the objects' masks.
         scenes_seed: Which scenes; not the run's seed.
 
     Raises:
@@ -140,7 +125,7 @@ def coco(
     Args:
         in_channels: 1 for greyscale, 3 for RGB.
         root: The folder.
-        masks: Whether the objects' masks are wanted.
+        masks: Whether to load the objects' masks.
         train: The training split.
         test: The reported split; of COCO itself ``val2017``, whose annotations are public.
         val: The tuning split; None cuts it from the training split.
@@ -180,7 +165,7 @@ def voc(
     Args:
         in_channels: 1 for greyscale, 3 for RGB.
         root: The folder.
-        masks: Whether the objects' masks are wanted: the splits are then those of ``ImageSets/Segmentation``.
+        masks: Whether to load the objects' masks: the splits are then those of ``ImageSets/Segmentation``.
         year: Of the challenge.
         train: The training split.
         test: The reported split.
@@ -205,4 +190,5 @@ def voc(
     class_list = ClassList.read(listed) if listed.is_file() else ClassList(tuple(sorted(set(found[0].classes))))
     if not class_list.names:
         raise UserError(f"data.root={root}: no object in the training images, and no {listed} that names the classes")
-    return ObjectDataset(class_list, *(VocSource(one, class_list, in_channels, masks=masks) for one in found))
+    sources = [VocSource(annotations, class_list, in_channels, masks=masks) for annotations in found]
+    return ObjectDataset(class_list, train=sources[0], test=sources[1])

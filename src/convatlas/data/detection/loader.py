@@ -1,6 +1,6 @@
 """The loader of images with objects: each keeps its shape, and a batch is as large as its largest image."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,13 @@ from torch.nn import functional as F
 
 from convatlas.data.batch import ObjectBatch
 from convatlas.data.detection.objects import ObjectSource, decode_masks
-from convatlas.data.detection.transforms import ObjectAugmentation, Shown
+from convatlas.data.detection.transforms import DetectionSample, ObjectAugmentation
 from convatlas.data.loader import PrefetchingLoader
-from convatlas.data.sampler import Indices
 
 MULTIPLE = 32
 """Pixels: a batch's height and width are multiples of it, so that maps at every stride divide evenly."""
 
-Sample = tuple[Shown, tuple[int, int]]
+LoadedSample = tuple[DetectionSample, tuple[int, int]]
 """What is shown of an image, and its stored height and width."""
 
 
@@ -31,33 +30,51 @@ class ObjectLoader(PrefetchingLoader):
         arguments: Those of ``PrefetchingLoader``.
     """
 
-    def __init__(
-        self, *, source: ObjectSource, augmentation: ObjectAugmentation, with_objects: bool, **arguments: Any
-    ) -> None:
-        super().__init__(source=source, **arguments)
-        self.source = source
+    source: ObjectSource
+
+    def __init__(self, *, augmentation: ObjectAugmentation, with_objects: bool, **arguments: Any) -> None:
+        super().__init__(**arguments)
         self.augmentation = augmentation
         self.with_objects = with_objects
 
-    def start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> "_Pending":
-        """Let the pool prepare a batch, an image a task."""
-        return _Pending([pool.submit(self.read, entry, epoch, self._show) for entry in entries.tolist()])
-
-    def _show(self, index: int, member: int, generator: np.random.Generator) -> Sample:
+    def load(self, position: int, generator: np.random.Generator, memory: None, row: int) -> LoadedSample:
+        """Read an image and its objects, and augment both."""
         with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
-            image = self.source.open(member).pixels()
+            image = self.source.open(position).pixels()
             size = (image.shape[-2], image.shape[-1])
-            return self.augmentation(self._objects(member, image, size), generator), size
+            return self.augmentation(self._objects(position, image, size), generator), size
 
-    def _objects(self, member: int, image: Tensor, size: tuple[int, int]) -> Shown:
+    def collate(self, samples: Mapping[int, LoadedSample], indices: Tensor, memory: None) -> ObjectBatch:
+        """Pad the images and masks to the size of the largest."""
+        shown = [sample for sample, _ in samples.values()]
+        sizes = [sample.size for sample in shown]
+        whole = batch_size(*sizes)
+        channels = shown[0].image.shape[0] if shown else 0
+        images = torch.zeros(len(shown), channels, *whole, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        for row, sample in zip(images, shown, strict=True):
+            row[:, : sample.size[0], : sample.size[1]] = sample.image
+        masks = [padded(sample.masks, whole) for sample in shown if sample.masks is not None]
+        return ObjectBatch(
+            images=images,
+            sizes=sizes,
+            stored_sizes=[size for _, size in samples.values()],
+            boxes=[sample.boxes for sample in shown],
+            labels=[sample.labels for sample in shown],
+            masks=masks or None,
+            indices=indices,
+        )
+
+    def _objects(self, position: int, image: Tensor, size: tuple[int, int]) -> DetectionSample:
         if not self.with_objects:
-            return Shown(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), None)
-        objects = self.source.objects(member)
+            return DetectionSample(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), None)
+        objects = self.source.objects(position)
         single = np.flatnonzero(~objects.crowd).tolist()
         masks = None
         if objects.masks is not None:
             masks = decode_masks([objects.masks[position] for position in single], size)
-        return Shown(image, torch.from_numpy(objects.boxes[single]), torch.from_numpy(objects.labels[single]), masks)
+        return DetectionSample(
+            image, torch.from_numpy(objects.boxes[single]), torch.from_numpy(objects.labels[single]), masks
+        )
 
 
 def batch_size(*sizes: tuple[int, int]) -> tuple[int, int]:
@@ -69,31 +86,3 @@ def batch_size(*sizes: tuple[int, int]) -> tuple[int, int]:
 def padded(image: Tensor, size: tuple[int, int]) -> Tensor:
     """An image or masks (…, h, w) at the top left of (…, height, width), zeros around."""
     return F.pad(image, [0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2]])
-
-
-class _Pending:
-    """A batch whose images threads are preparing."""
-
-    def __init__(self, parts: list[Future[tuple[int, Sample] | None]]) -> None:
-        self.parts = parts
-
-    def result(self) -> ObjectBatch:
-        """Wait for the batch; the first error of a thread is raised here."""
-        found = [part for work in self.parts if (part := work.result()) is not None]
-        shown = [sample for _, (sample, _) in found]
-        sizes = [sample.size for sample in shown]
-        whole = batch_size(*sizes)
-        channels = shown[0].image.shape[0] if shown else 0
-        images = torch.zeros(len(shown), channels, *whole, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        for row, sample in zip(images, shown, strict=True):
-            row[:, : sample.size[0], : sample.size[1]] = sample.image
-        masks = [padded(sample.masks, whole) for sample in shown if sample.masks is not None]
-        return ObjectBatch(
-            images=images,
-            sizes=sizes,
-            stored_sizes=[size for _, (_, size) in found],
-            boxes=[sample.boxes for sample in shown],
-            labels=[sample.labels for sample in shown],
-            masks=masks or None,
-            indices=torch.tensor([index for index, _ in found], dtype=torch.int64),
-        )

@@ -10,8 +10,8 @@ from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convatlas.data.dataset import Dataset, ImageSource
 from convatlas.data.label_counts import Counts
-from convatlas.data.module import ImageSource
 
 RunLengths = dict[str, Any]
 """A mask as COCO's compressed run lengths: ``size`` (height and width) and ``counts`` (bytes)."""
@@ -19,7 +19,7 @@ RunLengths = dict[str, Any]
 
 @dataclass(frozen=True)
 class Objects:
-    """What is in a stored image.
+    """The objects of a stored image.
 
     Attributes:
         boxes: x0, y0, x1, y1 in pixels, inside the image and not empty, (n, 4) float32.
@@ -48,17 +48,20 @@ class ObjectSource(ImageSource, Protocol):
     """The annotations, as messages call them."""
 
     def objects(self, index: int) -> Objects:
-        """What is in one image."""
+        """Return the objects of one image."""
 
-    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> Counts | None:
+    def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> Counts | None:
         """Objects of each class in some of the images, without crowds; None for scenes that are made, not read."""
+
+
+ObjectDataset = Dataset[ObjectSource]
 
 
 def count_objects(
     labels: NDArray[np.int64],
     crowd: NDArray[np.bool_],
     starts: NDArray[np.int64],
-    members: NDArray[np.int64],
+    indices: NDArray[np.int64],
     num_classes: int,
 ) -> Counts:
     """Count the objects of each class in some of the images of a source.
@@ -67,22 +70,22 @@ def count_objects(
         labels: Classes of all objects, image by image, (M,).
         crowd: Which of them are not single objects, (M,).
         starts: Where each image's objects start, and the end of the last, (N + 1,).
-        members: The images to count in.
+        indices: The images to count in.
         num_classes: Number of classes.
     """
     counted = np.zeros(len(starts) - 1, np.bool_)
-    counted[members] = True
+    counted[indices] = True
     return np.bincount(labels[np.repeat(counted, np.diff(starts)) & ~crowd], minlength=num_classes)
 
 
 def encode_masks(masks: NDArray[np.bool_] | NDArray[np.uint8]) -> list[RunLengths]:
-    """Masks (n, H, W) of 0 and 1 as run lengths."""
+    """Encode masks (n, H, W) of 0 and 1 as run lengths."""
     encoded: list[RunLengths] = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
     return encoded
 
 
 def decode_masks(masks: Sequence[RunLengths], size: tuple[int, int]) -> Tensor:
-    """Run lengths as masks (n, H, W) uint8 of 0 and 1, all of one height and width."""
+    """Decode run lengths to masks (n, H, W) uint8 of 0 and 1, all of one height and width."""
     if not masks:
         return torch.zeros(0, *size, dtype=torch.uint8)
     return torch.from_numpy(np.ascontiguousarray(coco_mask.decode(list(masks)).transpose(2, 0, 1)))

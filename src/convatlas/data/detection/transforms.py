@@ -1,4 +1,4 @@
-"""What happens to an image and its objects together, between the file and the batch.
+"""Joint transforms of an image and its objects.
 
 As in ``augment``, everything is drawn from the sample's own random generator. Images are resized bilinearly, masks by
 the nearest pixel.
@@ -23,7 +23,7 @@ MIN_SIDE = 0.1
 
 
 @dataclass(frozen=True)
-class Shown:
+class DetectionSample:
     """An image and its objects as the network will see them.
 
     Attributes:
@@ -43,24 +43,24 @@ class Shown:
         """Height and width."""
         return self.image.shape[-2], self.image.shape[-1]
 
-    def resized(self, height: int, width: int) -> "Shown":
-        """The same in another size."""
+    def resized(self, height: int, width: int) -> "DetectionSample":
+        """Resize the image and its objects."""
         if (height, width) == self.size:
             return self
         factors = torch.tensor([width / self.size[1], height / self.size[0]] * 2)
-        return Shown(
+        return DetectionSample(
             image=TF.resize(self.image, [height, width], antialias=True),
             boxes=self.boxes * factors,
             labels=self.labels,
             masks=None if self.masks is None else _nearest(self.masks, height, width),
         )
 
-    def window(self, top: int, left: int, height: int, width: int) -> "Shown":
-        """A part of the image, with zeros where it leaves it, and what is left of the objects there."""
+    def window(self, top: int, left: int, height: int, width: int) -> "DetectionSample":
+        """Cut a window, padded with zeros outside the image, and clip the objects to it."""
         around = [-left, left + width - self.size[1], -top, top + height - self.size[0]]
         limits = torch.tensor([width, height, width, height])
         boxes = (self.boxes - torch.tensor([left, top, left, top])).clamp(min=0).minimum(limits)
-        cut = Shown(
+        cut = DetectionSample(
             image=F.pad(self.image, around),
             boxes=boxes,
             labels=self.labels,
@@ -68,8 +68,8 @@ class Shown:
         )
         return cut.visible()
 
-    def visible(self) -> "Shown":
-        """Only the objects of which something is left."""
+    def visible(self) -> "DetectionSample":
+        """Keep only the objects that have a visible part."""
         kept = ((self.boxes[:, 2:] - self.boxes[:, :2]) >= MIN_SIDE).all(dim=1)
         if self.masks is not None:
             kept &= self.masks.flatten(1).ne(0).any(dim=1)
@@ -82,13 +82,13 @@ class Shown:
 class ObjectStep(Protocol):
     """Changes an image and its objects."""
 
-    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
-        """Map them to what is shown in their place."""
+    def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
+        """Return the changed image and objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectAugmentation:
-    """What is done to an image and its objects.
+    """Augmentation of an image and its objects.
 
     Args:
         resize: Makes both as large as the network sees them; None as in an evaluation, of which the data know.
@@ -100,8 +100,8 @@ class ObjectAugmentation:
     joint: Mapping[str, ObjectStep] = field(default_factory=dict)
     steps: Mapping[str, Step] = field(default_factory=dict)
 
-    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
-        """Change an image and its objects; those of which nothing is left are gone."""
+    def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
+        """Change an image and its objects; objects without a visible part are removed."""
         for joint in (*([] if self.resize is None else [self.resize]), *self.joint.values()):
             shown = joint(shown, generator)
         image = shown.image
@@ -112,7 +112,7 @@ class ObjectAugmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeShortSide:
-    """The short side to a number of pixels, or less where the long one would become too long.
+    """Resize the short side to a number of pixels, or to fewer if the long side would become too long.
 
     Faster R-CNN (section 3.3): 600 and 1000; FPN (section 5) and Mask R-CNN: 800 and 1333.
 
@@ -131,7 +131,7 @@ class ResizeShortSide:
         if not self.short_sides:
             raise UserError("augment.resize.short_sides=[]: expected at least one number of pixels")
 
-    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+    def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
         """Resize an image and its objects."""
         drawn = self.short_sides[int(generator.integers(len(self.short_sides)))]
         return shown.resized(*scaled_size(shown.size, drawn, self.long_side))
@@ -158,7 +158,7 @@ class ScaleJitter:
                 f"augment.resize.scale=[{self.scale[0]},{self.scale[1]}]: expected two numbers above 0 that do not fall"
             )
 
-    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+    def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
         """Resize, and cut or pad."""
         factor = float(generator.uniform(*self.scale)) * self.size / max(shown.size)
         resized = shown.resized(*(max(1, round(side * factor)) for side in shown.size))
@@ -183,7 +183,7 @@ class HorizontalFlip:
         if not 0 <= self.p <= 1:
             raise UserError(f"augment.joint.flip.p={self.p}: expected a probability from 0 to 1")
 
-    def __call__(self, shown: Shown, generator: np.random.Generator) -> Shown:
+    def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
         """Maybe flip an image and its objects."""
         if generator.random() >= self.p:
             return shown

@@ -87,7 +87,7 @@ class VocSource:
         annotations: What is in them.
         class_list: The classes.
         in_channels: 1 for greyscale, 3 for RGB.
-        masks: Whether the objects' masks are wanted, from ``SegmentationObject``.
+        masks: Whether to load the objects' masks, from ``SegmentationObject``.
 
     Raises:
         UserError: An object of another class, boxes that are not in pixels; names the file.
@@ -124,6 +124,9 @@ class VocSource:
         first = np.searchsorted(owners, owners)
         self._numbers = (np.arange(len(owners)) - first + 1)[kept]
 
+    def __len__(self) -> int:
+        return len(self.sizes)
+
     def open(self, index: int) -> Picture:
         """Read one image.
 
@@ -142,7 +145,7 @@ class VocSource:
         return picture
 
     def objects(self, index: int) -> Objects:
-        """What is in one image.
+        """Return the objects of one image.
 
         Raises:
             UserError: Its masks are missing, of another size, or not one for each object.
@@ -159,9 +162,9 @@ class VocSource:
                 raise UserError(f"{self._mask_path(index)}: expected a pixel of each object, none is {number}")
         return Objects(boxes, self._labels[chosen], self._difficult[chosen], areas, masks)
 
-    def count_objects(self, members: NDArray[np.int64], num_classes: int) -> Counts:
+    def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> Counts:
         """Objects of each class in some of the images, without difficult ones."""
-        return count_objects(self._labels, self._difficult, self._starts, members, num_classes)
+        return count_objects(self._labels, self._difficult, self._starts, indices, num_classes)
 
     def path(self, index: int) -> str:
         """The image's path."""

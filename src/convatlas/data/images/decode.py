@@ -1,4 +1,4 @@
-"""Encoded images to tensors; whatever is wrong with one is an error that names it."""
+"""Decode images to tensors; errors name the image."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -65,7 +65,7 @@ class ImageError(UserError):
 
 @dataclass(frozen=True)
 class Picture:
-    """One stored image, upright, whose pixels are decoded when they are asked for.
+    """One stored image, upright, whose pixels are decoded on demand.
 
     Attributes:
         name: What it is called in messages.
@@ -111,7 +111,7 @@ class Picture:
 
 
 def open_picture(encoded: bytes, in_channels: int, name: str, background: Background = None) -> Picture:
-    """Open an image by its content, whatever its name says.
+    """Open an image in the format of its content; its suffix is ignored.
 
     Greyscale, CMYK, palette and 16-bit images are converted; EXIF orientation is applied.
 

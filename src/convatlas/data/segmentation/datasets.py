@@ -1,4 +1,4 @@
-"""The data sets with masks: where the images, masks and classes of each lie."""
+"""Data sets for segmentation: find the images, masks and classes of each."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from pathlib import Path
 from torchvision.datasets import VOCSegmentation
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.classification.datasets import SPLITS, fetching
+from convatlas.data.classification.datasets import fetching
+from convatlas.data.dataset import SPLITS
 from convatlas.data.detection.voc import check_names
 from convatlas.data.segmentation.sources import MaskFiles, SegmentationDataset, ShapeScenes
 from convatlas.data.sources.files import ImageFiles, several_images

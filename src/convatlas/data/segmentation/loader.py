@@ -1,6 +1,6 @@
 """The loader of images with masks: crops of one size for training, whole images for evaluation."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,10 @@ from torch import Tensor
 from convatlas.data.batch import SegmentationBatch, WholeImageBatch
 from convatlas.data.images.decode import ImageError, Picture
 from convatlas.data.loader import PrefetchingLoader
-from convatlas.data.sampler import Indices
 from convatlas.data.segmentation.sources import MaskSource
 from convatlas.data.segmentation.transforms import JointAugmentation
 
-Sample = tuple[Tensor, Tensor, Tensor | None]
+MaskSample = tuple[Tensor, Tensor, Tensor | None]
 """An image (C, H, W), its mask (H, W), and the weights of its pixels."""
 
 
@@ -28,43 +27,30 @@ class MaskLoader(PrefetchingLoader):
         arguments: Those of ``PrefetchingLoader``.
     """
 
-    def __init__(
-        self, *, source: MaskSource, augmentation: JointAugmentation | None, image_size: int, **arguments: Any
-    ) -> None:
-        super().__init__(source=source, **arguments)
-        self.source = source
+    source: MaskSource
+
+    def __init__(self, *, augmentation: JointAugmentation | None, image_size: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
         self.augmentation = augmentation
         self.image_size = image_size
 
-    def start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> "_Pending":
-        """Let the pool prepare a batch, an image a task."""
-        parts = [pool.submit(self.read, entry, epoch, self._show) for entry in entries.tolist()]
-        return _Pending(parts, crops=self.augmentation is not None)
-
-    def _show(self, index: int, member: int, generator: np.random.Generator) -> Sample:
-        picture, mask = self.source.open(member), self.source.mask(member)
-        check_size(self.source.path(member), picture, mask)
+    def load(self, position: int, generator: np.random.Generator, memory: None, row: int) -> MaskSample:
+        """Read an image and its mask, and augment both."""
+        picture, mask = self.source.open(position), self.source.mask(position)
+        check_size(self.source.path(position), picture, mask)
         if self.augmentation is None:
             return picture.pixels(), mask, None
         return self.augmentation.show(picture, mask, generator, self.image_size)
 
-
-class _Pending:
-    """A batch whose images threads are preparing."""
-
-    def __init__(self, parts: list[Future[tuple[int, Sample] | None]], *, crops: bool) -> None:
-        self.parts = parts
-        self.crops = crops
-
-    def result(self) -> SegmentationBatch | WholeImageBatch:
-        """Wait for the batch; the first error of a thread is raised here."""
-        found = [sample for part in self.parts if (sample := part.result()) is not None]
-        indices = torch.tensor([index for index, _ in found], dtype=torch.int64)
-        images = [image for _, (image, _, _) in found]
-        masks = [mask for _, (_, mask, _) in found]
-        if not self.crops:
+    def collate(
+        self, samples: Mapping[int, MaskSample], indices: Tensor, memory: None
+    ) -> SegmentationBatch | WholeImageBatch:
+        """Stack crops; whole images stay as they are."""
+        images = [image for image, _, _ in samples.values()]
+        masks = [mask for _, mask, _ in samples.values()]
+        if self.augmentation is None:
             return WholeImageBatch(images, masks, indices)
-        weights = [weight for _, (_, _, weight) in found if weight is not None]
+        weights = [weight for _, _, weight in samples.values() if weight is not None]
         stacked = torch.stack(images).contiguous(memory_format=torch.channels_last)
         return SegmentationBatch(stacked, torch.stack(masks), indices, torch.stack(weights) if weights else None)
 

@@ -1,22 +1,19 @@
 """The LightningDataModule of semantic segmentation."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convatlas.config.value_types import Name, Side
-from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
-from convatlas.data.classification.datasets import SPLITS, Split
+from convatlas.data.batch import IGNORE_INDEX, SegmentationBatch, WholeImageBatch
+from convatlas.data.dataset import SPLITS, Split
 from convatlas.data.label_counts import absent_classes
-from convatlas.data.loader import Plan
-from convatlas.data.module import ImageDataModule, deal_splits
-from convatlas.data.normalization import set_background
-from convatlas.data.opening import open_with_root
+from convatlas.data.loader import BatchPlan
+from convatlas.data.module import ImageDataModule
 from convatlas.data.segmentation.loader import MaskLoader
-from convatlas.data.segmentation.sources import MaskSource, SegmentationDataset
+from convatlas.data.segmentation.sources import MaskSource
 from convatlas.data.segmentation.transforms import JointAugmentation, ScaleCrop
 from convatlas.errors import UserError
 
@@ -31,91 +28,28 @@ class SegmentationDataModule(ImageDataModule):
     """Images with masks in three splits. Training sees crops, evaluation whole images at their own size.
 
     Args:
-        name: The data set, as its configuration file is called.
-        dataset: Finds images and masks: called with ``in_channels`` and, where there is one, ``root``.
-        root: The folder of the data set; None for one without files.
-        num_classes: Number of classes that is expected; None takes what the class list has.
-        in_channels: 1 for greyscale, 3 for RGB.
-        image_size: Height and width of a training crop, in pixels.
-        mean: Mean of each channel, of pixels in [0, 1].
-        std: Standard deviation of each channel.
-        background: The colour behind transparent pixels, 0 to 255 a channel; None shows the colour that is stored under
-            the alpha.
-        val_fraction: Share of the training images that becomes ``val`` where the data have no split of their own.
-        global_batch_size: Images in one optimizer step, over all ranks and accumulation parts.
-        threads: Loader threads of each rank.
-        prefetch: Batches that each rank prepares ahead.
-        seed: Seed of order and augmentation.
-        on_error: What follows an image or mask that cannot be used: ``raise`` ends the run; ``skip`` replaces it in
-            training by the next one that can, and leaves it out of evaluations.
-        augment: What is done to a training image and its mask; None for evaluation alone.
-        split: The split that ``test_dataloader`` reads.
-        fingerprint: What an image counts by in the identity of the data: its ``size`` in bytes, or its ``content``.
+        augment: Augmentation of training images and their masks; None if only evaluated.
+        common: Those of ``ImageDataModule``.
 
     Raises:
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
     """
 
-    problem = "segmentation"
+    task_type = "segmentation"
 
-    def __init__(
-        self,
-        *,
-        name: Name,
-        dataset: Callable[..., SegmentationDataset],
-        num_classes: int | None,
-        in_channels: int,
-        image_size: Side,
-        mean: list[float],
-        std: list[float],
-        val_fraction: float,
-        global_batch_size: int,
-        threads: int,
-        prefetch: int,
-        seed: int,
-        on_error: Literal["raise", "skip"] = "raise",
-        augment: JointAugmentation | None = None,
-        root: str | None = None,
-        split: Literal["train", "val", "test"] = "test",
-        background: list[int] | None = None,
-        fingerprint: Literal["size", "content"] = "size",
-    ) -> None:
-        super().__init__(
-            name=name,
-            in_channels=in_channels,
-            mean=mean,
-            std=std,
-            global_batch_size=global_batch_size,
-            threads=threads,
-            prefetch=prefetch,
-            seed=seed,
-            on_error=on_error,
-            split=split,
-            fingerprint=fingerprint,
-        )
+    sources: Mapping[Split, MaskSource]
+
+    def __init__(self, *, augment: JointAugmentation | None = None, **common: Any) -> None:
+        super().__init__(**common)
         if not isinstance(augment, JointAugmentation | None):
             raise UserError(
-                f"augment: it is for images without masks; data={name} expects augment=masks_scale_crop_flip"
+                f"augment: it is for images without masks; data={self.name} expects augment=masks_scale_crop_flip"
             )
-        self.image_size = image_size
         self.augment = augment or JointAugmentation(crop=ScaleCrop())
-
-        found = open_with_root(dataset, name, in_channels, root)
-        self.class_list = found.class_list
-        self.passed_over = found.passed_over
-        self.check_classes(num_classes)
-        self.sources: dict[Split, MaskSource] = {
-            "train": found.train,
-            "val": found.val or found.train,
-            "test": found.test,
-        }
-        set_background(self.sources.values(), background, in_channels)
-        num_val = None if found.val is None else len(found.val)
-        self.members = deal_splits(np.zeros(len(found.train), np.int64), num_val, len(found.test), val_fraction)
 
     def mask(self, split: Split, index: int) -> Tensor:
         """The mask of one image of a split, (H, W) uint8."""
-        return self.sources[split].mask(int(self.members[split][index]))
+        return self.sources[split].mask(int(self.indices[split][index]))
 
     def check_labels(self, splits: Sequence[Split] = SPLITS) -> list[str]:
         """Count the pixels of each class in all masks, which are read unless that was done before.
@@ -134,15 +68,15 @@ class SegmentationDataModule(ImageDataModule):
         warnings: list[str] = []
         counts = {}
         for split in splits:
-            source, members = self.sources[split], self.members[split]
-            pixels = source.count_pixels(members, self.threads, skip=self.on_error == "skip")
+            source, indices = self.sources[split], self.indices[split]
+            pixels = source.count_pixels(indices, self.threads, skip=self.on_error == "skip")
             if pixels is None:
                 continue
             occurring = np.flatnonzero(pixels[: len(names)]).tolist()
-            void = f"{100 * pixels[VOID] / max(1, pixels.sum()):.1f} % of the pixels are void"
+            void = f"{100 * pixels[IGNORE_INDEX] / max(1, pixels.sum()):.1f} % of the pixels are void"
             if len(occurring) <= 1 < len(names):
                 only = f"only {names[occurring[0]]}" if occurring else "no class"
-                values = ", ".join(map(str, source.stored_values(members[:LOOKED_AT]))) or "no values"
+                values = ", ".join(map(str, source.stored_values(indices[:LOOKED_AT]))) or "no values"
                 message = (
                     f"data={self.name}: {split}: {only} occurs in the masks, and {void}; the first masks hold {values}"
                     f"; expected class k as the value k, or the value of each of the {len(names)} classes in "
@@ -152,7 +86,7 @@ class SegmentationDataModule(ImageDataModule):
                     raise UserError(message)
                 warnings.append(message)
                 continue
-            if 2 * pixels[VOID] > pixels.sum():
+            if 2 * pixels[IGNORE_INDEX] > pixels.sum():
                 warnings.append(f"data={self.name}: {split}: {void} and do not count{VALUES_HINT}")
             counts[split] = pixels[: len(names)]
         return warnings + absent_classes(self.name, "pixel", names, counts, VALUES_HINT)
@@ -166,14 +100,16 @@ class SegmentationDataModule(ImageDataModule):
             )
         return batch._replace(images=self.normalised(batch.images), labels=batch.labels.to(torch.int64))
 
-    def training_loader(self, plan: Plan, num_batches: int) -> MaskLoader:
+    def training_loader(self, plan: BatchPlan, num_batches: int) -> MaskLoader:
         """Augmented crops."""
         return self._loader("train", plan, num_batches, self.augment)
 
-    def evaluation_loader(self, split: Split, plan: Plan, num_batches: int) -> MaskLoader:
+    def evaluation_loader(self, split: Split, plan: BatchPlan, num_batches: int) -> MaskLoader:
         """Whole images."""
         return self._loader(split, plan, num_batches, None)
 
-    def _loader(self, split: Split, plan: Plan, num_batches: int, augmentation: JointAugmentation | None) -> MaskLoader:
+    def _loader(
+        self, split: Split, plan: BatchPlan, num_batches: int, augmentation: JointAugmentation | None
+    ) -> MaskLoader:
         arguments = self.loader_arguments(split, plan, num_batches, training=augmentation is not None)
         return MaskLoader(augmentation=augmentation, image_size=self.image_size, **arguments)

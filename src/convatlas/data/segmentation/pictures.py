@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.io import encode_png
 from torchvision.transforms.v2 import functional as TF
 
-from convatlas.data.batch import VOID
+from convatlas.data.batch import IGNORE_INDEX
 from convatlas.data.sources.shapes_on_disk import voc_palette
 
 LONGEST_SIDE = 320
@@ -36,7 +36,7 @@ def mask_png(mask: Tensor) -> bytes:
 def overlay_png(image: Tensor, mask: Tensor) -> bytes:
     """Encode an image (C, H, W) uint8 with its mask (H, W) uint8 over it; void is white."""
     colours = torch.tensor(voc_palette()).view(256, 3)
-    colours[VOID] = 255
+    colours[IGNORE_INDEX] = 255
     shares = torch.full((256, 1, 1), OPACITY)
     shares[0] = 0
     share = shares[mask.long(), 0, 0]

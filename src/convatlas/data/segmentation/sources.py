@@ -1,9 +1,8 @@
-"""Where images with the class of every pixel come from: pairs of files, or scenes made as they are asked for."""
+"""Where images with the class of every pixel come from: pairs of files, or scenes made on demand."""
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from convatlas.data.batch import VOID
-from convatlas.data.class_list import ClassList
+from convatlas.data.batch import IGNORE_INDEX
+from convatlas.data.dataset import Dataset, ImageSource
 from convatlas.data.digests import FileDigests, text_digest
 from convatlas.data.images.decode import Background, ImageError, Picture, open_picture, orientation, read_file, upright
 from convatlas.data.segmentation.counts import VALUES, Pixels, count_pixels
@@ -24,55 +23,20 @@ MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 """Lossless ones: a JPEG changes the labels."""
 
 
-class MaskSource(Protocol):
-    """Images with masks that can be read in any order, by several threads at once."""
-
-    background: Background
-    """The colour behind transparent pixels; ``set_background`` sets it."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def open(self, index: int) -> Picture:
-        """One image, to be decoded as far as it is needed."""
+class MaskSource(ImageSource, Protocol):
+    """Images that have a mask each."""
 
     def mask(self, index: int) -> Tensor:
-        """The class of each pixel of an image, (H, W) uint8, or ``VOID``."""
+        """Read the class of each pixel of an image, (H, W) uint8, or ``IGNORE_INDEX``."""
 
-    def count_pixels(self, members: NDArray[np.int64], threads: int, *, skip: bool) -> Pixels | None:
-        """Pixels of each class and of ``VOID`` in some of the masks; None for scenes that are made, not read."""
+    def count_pixels(self, indices: NDArray[np.int64], threads: int, *, skip: bool) -> Pixels | None:
+        """Count the pixels of each class and of ``IGNORE_INDEX`` in some masks; None if masks are made, not read."""
 
-    def stored_values(self, members: NDArray[np.int64]) -> list[int]:
-        """The values that stand in some of the masks, whatever they mean."""
-
-    def path(self, index: int) -> str:
-        """Name one image for a message."""
-
-    def digests(self, files: FileDigests) -> dict[str, str]:
-        """Digests by part of what the source holds: another image, mask or order is another digest.
-
-        Args:
-            files: Digests the files of images and masks.
-        """
+    def stored_values(self, indices: NDArray[np.int64]) -> list[int]:
+        """List the values that some of the masks hold."""
 
 
-@dataclass(frozen=True)
-class SegmentationDataset:
-    """The splits of a data set with masks.
-
-    Args:
-        class_list: The classes, in order; the first is the background where there is one.
-        train: Training images.
-        test: The reported split.
-        val: The tuning split, or None to cut it from ``train``.
-        passed_over: Number of files in the folders of images that are not among the images, by suffix.
-    """
-
-    class_list: ClassList
-    train: MaskSource
-    test: MaskSource
-    val: MaskSource | None = None
-    passed_over: Mapping[str, int] = field(default_factory=dict)
+SegmentationDataset = Dataset[MaskSource]
 
 
 class MaskFiles:
@@ -102,7 +66,7 @@ class MaskFiles:
         self.in_channels = in_channels
         self.classes: NDArray[np.uint8] | None = None
         if values is not None:
-            self.classes = np.full(VALUES, VOID, np.uint8)
+            self.classes = np.full(VALUES, IGNORE_INDEX, np.uint8)
             self.classes[list(values)] = np.arange(len(values))
 
     def __len__(self) -> int:
@@ -118,21 +82,21 @@ class MaskFiles:
         path = self.pairs[index][1]
         values = read_mask(path)
         classes = values if self.classes is None else self.classes[values]
-        strange = np.flatnonzero(np.bincount(classes.ravel(), minlength=VOID)[self.num_classes : VOID])
+        strange = np.flatnonzero(np.bincount(classes.ravel(), minlength=IGNORE_INDEX)[self.num_classes : IGNORE_INDEX])
         if len(strange):
             raise ImageError(
                 str(path),
                 "mask",
-                f"holds class {self.num_classes + strange[0]}; expected 0 to {self.num_classes - 1}, or {VOID} for "
-                "none (data.dataset.values says which values stand for the classes)",
+                f"holds class {self.num_classes + strange[0]}; expected 0 to {self.num_classes - 1}, or {IGNORE_INDEX} "
+                "for none (data.dataset.values says which values stand for the classes)",
             )
         return torch.from_numpy(classes)
 
-    def count_pixels(self, members: NDArray[np.int64], threads: int, *, skip: bool) -> Pixels:
-        """Read some of the masks, unless that was done before, and count the pixels of each class and of ``VOID``.
+    def count_pixels(self, indices: NDArray[np.int64], threads: int, *, skip: bool) -> Pixels:
+        """Count the pixels of each class and of ``IGNORE_INDEX`` in some of the masks, or recall an earlier count.
 
         Args:
-            members: Positions of the masks.
+            indices: Positions of the masks.
             threads: How many are read at once.
             skip: Leave out masks that cannot be used.
 
@@ -141,19 +105,19 @@ class MaskFiles:
         """
         table = None if self.classes is None else self.classes.tolist()
         return count_pixels(
-            [self.pairs[member][1] for member in members],
-            lambda position: self.mask(int(members[position])).numpy(),
+            [self.pairs[index][1] for index in indices],
+            lambda position: self.mask(int(indices[position])).numpy(),
             f"{self.num_classes} {table}",
             threads,
             skip=skip,
         )
 
-    def stored_values(self, members: NDArray[np.int64]) -> list[int]:
+    def stored_values(self, indices: NDArray[np.int64]) -> list[int]:
         """The values in the files of some of the masks; those that cannot be read are left out."""
         found: set[int] = set()
-        for member in members:
+        for index in indices:
             with contextlib.suppress(ImageError):
-                found.update(np.unique(read_mask(self.pairs[member][1])).tolist())
+                found.update(np.unique(read_mask(self.pairs[index][1])).tolist())
         return sorted(found)
 
     def path(self, index: int) -> str:
@@ -171,7 +135,7 @@ class MaskFiles:
 
 
 class ShapeScenes:
-    """Scenes of shapes, made when they are asked for first and then kept.
+    """Scenes of shapes, made at first use and then kept.
 
     Args:
         seed: Of the data set.
@@ -199,12 +163,12 @@ class ShapeScenes:
         """One mask: the background, the shapes, and void around them."""
         return self._scene(index)[1]
 
-    def count_pixels(self, members: NDArray[np.int64], threads: int, *, skip: bool) -> None:
-        """None: scenes are made with all classes."""
+    def count_pixels(self, indices: NDArray[np.int64], threads: int, *, skip: bool) -> None:
+        """Return None, since scenes have all classes."""
 
-    def stored_values(self, members: NDArray[np.int64]) -> list[int]:
-        """The classes and ``VOID``."""
-        return [*range(len(CLASSES) + 1), VOID]
+    def stored_values(self, indices: NDArray[np.int64]) -> list[int]:
+        """The classes and ``IGNORE_INDEX``."""
+        return [*range(len(CLASSES) + 1), IGNORE_INDEX]
 
     def path(self, index: int) -> str:
         """The data set and the number of the scene."""
@@ -212,11 +176,11 @@ class ShapeScenes:
 
     @property
     def description(self) -> str:
-        """What the scenes are a function of."""
+        """The parameters that determine the scenes."""
         return f"shapes {CLASSES} {self.seed} {self.first} {self.count} {self.size}"
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """What the scenes are a function of."""
+        """The parameters that determine the scenes."""
         return {"scenes": text_digest([self.description])}
 
     def _scene(self, index: int) -> tuple[Tensor, Tensor]:
@@ -247,7 +211,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # whatever damaged bytes lead the decoders to
         raise ImageError(str(path), "damaged", f"truncated or damaged mask ({type(error).__name__})") from error
-    if values.max(initial=0) > VOID:
-        raise ImageError(str(path), "mask", f"holds {values.max()}; expected values up to {VOID}")
+    if values.max(initial=0) > IGNORE_INDEX:
+        raise ImageError(str(path), "mask", f"holds {values.max()}; expected values up to {IGNORE_INDEX}")
     classes: NDArray[np.uint8] = upright(torch.from_numpy(values.astype(np.uint8)), turned).numpy()
     return classes

@@ -1,4 +1,4 @@
-"""What happens to an image and its mask together, between the files and the batch.
+"""Joint transforms of an image and its mask.
 
 As in ``augment``, everything is drawn from the sample's own random generator. Images are resized bilinearly, masks by
 the nearest pixel; what lies outside an image is void.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-from convatlas.data.batch import VOID
+from convatlas.data.batch import IGNORE_INDEX
 from convatlas.data.images.decode import Picture
 from convatlas.data.segmentation.border_weights import BorderWeights
 from convatlas.data.transforms.image import Step
@@ -40,7 +40,7 @@ class JointStep(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class JointAugmentation:
-    """What is done to a training image and its mask.
+    """Augmentation of a training image and its mask.
 
     Args:
         crop: What part of them is shown.
@@ -106,7 +106,7 @@ class ScaleCrop:
         if sides == (size, size):
             return part, labels
         around = [places[1], size - sides[1] - places[1], places[0], size - sides[0] - places[0]]
-        return F.pad(part, around), F.pad(labels, around, value=VOID)
+        return F.pad(part, around), F.pad(labels, around, value=IGNORE_INDEX)
 
 
 @dataclass(frozen=True, kw_only=True)

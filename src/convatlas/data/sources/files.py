@@ -1,4 +1,4 @@
-"""Finds image files by a name that says nothing, or something wrong, about their format."""
+"""Find image files by a name without suffix or with a wrong one."""
 
 import os
 from collections.abc import Sequence

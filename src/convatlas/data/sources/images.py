@@ -1,11 +1,11 @@
-"""Where images come from: a folder a class, arrays in memory, or tar shards."""
+"""Sources of labelled images: one folder per class, or arrays in memory."""
 
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torchvision.io import encode_png
 
 from convatlas.data.class_list import ClassList
+from convatlas.data.dataset import Dataset, ImageSource
 from convatlas.data.digests import FileDigests
 from convatlas.data.images.decode import IMAGE_SUFFIXES, Background, Picture, open_picture, read_file
 from convatlas.data.sources.packed_names import Names
@@ -22,28 +23,17 @@ from convatlas.errors import UserError
 Labels = NDArray[np.int64]
 
 
-class Source(Protocol):
-    """Labelled images that can be read in any order, by several threads at once."""
+@runtime_checkable
+class LabelledSource(ImageSource, Protocol):
+    """Images that have one class each."""
 
     labels: Labels
-    background: Background
-    """The colour behind transparent pixels; ``set_background`` sets it."""
-
-    def open(self, index: int) -> Picture:
-        """One image, to be decoded as far as it is needed."""
 
     def encoded(self, index: int) -> bytes:
-        """The stored file's bytes."""
+        """Read the bytes of the stored file."""
 
-    def path(self, index: int) -> str:
-        """Name one image for a message."""
 
-    def digests(self, files: FileDigests) -> dict[str, str]:
-        """Digests by part of what the source holds: another image, label or order is another digest.
-
-        Args:
-            files: Digests the files of images and labels.
-        """
+ClassificationDataset = Dataset[LabelledSource]
 
 
 class FolderSource:
@@ -86,6 +76,9 @@ class FolderSource:
         self.passed_over = scan.passed_over
         self.labels: Labels = np.repeat(np.arange(len(self.names.counts)), self.names.counts)
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def open(self, index: int) -> Picture:
         """Read one image."""
         path = self.path(index)
@@ -122,6 +115,9 @@ class ArraySource:
         self.images = torch.from_numpy(np.ascontiguousarray(stacked)).permute(0, 3, 1, 2)
         self.labels: Labels = np.asarray(labels, dtype=np.int64)
         self.name = name
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def open(self, index: int) -> Picture:
         """One image."""

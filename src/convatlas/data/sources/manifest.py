@@ -1,4 +1,4 @@
-"""What a folder of shards is to hold: written before the first shard, completed shard by shard."""
+"""The expected contents of a folder of shards, written before the first shard."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

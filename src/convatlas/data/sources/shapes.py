@@ -1,4 +1,4 @@
-"""Scenes of overlapping shapes: images with boxes, classes and masks, made as they are asked for.
+"""Scenes of overlapping shapes: images with boxes, classes and masks, made on demand.
 
 A scene is a function of (seed, index, image size), so that a data set of any size needs no file. What a shape is
 called depends on its outline alone: colours, textures, sizes and angles are drawn from the same ranges for all.
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 CLASSES = ("circle", "square", "triangle", "star")
 MAX_SHAPES = 5
-VOID = 255
+IGNORE_INDEX = 255
 """Semantic label of the pixels around outlines, as in VOC."""
 
 MIN_VISIBLE = 0.5
@@ -37,7 +37,7 @@ class Scene:
     masks: NDArray[np.bool_]
 
     def semantic(self, *, void_boundaries: bool = True) -> NDArray[np.uint8]:
-        """Class of each pixel, (H, W): 0 is the background, label + 1 a shape, ``VOID`` an outline if asked for."""
+        """Class of each pixel, (H, W): 0 is the background, label + 1 a shape, ``IGNORE_INDEX`` an outline."""
         classes = (self.masks * (self.labels + 1).astype(np.uint8)[:, None, None]).sum(axis=0, dtype=np.uint8)
         return self._with_void(classes) if void_boundaries else classes
 
@@ -57,7 +57,7 @@ class Scene:
             differs = owner[here] != owner[there]
             edge[here] |= differs
             edge[there] |= differs
-        return np.where(edge, np.uint8(VOID), values)
+        return np.where(edge, np.uint8(IGNORE_INDEX), values)
 
 
 def scene(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> Scene:

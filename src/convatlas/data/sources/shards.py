@@ -28,7 +28,7 @@ HEADER_BYTES = 512
 NAME_BYTES = 100
 
 
-class Sample(NamedTuple):
+class ShardSample(NamedTuple):
     """An image on its way into a shard.
 
     Attributes:
@@ -47,7 +47,7 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(".index.npy")
 
 
-def write_shard(path: Path, samples: Iterable[Sample]) -> None:
+def write_shard(path: Path, samples: Iterable[ShardSample]) -> None:
     """Write a shard and its index; the same samples give the same bytes, and a kill never leaves half of either.
 
     Args:
@@ -131,6 +131,9 @@ class ShardSource:
         self._ends = np.cumsum([len(index) for index in indices]).tolist()
         self.labels: Labels = self._entries["label"].astype(np.int64)
         self._maps = [_map(shard, index) for shard, index in zip(self.shards, indices, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def open(self, index: int) -> Picture:
         """Read one image."""

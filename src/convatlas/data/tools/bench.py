@@ -1,4 +1,4 @@
-"""How fast the loader is, and where its time goes."""
+"""Measure the speed of the loader and of its stages."""
 
 import time
 from collections import defaultdict
@@ -20,7 +20,7 @@ STAGES = ("read", "decode", "crop_and_resize", "steps")
 
 @dataclass(frozen=True)
 class LoaderSpeed:
-    """What a loader delivers.
+    """The speed of a loader.
 
     Attributes:
         images: Images that were loaded.
@@ -50,18 +50,18 @@ def stage_times(data: ClassificationDataModule, images: int) -> dict[str, float]
         images: How many are loaded, spread over the training split.
     """
     source, augmentation, size = data.sources["train"], data.augment, data.augment.size(0) or data.image_size
-    members = data.members["train"][np.arange(images) * data.num_samples("train") // images]
+    indices = data.indices["train"][np.arange(images) * data.num_samples("train") // images]
     row = torch.empty((1, data.in_channels, size, size), dtype=torch.uint8, memory_format=torch.channels_last)[0]
     seconds: dict[str, float] = defaultdict(float)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for number, member in enumerate(members.tolist()):
+    for number, index in enumerate(indices.tolist()):
         generator = np.random.default_rng([data.seed, 0, number])
         start = time.thread_time()
         if not isinstance(source, ArraySource):  # which has nothing to read
-            source.encoded(member)
+            source.encoded(index)
         read = time.thread_time()
-        picture = _TimedPicture(source.open(member))  # reads once more, and decodes what is no JPEG
+        picture = _TimedPicture(source.open(index))  # reads once more, and decodes what is no JPEG
         opened = time.thread_time()
         augmentation.crop(picture, generator, row)  # type: ignore[arg-type]
         cropped = time.thread_time()

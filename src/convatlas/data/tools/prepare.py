@@ -11,10 +11,10 @@ from typing import Any
 
 from convatlas.data.class_list import ClassList
 from convatlas.data.legacy_fingerprint import source_fingerprint
-from convatlas.data.sources.images import Source
+from convatlas.data.sources.images import LabelledSource
 from convatlas.data.sources.manifest import Manifest, ShardRecord
-from convatlas.data.sources.shards import Sample, index_path, write_shard
-from convatlas.data.tools.recode import Shrink, stored_form
+from convatlas.data.sources.shards import ShardSample, index_path, write_shard
+from convatlas.data.tools.recode import Reencode, stored_form
 from convatlas.errors import UserError
 from convatlas.utils.files import dumps
 
@@ -42,7 +42,7 @@ def claimed(output: Path) -> Iterator[None]:
 
 def begin(
     output: Path,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, LabelledSource],
     class_list: ClassList,
     samples_per_shard: int,
     settings: dict[str, Any],
@@ -97,9 +97,9 @@ def begin(
 def write_shards(
     output: Path,
     manifest: Manifest,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, LabelledSource],
     *,
-    shrink: Shrink | None,
+    shrink: Reencode | None,
     in_channels: int,
     threads: int,
     advance: Callable[[int], None],
@@ -126,16 +126,16 @@ def write_shards(
     """
     stopped, lock = Event(), Lock()
 
-    def samples(source: Source, indices: range) -> Iterator[Sample]:
+    def samples(source: LabelledSource, indices: range) -> Iterator[ShardSample]:
         for index in indices:
             if stopped.is_set():
                 raise CancelledError
             suffix, content = stored_form(source.encoded(index), shrink, in_channels, source.path(index))
-            yield Sample(f"{index:08d}.{suffix}", content, int(source.labels[index]))
+            yield ShardSample(f"{index:08d}.{suffix}", content, int(source.labels[index]))
             with lock:
                 advance(1)
 
-    def finish(shard: ShardRecord, source: Source, start: int) -> bool:
+    def finish(shard: ShardRecord, source: LabelledSource, start: int) -> bool:
         path = output / shard.name
         if shard.sha256 and (shard.sha256, shard.index_sha256) == (_sha256(path), _sha256(index_path(path))):
             with lock:

@@ -1,4 +1,4 @@
-"""Images as they go into shards: their own bytes, or a smaller JPEG."""
+"""Encode images for shards: keep the stored bytes, or write a smaller JPEG."""
 
 import io
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ SUFFIXES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shrink:
+class Reencode:
     """Make large images smaller.
 
     Pillow's Lanczos filter, which widens with the scale (antialiasing) and computes with integers: the same bytes on
@@ -75,8 +75,8 @@ class Shrink:
         return buffer.getvalue()
 
 
-def stored_form(encoded: bytes, shrink: Shrink | None, in_channels: int, name: str) -> tuple[str, bytes]:
-    """What a shard holds of an image.
+def stored_form(encoded: bytes, shrink: Reencode | None, in_channels: int, name: str) -> tuple[str, bytes]:
+    """Return the suffix and bytes of an image in a shard.
 
     Args:
         encoded: The file's bytes.

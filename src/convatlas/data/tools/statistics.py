@@ -1,4 +1,4 @@
-"""What a data set is made of: its faults, equal images, classes and sizes, from the record of each split."""
+"""Statistics of a data set: faults, equal images, classes and image sizes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.data.class_list import ClassList
-from convatlas.data.sources.images import Labels, Source
+from convatlas.data.sources.images import LabelledSource, Labels
 from convatlas.data.sources.scan import passed_over_text
 from convatlas.data.tools.verify import KINDS, Record
 from convatlas.utils.files import printable
 
 
-def survey(
-    sources: Mapping[str, Source],
+def statistics(
+    sources: Mapping[str, LabelledSource],
     records: Mapping[str, Record],
     class_list: ClassList,
     image_size: int,
     passed_over: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Gather what the records of all splits say, as built-in containers.
+    """Compute the statistics of all splits from their records, as built-in containers.
 
     Args:
         sources: The images by split.
@@ -38,32 +38,8 @@ def survey(
         contradictions and leaks first; ``splits``: number, greyscale ones, classes and sizes of the images of each.
     """
     names = [printable(name) for name in class_list.names]
-
-    def image(split: str, index: int) -> dict[str, Any]:
-        source = sources[split]
-        label = int(source.labels[index])
-        return {"split": split, "index": index, "class": names[label], "path": printable(source.path(index))}
-
-    findings = [
-        {
-            "severity": KINDS[finding.kind].severity,
-            "kind": finding.kind,
-            **image(split, finding.index),
-            "detail": printable(finding.detail),
-        }
-        for split, record in records.items()
-        for finding in record.findings
-    ]
-    findings.sort(key=lambda finding: finding["severity"])  # stable: in the order of the images
-    splits = list(records)
-    sets = [
-        _set(
-            [image(splits[split], index) for split, index in members],
-            len({records[splits[split]].file_digests[index].tobytes() for split, index in members}),
-        )
-        for members in equal_images(list(records.values()))
-    ]
-    sets.sort(key=lambda equal: ("contradiction" not in equal["kinds"], "leakage" not in equal["kinds"]))
+    findings = _findings(sources, records, names)
+    sets = _equal_sets(sources, records, names)
     counts = Counter([finding["kind"] for finding in findings] + [kind for equal in sets for kind in equal["kinds"]])
     leaked = Counter(shown["split"] for equal in sets if "leakage" in equal["kinds"] for shown in equal["images"])
     num_images = sum(len(source.labels) for source in sources.values())
@@ -161,6 +137,41 @@ def image_sizes(record: Record, image_size: int) -> dict[str, Any]:
         "smaller_than_image_size": int((short < image_size).sum()),
         "short_side": _histogram(short),
     }
+
+
+def _image(split: str, source: LabelledSource, index: int, names: Sequence[str]) -> dict[str, Any]:
+    label = int(source.labels[index])
+    return {"split": split, "index": index, "class": names[label], "path": printable(source.path(index))}
+
+
+def _findings(
+    sources: Mapping[str, LabelledSource], records: Mapping[str, Record], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    findings = [
+        {
+            "severity": KINDS[finding.kind].severity,
+            "kind": finding.kind,
+            **_image(split, sources[split], finding.index, names),
+            "detail": printable(finding.detail),
+        }
+        for split, record in records.items()
+        for finding in record.findings
+    ]
+    return sorted(findings, key=lambda finding: finding["severity"])  # stable: in the order of the images
+
+
+def _equal_sets(
+    sources: Mapping[str, LabelledSource], records: Mapping[str, Record], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    splits = list(records)
+    sets = [
+        _set(
+            [_image(splits[split], sources[splits[split]], index, names) for split, index in members],
+            len({records[splits[split]].file_digests[index].tobytes() for split, index in members}),
+        )
+        for members in equal_images(list(records.values()))
+    ]
+    return sorted(sets, key=lambda equal: ("contradiction" not in equal["kinds"], "leakage" not in equal["kinds"]))
 
 
 def _verdict(

@@ -26,7 +26,7 @@ from convatlas.data.images.decode import (
 )
 from convatlas.data.images.decode import orientation as image_orientation
 from convatlas.data.images.jpeg import damage_inside, open_jpeg
-from convatlas.data.sources.images import Source
+from convatlas.data.sources.images import LabelledSource
 
 TIFF_BITS_PER_SAMPLE = 258
 ALIASES = {"MPO": "JPEG"}
@@ -71,7 +71,7 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ImageFinding:
     """Something about one image.
 
     Attributes:
@@ -86,7 +86,7 @@ class Finding:
 
 
 class Record:
-    """What is known of the images of a split: 41 bytes an image, and the findings.
+    """Findings and properties of the images of a split; takes 41 bytes per image.
 
     Args:
         num_images: How many there are.
@@ -106,7 +106,7 @@ class Record:
         self.heights = np.zeros(num_images, np.uint32)
         self.widths = np.zeros(num_images, np.uint32)
         self.grey = np.zeros(num_images, np.bool_)
-        self.findings: list[Finding] = []
+        self.findings: list[ImageFinding] = []
 
     @property
     def decodable(self) -> NDArray[np.bool_]:
@@ -114,7 +114,7 @@ class Record:
         return self.widths > 0
 
 
-def verify_source(source: Source, in_channels: int, threads: int, advance: Callable[[int], None]) -> Record:
+def verify_source(source: LabelledSource, in_channels: int, threads: int, advance: Callable[[int], None]) -> Record:
     """Decode every image as training does; a bad one is a finding and stops nothing.
 
     Args:
@@ -125,10 +125,10 @@ def verify_source(source: Source, in_channels: int, threads: int, advance: Calla
     """
     num_images = len(source.labels)
     record = Record(num_images)
-    waiting: deque[tuple[int, Future[list[Finding]]]] = deque()
+    waiting: deque[tuple[int, Future[list[ImageFinding]]]] = deque()
     parts = (range(start, min(start + PART, num_images)) for start in range(0, num_images, PART))
 
-    def verify(indices: range) -> list[Finding]:
+    def verify(indices: range) -> list[ImageFinding]:
         return [finding for index in indices for finding in verify_image(source, index, in_channels, record)]
 
     torch.get_num_threads()  # settles the caller's own number, as in the loader
@@ -143,7 +143,7 @@ def verify_source(source: Source, in_channels: int, threads: int, advance: Calla
             advance(count)
 
 
-def verify_image(source: Source, index: int, in_channels: int, record: Record) -> list[Finding]:
+def verify_image(source: LabelledSource, index: int, in_channels: int, record: Record) -> list[ImageFinding]:
     """Decode one image and look at its header; enters it into the record and returns what is to be told."""
     name = source.path(index)
     try:
@@ -152,7 +152,7 @@ def verify_image(source: Source, index: int, in_channels: int, record: Record) -
             decode(encoded, in_channels, name, source.background).permute(1, 2, 0).contiguous().numpy()
         )  # (H, W, C)
     except ImageError as error:
-        return [Finding(index, error.fault, error.reason)]
+        return [ImageFinding(index, error.fault, error.reason)]
     height, width, channels = pixels.shape
     digest = hashlib.sha256(f"{height} {width} ".encode())
     digest.update(pixels.data)
@@ -160,7 +160,7 @@ def verify_image(source: Source, index: int, in_channels: int, record: Record) -
     record.pixel_digests[index] = np.void(digest.digest()[:16])
     record.heights[index], record.widths[index] = height, width
     record.grey[index] = all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in range(1, channels))
-    return [Finding(index, kind, detail) for kind, detail in content_findings(encoded, name)]
+    return [ImageFinding(index, kind, detail) for kind, detail in content_findings(encoded, name)]
 
 
 def content_findings(encoded: bytes, name: str) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What happens to an image between the file and the batch: a crop, then steps on what it shows.
+"""Augmentation of one image: a crop, then steps that change its pixels.
 
 A crop fills a row of the batch with a part of a stored image; it decides which part, so that no more than that is
 decoded. Steps change the row. Both draw from the sample's own random generator alone, so that an image's augmentation
@@ -37,7 +37,7 @@ class Crop(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What is done to a training image.
+    """Augmentation of a training image.
 
     Args:
         crop: What part of it is shown.
@@ -57,8 +57,8 @@ class Augmentation:
     image_size: PositiveInt | Callable[[int], int] | None = None
 
     @property
-    def draws(self) -> int:
-        """Numbers that the loader draws for the device, for each sample."""
+    def random_parameters(self) -> int:
+        """Number of random parameters that the loader draws for the device, per sample."""
         return sum(step.width for step in self._on_device())
 
     def size(self, epoch: int) -> int | None:
@@ -74,20 +74,22 @@ class Augmentation:
                 out.copy_(changed)
 
     def draw(self, generator: np.random.Generator, size: int, out: Tensor) -> None:
-        """Draw what the device needs for one sample, (draws,) float32."""
+        """Draw the random parameters of one sample, (random_parameters,) float32."""
         out.copy_(torch.from_numpy(np.concatenate([step.draw(generator, size) for step in self._on_device()])))
 
     def on_device(self, batch: Batch) -> Batch:
-        """Augment a normalised batch with what was drawn for it."""
-        if batch.draws is None:
+        """Augment a normalised batch with its random parameters."""
+        if batch.random_parameters is None:
             return batch
-        draws = torch.split(batch.draws, [step.width for step in self._on_device()], dim=1)
+        random_parameters = torch.split(batch.random_parameters, [step.width for step in self._on_device()], dim=1)
         images = batch.images
-        for step, drawn in zip(self.batch.values(), draws, strict=False):  # what is left over is the mixing's
+        for step, drawn in zip(
+            self.batch.values(), random_parameters, strict=False
+        ):  # what is left over is the mixing's
             images = step(images, drawn)
         if self.mix is None:
             return batch._replace(images=images)
-        images, weights = self.mix(images, draws[-1])
+        images, weights = self.mix(images, random_parameters[-1])
         return batch._replace(images=images, mixed_labels=partners(batch.labels), label_weights=weights)
 
     def _on_device(self) -> list[BatchStep | Mix]:

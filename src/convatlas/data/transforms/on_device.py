@@ -1,4 +1,4 @@
-"""What is done to a normalised batch on its device.
+"""Augmentation of a normalised batch on its device.
 
 Every random number is drawn on the CPU from the sample's own generator, as the loader fills the batch; the device
 applies the numbers to all samples at once and never waits for the host. So a batch is the same on every device, and a
@@ -32,10 +32,10 @@ class BatchStep(Protocol):
         """Numbers drawn for a sample."""
 
     def draw(self, generator: np.random.Generator, size: int) -> Draws:
-        """Draw what is done to one image of ``size`` × ``size`` pixels: (width,) float32."""
+        """Draw the random parameters of one image of ``size`` × ``size`` pixels: (width,) float32."""
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Do it: images (N, C, H, W) float, normalised, and draws (N, width), to images."""
+    def __call__(self, images: Tensor, random_parameters: Tensor) -> Tensor:
+        """Change normalised images (N, C, H, W) float with their random parameters (N, width)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +70,9 @@ class Lighting:
         offsets: Draws = (EIGENVECTORS @ (alpha * EIGENVALUES) / self.std).astype(np.float32)
         return offsets
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, random_parameters: Tensor) -> Tensor:
         """Shift the colours of images (N, 3, H, W)."""
-        return images + draws[:, :, None, None]
+        return images + random_parameters[:, :, None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +112,9 @@ class RandomErasing:
                     break
         return box
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, random_parameters: Tensor) -> Tensor:
         """Erase in images (N, C, H, W)."""
-        return torch.where(_inside(draws, images), 0.0, images)
+        return torch.where(_inside(random_parameters, images), 0.0, images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +162,12 @@ class Mix:
                 weight = generator.beta(self.mixup_alpha, self.mixup_alpha)
         return np.array([weight, top, left, height, width], dtype=np.float32)
 
-    def __call__(self, images: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, random_parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Mix the pairs of a batch.
 
         Args:
             images: (N, C, H, W) float, N even.
-            draws: (N, 5); every second row is used.
+            random_parameters: (N, 5); every second row is used.
 
         Returns:
             The mixed images, (N, C, H, W), and the weight of each image's own label, (N,) float32: the share of its
@@ -182,8 +182,8 @@ class Mix:
                 f"data.global_batch_size: a part of {count} images reaches augment.mix, which mixes pairs; "
                 "expected an even number of images on each rank and in each accumulation part"
             )
-        draws = draws[0::2].repeat_interleave(2, dim=0)
-        weight, box = draws[:, 0], draws[:, 1:]
+        random_parameters = random_parameters[0::2].repeat_interleave(2, dim=0)
+        weight, box = random_parameters[:, 0], random_parameters[:, 1:]
         weights = torch.where(_inside(box, images), 0.0, weight[:, None, None, None])
         mixed = torch.lerp(partners(images), images, weights.to(images.dtype))
         return mixed, weight * (1 - box[:, 2] * box[:, 3] / (height * width))

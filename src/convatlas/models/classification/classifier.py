@@ -1,4 +1,4 @@
-"""The one surface of all classification networks."""
+"""Base classes of all classification networks."""
 
 from abc import abstractmethod
 from collections.abc import Mapping

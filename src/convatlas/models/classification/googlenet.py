@@ -105,6 +105,15 @@ class AuxiliaryHead(nn.Module):
         return logits
 
 
+def _pool(side: int = 3) -> nn.Module:
+    return nn.MaxPool2d(side, stride=2, ceil_mode=True)
+
+
+def _norm() -> nn.Module:
+    # The constants of the authors' Caffe readers, who divide alpha by 5 as torch does.
+    return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
+
+
 class _GoogLeNet(Classifier):
     """What the two forms share; see their docstrings."""
 
@@ -129,33 +138,27 @@ class _GoogLeNet(Classifier):
         self.auxiliary_dropout = auxiliary_dropout
         self.batch_norm = batch_norm
 
-        def pool(side: int = 3) -> nn.Module:
-            return nn.MaxPool2d(side, stride=2, ceil_mode=True)
-
-        def norm() -> nn.Module:  # the constants of the authors' Caffe readers, who divide alpha by 5 as torch does
-            return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if lrn else nn.Identity()
-
         inception = partial(Inception, kernel=kernel, batch_norm=batch_norm)
         if stem == "imagenet":
             self.conv1 = ConvUnit(in_channels, 64, 7, stride=2, batch_norm=batch_norm)
-            self.maxpool1 = pool()
+            self.maxpool1 = _pool()
         else:
             self.conv1 = ConvUnit(in_channels, 64, 3, batch_norm=batch_norm)
             self.maxpool1 = nn.Identity()
-        self.norm1 = norm()
+        self.norm1 = _norm() if lrn else nn.Identity()
         self.conv2 = ConvUnit(64, 64, 1, batch_norm=batch_norm)
         self.conv3 = ConvUnit(64, 192, 3, batch_norm=batch_norm)
-        self.norm2 = norm()
-        self.maxpool2 = pool()
+        self.norm2 = _norm() if lrn else nn.Identity()
+        self.maxpool2 = _pool()
         self.inception3a = inception(192, 64, 96, 128, 16, 32, 32)
         self.inception3b = inception(256, 128, 128, 192, 32, 96, 64)
-        self.maxpool3 = pool()
+        self.maxpool3 = _pool()
         self.inception4a = inception(480, 192, 96, 208, 16, 48, 64)
         self.inception4b = inception(512, 160, 112, 224, 24, 64, 64)
         self.inception4c = inception(512, 128, 128, 256, 24, 64, 64)
         self.inception4d = inception(512, 112, 144, 288, 32, 64, 64)
         self.inception4e = inception(528, 256, 160, 320, 32, 128, 128)
-        self.maxpool4 = pool(last_pool)
+        self.maxpool4 = _pool(last_pool)
         self.inception5a = inception(832, 256, 160, 320, 32, 128, 128)
         self.inception5b = inception(832, 384, 192, 384, 48, 128, 128)
         self.dropout = dropout_layer(dropout)

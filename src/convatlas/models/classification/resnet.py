@@ -1,6 +1,6 @@
 """Residual networks and their plain twins (He et al., "Deep Residual Learning", CVPR 2016)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -126,43 +126,42 @@ class ResNet(_ResidualNetwork):
             pool=pool if imagenet else None,
         )
 
-        self.conv1 = nn.Conv2d(
-            in_channels, 64, 7 if imagenet else 3, 2 if imagenet else 1, 3 if imagenet else 1, bias=False
+        self._add_stem(imagenet=imagenet, pool=pool)
+        stage = partial(
+            _stage,
+            shortcut=shortcut,
+            padding=shortcut_padding,
+            residual=residual,
+            bottleneck=bottleneck,
+            drops=drops,
         )
+        self.num_features = 512 * expansion
+        self._add_stages(stage, counts, expansion, output_stride // (4 if imagenet else 1))
+        _he_init(self)
+        if zero_init_residual:
+            _zero_last_norms(self)
+        self.reset_classifier(num_classes)
+
+    def _add_stem(self, *, imagenet: bool, pool: Literal["padded", "ceil"]) -> None:
+        kernel, stride, padding = (7, 2, 3) if imagenet else (3, 1, 1)
+        self.conv1 = nn.Conv2d(self.in_channels, 64, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         border = 1 if pool == "padded" else 0
         self.maxpool = nn.MaxPool2d(3, 2, border, ceil_mode=pool == "ceil") if imagenet else nn.Identity()
+
+    def _add_stages(
+        self, stage: Callable[..., nn.Sequential], counts: Sequence[int], expansion: int, max_stride: int
+    ) -> None:
+        """Add ``layer1`` to ``layer4``, whose strides multiply to at most ``max_stride``; others become dilations."""
         self.stages = ("layer1", "layer2", "layer3", "layer4")
-        channels, reached, dilation = 64, 4 if imagenet else 1, 1
-        for index, name in enumerate(self.stages):
+        self.dilation, reached, channels = 1, 1, 64
+        for index, (name, count) in enumerate(zip(self.stages, counts, strict=True)):
             width = 64 * 2**index
             wanted = 1 if index == 0 else 2
-            stride = wanted if reached * wanted <= output_stride else 1
-            before, dilation = dilation, dilation * wanted // stride
-            blocks = _stage(
-                channels,
-                width,
-                counts[index],
-                stride,
-                (before, dilation),
-                shortcut=shortcut,
-                padding=shortcut_padding,
-                residual=residual,
-                bottleneck=bottleneck,
-                drops=drops,
-            )
-            setattr(self, name, blocks)
-            channels, reached = width * expansion, reached * stride
-        self.dilation = dilation
-        self.num_features = 512 * expansion
-        _he_init(self)
-        if zero_init_residual:
-            for block in self.modules():
-                if isinstance(block, BasicBlock):
-                    nn.init.zeros_(block.bn2.weight)
-                elif isinstance(block, Bottleneck):
-                    nn.init.zeros_(block.bn3.weight)
-        self.reset_classifier(num_classes)
+            stride = wanted if reached * wanted <= max_stride else 1
+            dilation = self.dilation, self.dilation * wanted // stride
+            setattr(self, name, stage(channels, width, count, stride, dilation))
+            self.dilation, reached, channels = dilation[1], reached * stride, width * expansion
 
     @property
     def torchvision_name(self) -> str | None:
@@ -289,6 +288,14 @@ def _downsample(
     if shortcut == "A":
         return ZeroPadShortcut(stride=stride, extra_channels=out_channels - in_channels, padding=padding)
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
+def _zero_last_norms(model: nn.Module) -> None:
+    for block in model.modules():
+        if isinstance(block, BasicBlock):
+            nn.init.zeros_(block.bn2.weight)
+        elif isinstance(block, Bottleneck):
+            nn.init.zeros_(block.bn3.weight)
 
 
 def _he_init(model: nn.Module) -> None:

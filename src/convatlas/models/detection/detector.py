@@ -1,4 +1,4 @@
-"""The one surface of all detectors: a region proposal network and heads on the regions (R-CNN).
+"""Base class of all detectors: a region proposal network and heads on the regions (R-CNN).
 
 Proposals, regions of interest and their losses are torchvision's, so parameter names are too.
 """
@@ -26,7 +26,7 @@ ResidualBackbone = ResNet | CifarResNet
 
 
 class Target(TypedDict):
-    """What is in an image, for training; no object is fine.
+    """The objects of a training image; there may be none.
 
     Attributes:
         boxes: x0, y0, x1, y1 in pixels of the network's input, x1 > x0 and y1 > y0, (n, 4) float32.
@@ -40,7 +40,7 @@ class Target(TypedDict):
 
 
 class Detection(TypedDict):
-    """What a detector finds in an image, the most certain first.
+    """Detections in an image, by falling score.
 
     Attributes:
         boxes: x0, y0, x1, y1 in pixels of the network's input, (n, 4) float32.
@@ -173,7 +173,7 @@ class Detector(OnBackbone):
 
     @property
     def has_masks(self) -> bool:
-        """Whether it also finds the pixels of an object."""
+        """Whether the network predicts masks."""
         return bool(self.roi_heads.has_mask())
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -197,7 +197,7 @@ class Detector(OnBackbone):
         body: Architecture = self.backbone.body  # type: ignore[assignment]
         return body
 
-    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Leave out the last layer and put the others under the body or the head."""
         last = f"{self.classifier_body.classifier_name}."
         carried = {}

@@ -77,14 +77,14 @@ class DeepLabVGG(Segmenter):
         for index in range(self.branches):
             self.add_module(f"fc8_{index}", gaussian_conv(self.width, num_classes, 1))
 
-    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Put the weights of a VGG-16 into place; each fc6 and fc7 gets its linear layer's, thinned where smaller."""
         layers = {
             name: layer
             for name, layer in self.named_children()
             if name.startswith(("fc6", "fc7")) and isinstance(layer, nn.Conv2d)
         }
-        return super().carry_over(classifier) | vgg_linear_layers(classifier, layers)
+        return super().convert_backbone_state_dict(classifier) | vgg_linear_layers(classifier, layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, num_classes, H, W)."""

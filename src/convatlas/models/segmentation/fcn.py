@@ -83,9 +83,11 @@ class FCNVGG(Segmenter):
             self.add_module(f"score_{name}", zero_scores(channels, num_classes))
         self.add_module(f"upscore{self.stride}", Upsampling(num_classes, self.stride, learnt=False))
 
-    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Put the weights of a VGG-16 into place; its linear layers take the form of convolutions."""
-        return super().carry_over(classifier) | vgg_linear_layers(classifier, {"fc6": self.fc6, "fc7": self.fc7})
+        return super().convert_backbone_state_dict(classifier) | vgg_linear_layers(
+            classifier, {"fc6": self.fc6, "fc7": self.fc7}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, num_classes, H, W)."""

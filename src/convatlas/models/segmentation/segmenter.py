@@ -51,7 +51,7 @@ class Segmenter(OnBackbone):
         """The smallest height or width of an image whose output has ``length`` pixels or more."""
         return length
 
-    def carry_over(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Leave out the classifier and put the names under ``backbone``."""
         if self.backbone is None:
             raise ValueError(f"{type(self).__name__} has no backbone")

@@ -25,7 +25,7 @@ def write_verification_page(result: Mapping[str, Any], thumbnails: Sequence[byte
     """Write one self-contained HTML page about a data set.
 
     Args:
-        result: What ``data.survey.survey`` gathers, and ``data``, the name of the data set.
+        result: What ``statistics`` gathers, and ``data``, the name of the data set.
         thumbnails: PNGs of the first sets of equal images, at most ``PICTURES``.
         output: Path of the page.
 

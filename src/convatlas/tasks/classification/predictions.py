@@ -1,18 +1,16 @@
-"""The predictions of one evaluation, from all ranks, and what they say per class."""
-
-from typing import Any
+"""The predictions of one evaluation, gathered from all ranks."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from convatlas.data.batch import Batch, ViewBatch
 from convatlas.errors import UserError
+from convatlas.tasks.gathering import gather_ranks
 
 
 class Predictions:
-    """What a network said of each sample of a split.
+    """Predictions for the samples of a split.
 
     Args:
         split: The split that is evaluated.
@@ -52,11 +50,7 @@ class Predictions:
             UserError: There are none: every image was skipped.
         """
         mine = tuple(torch.cat(column) for column in zip(*self._batches, strict=True))
-        columns: list[Any] = [mine]
-        if dist.is_available() and dist.is_initialized():
-            columns = [None] * dist.get_world_size()
-            dist.all_gather_object(columns, mine)
-        joined = [torch.cat(column) for column in zip(*columns, strict=True)]
+        joined = [torch.cat(column) for column in zip(*gather_ranks(mine), strict=True)]
         if not len(joined[0]):
             raise UserError(f"data.on_error=skip: none of the {self.split} images can be decoded")
         order = joined[0].argsort()

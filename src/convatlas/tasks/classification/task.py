@@ -9,13 +9,10 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from convatlas.config.value_types import Name
 from convatlas.data.batch import Batch, ViewBatch
-from convatlas.models.classification.classifier import Classifier
 from convatlas.models.outputs import ClassifierOutput
 from convatlas.tasks.base import Task
 from convatlas.tasks.classification.predictions import Predictions
-from convatlas.tasks.optimization import OptimizerRecipe, Schedule
 
 PRESENT = 0.2
 """Share of a mixed image above which binary cross-entropy takes a class to be in it; the value of timm's recipes."""
@@ -28,54 +25,31 @@ class ClassificationTask(Task):
     and ``top5`` of the split that is evaluated, each sample counted once.
 
     Args:
-        name: The architecture, as its configuration file is called.
-        net: The network.
         loss: ``cross_entropy`` of the softmax, or ``binary_cross_entropy`` of each class by itself, their mean
             ("ResNet strikes back", Wightman et al. 2021, section 2).
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016, section 7).
         auxiliary_weight: Weight of each auxiliary head's loss (GoogLeNet, section 5).
-        weights: What to start from: a state dict's file, ``torchvision``, ``torchvision:NAME``, or None.
-        weights_entry: Which weights of a file that holds several, keys joined by dots; None is ``state_dict`` or
-            ``model``.
-        reset_classifier: Take such weights at their own number of classes and start a new classifier, to fine-tune.
-        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
         compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
-        optimizer: How to optimize; None for a network that is only evaluated.
-        schedule: The learning-rate schedule; None likewise.
+        common: Those of ``Task``.
     """
 
-    problem = "classification"
-    usual_protocol = "center_crop"
+    task_type = "classification"
+    default_protocol = "center_crop"
     monitor = "val/top1"
-    measures = "loss|top1|top5"
+    metric_names = "loss|top1|top5"
 
     def __init__(
         self,
         *,
-        name: Name,
-        net: Classifier,
         loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy",
         label_smoothing: float = 0.0,
         auxiliary_weight: float = 0.3,
-        weights: str | None = None,
-        weights_entry: str | None = None,
-        reset_classifier: bool = False,
-        channels_last: bool = False,
         compile: bool = False,
-        optimizer: OptimizerRecipe | None = None,
-        schedule: Schedule | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            name=name,
-            net=net,
-            weights=weights,
-            weights_entry=weights_entry,
-            reset_classifier=reset_classifier,
-            channels_last=channels_last,
-            optimizer=optimizer,
-            schedule=schedule,
-            compile=compile,
-        )
+        super().__init__(**common)
+        if compile:
+            self.compile_net()
         self.is_binary = loss == "binary_cross_entropy"
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight

@@ -16,8 +16,8 @@ AREAS = {"": 0, "_small": 1, "_medium": 2, "_large": 3}
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a detector found in one image.
+class Detections:
+    """Detections in one image.
 
     Attributes:
         index: Position of the image in its split.
@@ -51,9 +51,9 @@ class AveragePrecision:
 
 
 def average_precision(
-    found: Sequence[Found], objects: Sequence[Objects], num_classes: int, kind: Literal["box", "mask"]
+    found: Sequence[Detections], objects: Sequence[Objects], num_classes: int, kind: Literal["box", "mask"]
 ) -> AveragePrecision:
-    """Compare detections with what is there, as pycocotools does.
+    """Compute average precision as pycocotools does.
 
     Args:
         found: What was found in each image.
@@ -110,7 +110,7 @@ def _truth(objects: Sequence[Objects], *, masks: bool) -> list[dict[str, Any]]:
     return annotations
 
 
-def _said(found: Sequence[Found], *, masks: bool) -> list[dict[str, Any]]:
+def _said(found: Sequence[Detections], *, masks: bool) -> list[dict[str, Any]]:
     annotations: list[dict[str, Any]] = []
     for number, said in enumerate(found, 1):
         areas = coco_mask.area(list(said.masks)) if masks and said.masks else None

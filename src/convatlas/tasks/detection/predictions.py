@@ -1,20 +1,20 @@
-"""What a detector found in the images of one evaluation, from all ranks."""
+"""The detections of one evaluation, gathered from all ranks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from convatlas.data.detection.objects import Objects, encode_masks
 from convatlas.errors import UserError
 from convatlas.models.detection.detector import Detection
-from convatlas.tasks.detection.average_precision import AveragePrecision, Found, average_precision
+from convatlas.tasks.detection.average_precision import AveragePrecision, Detections, average_precision
+from convatlas.tasks.gathering import gather_ranks
 
-CERTAIN = 0.5
+SCORE_THRESHOLD = 0.5
 """Score from which a detection is counted and drawn."""
 OVERLAP = 0.5
 """IoU from which it is the object."""
@@ -23,8 +23,8 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
-class ImageScore:
-    """How many objects of an image were found, by detections of at least ``CERTAIN``.
+class DetectionScore:
+    """How many objects of an image were found, by detections of at least ``SCORE_THRESHOLD``.
 
     Attributes:
         index: Position in the split.
@@ -57,8 +57,8 @@ class ObjectPredictions:
         self.split = split
         self.num_classes = num_classes
         self.objects = objects
-        self.found: list[Found] = []
-        self.scores: list[ImageScore] = []
+        self.found: list[Detections] = []
+        self.scores: list[DetectionScore] = []
         self.precision: dict[str, AveragePrecision] = {}
 
     @property
@@ -67,7 +67,7 @@ class ObjectPredictions:
         return len(self.found)
 
     def update(self, index: int, said: Detection) -> None:
-        """Keep what was found in one image, in pixels of the stored image."""
+        """Add the detections of one image, in pixels of the stored image."""
         self.found.append(found_in(index, said))
 
     def gather(self) -> None:
@@ -76,10 +76,7 @@ class ObjectPredictions:
         Raises:
             UserError: There are none: every image was skipped.
         """
-        if dist.is_available() and dist.is_initialized():
-            everyone: list[list[Found]] = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(everyone, self.found)
-            self.found = [found for part in everyone for found in part]
+        self.found = [found for part in gather_ranks(self.found) for found in part]
         if not self.found:
             raise UserError(f"data.on_error=skip: none of the {self.split} images can be decoded")
         self.found.sort(key=lambda found: found.index)
@@ -110,16 +107,16 @@ class ObjectPredictions:
         return [row * len(self.found) // count for row in range(count)]
 
 
-def found_in(index: int, said: Detection) -> Found:
-    """What was found in one image, in pixels of the stored image, off the device and compact."""
+def found_in(index: int, said: Detection) -> Detections:
+    """Move the detections of one image to the CPU and encode the masks."""
     masks = encode_masks(said["masks"].cpu().numpy()) if "masks" in said else None
     boxes, labels, scores = (said[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
-    return Found(index, boxes, labels.astype(np.int64), scores, masks)
+    return Detections(index, boxes, labels.astype(np.int64), scores, masks)
 
 
-def _score(found: Found, true: Objects) -> ImageScore:
-    """Give each certain detection, the most certain first, the object that it overlaps most and nobody has."""
-    certain = np.flatnonzero(found.scores >= CERTAIN)
+def _score(found: Detections, true: Objects) -> DetectionScore:
+    """Match detections, by falling score, to the free object that each overlaps most."""
+    certain = np.flatnonzero(found.scores >= SCORE_THRESHOLD)
     overlaps = box_iou(torch.from_numpy(found.boxes[certain]), torch.from_numpy(true.boxes)).numpy()
     overlaps[found.labels[certain, None] != true.labels[None]] = 0
     taken: NDArray[np.bool_] = np.zeros(len(true.labels), np.bool_)
@@ -132,7 +129,7 @@ def _score(found: Found, true: Objects) -> ImageScore:
         else:
             wrong += 1
     single = ~true.crowd
-    return ImageScore(found.index, int((taken & single).sum()), int((~taken & single).sum()), wrong)
+    return DetectionScore(found.index, int((taken & single).sum()), int((~taken & single).sum()), wrong)
 
 
 def _by_score(scores: NDArray[np.float32]) -> Sequence[int]:

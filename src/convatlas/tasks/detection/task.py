@@ -2,25 +2,22 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from convatlas.config.value_types import Name
 from convatlas.data.batch import ObjectBatch
 from convatlas.data.detection.objects import Objects
 from convatlas.errors import DivergedError, UserError
 from convatlas.models.detection.detector import Detection, Detector, Target, in_stored_image
-from convatlas.models.weights import load_backbone
 from convatlas.tasks.base import Task
 from convatlas.tasks.detection.predictions import ObjectPredictions
 from convatlas.tasks.interfaces import Images
-from convatlas.tasks.optimization import OptimizerRecipe, Schedule
 
 
 class ObjectImages(Images, Protocol):
-    """What the task asks of a data module."""
+    """The interface of a data module that the task uses."""
 
     @property
     def split(self) -> str:
@@ -31,7 +28,7 @@ class ObjectImages(Images, Protocol):
         """Whether objects have masks."""
 
     def objects(self, split: str, index: int) -> Objects:
-        """What is in an image of a split."""
+        """Return the objects of an image of a split."""
 
 
 class DetectionTask(Task):
@@ -43,63 +40,29 @@ class DetectionTask(Task):
     ``mask_map`` and so on, from the detections of all ranks.
 
     Args:
-        name: The architecture, as its configuration file is called.
-        net: The network.
         backbone: ``weights``: a trained classification network that the detector starts from; a file,
-            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: as below, of that file.
-        weights: What the whole network starts from, likewise.
-        weights_entry: Which weights of that file, if it holds several, keys joined by dots; None is ``state_dict`` or
-            ``model``.
-        reset_classifier: Take such weights at their own number of classes and start new last layers, to fine-tune.
-        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
-        optimizer: How to optimize; None for a network that is only evaluated.
-        schedule: The learning-rate schedule; None likewise.
+            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: the entry of that file.
+        common: Those of ``Task``.
 
     Attributes:
-        predictions: What the last evaluation found in each image.
+        predictions: Detections of the last evaluation.
     """
 
-    problem = "detection"
-    usual_protocol = "whole_image"
+    task_type = "detection"
+    default_protocol = "whole_image"
     monitor = "val/box_map"
-    measures = r"(box|mask)_ma[pr]\w*"
+    metric_names = r"(box|mask)_ma[pr]\w*"
     net: Detector
 
-    def __init__(
-        self,
-        *,
-        name: Name,
-        net: Detector,
-        backbone: Mapping[str, str | None] | None = None,
-        weights: str | None = None,
-        weights_entry: str | None = None,
-        reset_classifier: bool = False,
-        channels_last: bool = False,
-        optimizer: OptimizerRecipe | None = None,
-        schedule: Schedule | None = None,
-    ) -> None:
-        super().__init__(
-            name=name,
-            net=net,
-            weights=weights,
-            weights_entry=weights_entry,
-            reset_classifier=reset_classifier,
-            channels_last=channels_last,
-            optimizer=optimizer,
-            schedule=schedule,
-        )
-        source = (backbone or {}).get("weights")
-        entry = (backbone or {}).get("weights_entry")
-        if source is not None:
-            self.loaded.append(load_backbone(net, source, entry=entry))
-        elif entry is not None:
-            raise UserError(f"model.backbone.weights_entry={entry}: expected model.backbone.weights, the file")
+    def __init__(self, *, backbone: Mapping[str, str | None] | None = None, **common: Any) -> None:
+        super().__init__(**common)
+        self.load_backbone(backbone)
 
     def check_data(self, data: Images) -> None:
-        """Refuse images that the network is not for.
+        """Refuse data that do not fit the network.
 
         Raises:
-            UserError: Data of another problem, or without the masks that the network learns.
+            UserError: Data of another task type, or without the masks that the network learns.
         """
         super().check_data(data)
         if self.net.has_masks and not cast(ObjectImages, data).has_masks:
@@ -109,7 +72,7 @@ class DetectionTask(Task):
             )
 
     def forward(self, batch: ObjectBatch) -> list[Detection]:
-        """What is in each image, in pixels of the stored image."""
+        """Return the detections of each image, in pixels of the stored image."""
         found = cast(list[Detection], self.net(batch.images, batch.sizes))
         return [in_stored_image(*one) for one in zip(found, batch.sizes, batch.stored_sizes, strict=True)]
 
@@ -148,7 +111,7 @@ class DetectionTask(Task):
         self._begin("val")
 
     def validation_step(self, batch: ObjectBatch) -> None:
-        """Keep what is found in one batch of the tuning split."""
+        """Add the detections of one batch of the tuning split."""
         self._keep(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -160,7 +123,7 @@ class DetectionTask(Task):
         self._begin(self.trainer.datamodule.split)  # type: ignore[attr-defined]
 
     def test_step(self, batch: ObjectBatch) -> None:
-        """Keep what is found in one batch of the reported split."""
+        """Add the detections of one batch of the reported split."""
         self._keep(batch)
 
     def on_test_epoch_end(self) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from convatlas.data.batch import VOID
+from convatlas.data.batch import IGNORE_INDEX
 
 
 class PixelConfusion(Metric):
@@ -49,7 +49,7 @@ class PixelConfusion(Metric):
 
 def pixel_counts(classes: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """The confusion matrix (K, K) int64 of predicted classes and labels of the same shape, without void pixels."""
-    counted = labels != VOID
+    counted = labels != IGNORE_INDEX
     pairs = labels[counted] * num_classes + classes[counted]
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 

@@ -1,12 +1,12 @@
-"""What a network said of the images of one evaluation, from all ranks."""
+"""The predictions of one evaluation, gathered from all ranks."""
 
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from convatlas.errors import UserError
+from convatlas.tasks.gathering import gather_ranks
 from convatlas.tasks.segmentation.confusion import class_ious, pixel_counts
 
 SHOWN = 12
@@ -14,7 +14,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True, order=True)
-class ImageScore:
+class SegmentationScore:
     """How well one image was segmented.
 
     Attributes:
@@ -49,7 +49,7 @@ class MaskPredictions:
         self.num_classes = num_classes
         count = min(SHOWN, num_samples)
         self.sample = [row * num_samples // count for row in range(count)]
-        self.scores: list[ImageScore] = []
+        self.scores: list[SegmentationScore] = []
         self.masks: dict[int, Tensor] = {}
 
     @property
@@ -64,10 +64,10 @@ class MaskPredictions:
         return [score.index for score in sorted(scored, key=lambda score: (score.mean_iou, score.index))[:SHOWN]]
 
     def update(self, index: int, classes: Tensor, labels: Tensor) -> None:
-        """Keep what was said of one image: predicted classes and labels (H, W)."""
+        """Add the predicted classes and labels of one image, (H, W) each."""
         counts = pixel_counts(classes, labels, self.num_classes)
         accuracy = counts.diagonal().sum().double() / counts.sum()
-        self.scores.append(ImageScore(index, float(class_ious(counts).nanmean()), float(accuracy)))
+        self.scores.append(SegmentationScore(index, float(class_ious(counts).nanmean()), float(accuracy)))
         self.masks[index] = classes.to(torch.uint8).cpu()
         self._forget()
 
@@ -81,12 +81,9 @@ class MaskPredictions:
             UserError: There are none: every image was skipped.
         """
         self.counts = counts.cpu()
-        if dist.is_available() and dist.is_initialized():
-            everyone: list[tuple[list[ImageScore], dict[int, Tensor]] | None] = [None] * dist.get_world_size()
-            dist.all_gather_object(everyone, (self.scores, self.masks))
-            found = [each for each in everyone if each is not None]
-            self.scores = [score for scores, _ in found for score in scores]
-            self.masks = {index: mask for _, masks in found for index, mask in masks.items()}
+        ranks = gather_ranks((self.scores, self.masks))
+        self.scores = [score for scores, _ in ranks for score in scores]
+        self.masks = {index: mask for _, masks in ranks for index, mask in masks.items()}
         if not self.scores:
             raise UserError(f"data.on_error=skip: none of the {self.split} images can be used")
         self.scores.sort()

@@ -1,21 +1,19 @@
 """Semantic segmentation: cross-entropy of pixels, mean intersection over union."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convatlas.config.value_types import Name
-from convatlas.data.batch import VOID, SegmentationBatch, WholeImageBatch
+from convatlas.data.batch import IGNORE_INDEX, SegmentationBatch, WholeImageBatch
 from convatlas.errors import UserError
 from convatlas.models.outputs import ClassifierOutput
 from convatlas.models.segmentation.segmenter import Segmenter
 from convatlas.models.segmentation.unet import centre
-from convatlas.models.weights import load_backbone
 from convatlas.tasks.base import Task
 from convatlas.tasks.interfaces import Images
-from convatlas.tasks.optimization import OptimizerRecipe, Schedule
 from convatlas.tasks.segmentation.confusion import PixelConfusion
 from convatlas.tasks.segmentation.predictions import MaskPredictions
 from convatlas.tasks.segmentation.protocols import DenseViews
@@ -29,67 +27,40 @@ class SegmentationTask(Task):
     from one confusion matrix over all ranks.
 
     Args:
-        name: The architecture, as its configuration file is called.
-        net: The network.
         backbone: ``weights``: a trained classification network that the backbone starts from; a file,
-            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: as below, of that file.
+            ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: the entry of that file.
         auxiliary_weight: Weight of the auxiliary head's loss.
-        weights: What the whole network starts from, likewise.
-        weights_entry: Which weights of that file, if it holds several, keys joined by dots; None is ``state_dict`` or
-            ``model``.
-        reset_classifier: Take such weights at their own number of classes and start a new last layer, to fine-tune.
-        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory: the same network in another layout.
         compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
-        optimizer: How to optimize; None for a network that is only evaluated.
-        schedule: The learning-rate schedule; None likewise.
+        common: Those of ``Task``.
 
     Attributes:
         views: How an evaluation shows whole images to the network.
-        predictions: What the last evaluation said of each image.
+        predictions: Predictions of the last evaluation.
     """
 
-    problem = "segmentation"
-    usual_protocol = "whole_image"
+    task_type = "segmentation"
+    default_protocol = "whole_image"
     monitor = "val/mean_iou"
-    measures = "loss|mean_iou|pixel_accuracy|mean_accuracy|frequency_weighted_iou"
+    metric_names = "loss|mean_iou|pixel_accuracy|mean_accuracy|frequency_weighted_iou"
     net: Segmenter
 
     def __init__(
         self,
         *,
-        name: Name,
-        net: Segmenter,
         backbone: Mapping[str, str | None] | None = None,
         auxiliary_weight: float = 0.5,
-        weights: str | None = None,
-        weights_entry: str | None = None,
-        reset_classifier: bool = False,
-        channels_last: bool = False,
         compile: bool = False,
-        optimizer: OptimizerRecipe | None = None,
-        schedule: Schedule | None = None,
+        **common: Any,
     ) -> None:
-        source = (backbone or {}).get("weights")
+        source, weights = (backbone or {}).get("weights"), common.get("weights")
         if source is not None and weights is not None:
             raise UserError(
                 f"model.weights={weights}, model.backbone.weights={source}: both start the backbone; expected one"
             )
-        super().__init__(
-            name=name,
-            net=net,
-            weights=weights,
-            weights_entry=weights_entry,
-            reset_classifier=reset_classifier,
-            channels_last=channels_last,
-            optimizer=optimizer,
-            schedule=schedule,
-            compile=compile,
-        )
-        entry = (backbone or {}).get("weights_entry")
-        if source is not None:
-            self.loaded.append(load_backbone(net, source, entry=entry))
-        elif entry is not None:
-            raise UserError(f"model.backbone.weights_entry={entry}: expected model.backbone.weights, the file")
+        super().__init__(**common)
+        self.load_backbone(backbone)
+        if compile:
+            self.compile_net()
         self.auxiliary_weight = auxiliary_weight
         self.views = DenseViews()
         self.train_confusion = PixelConfusion(self.num_classes)
@@ -98,10 +69,10 @@ class SegmentationTask(Task):
         self.predictions: MaskPredictions | None = None
 
     def check_data(self, data: Images) -> None:
-        """Refuse images that the network is not for.
+        """Refuse data that do not fit the network.
 
         Raises:
-            UserError: Data of another problem, or an image size that the network does not take.
+            UserError: Data of another task type, or an image size that the network does not take.
         """
         super().check_data(data)
         self.net.output_size(data.image_size)
@@ -119,10 +90,10 @@ class SegmentationTask(Task):
             auxiliary = [self.loss(logits, batch) for logits in output.auxiliary]
             return self.loss(output.logits, batch) + self.auxiliary_weight * sum(auxiliary, torch.zeros(()))
         labels = centre(batch.labels, *output.shape[-2:])
-        counted = (labels != VOID).sum().clamp(min=1)
+        counted = (labels != IGNORE_INDEX).sum().clamp(min=1)
         if batch.weights is None:
-            return F.cross_entropy(output, labels, ignore_index=VOID, reduction="sum") / counted
-        losses = F.cross_entropy(output, labels, ignore_index=VOID, reduction="none")
+            return F.cross_entropy(output, labels, ignore_index=IGNORE_INDEX, reduction="sum") / counted
+        losses = F.cross_entropy(output, labels, ignore_index=IGNORE_INDEX, reduction="none")
         return (losses * centre(batch.weights, *output.shape[-2:])).sum() / counted
 
     def training_step(self, batch: SegmentationBatch) -> Tensor:
@@ -154,7 +125,7 @@ class SegmentationTask(Task):
         self.predictions = MaskPredictions(data.split, data.num_samples(data.split), self.num_classes)
 
     def test_step(self, batch: WholeImageBatch) -> None:
-        """Count one batch of the reported split and keep what is said of its images."""
+        """Count one batch of the reported split and keep its predictions."""
         for index, classes, labels in zip(
             batch.indices.tolist(), self._count(self.test_confusion, batch), batch.labels, strict=True
         ):
@@ -170,7 +141,7 @@ class SegmentationTask(Task):
         predicted = []
         for scores, labels in zip(self(batch.images), batch.labels, strict=True):
             predicted.append(scores.argmax(dim=0))
-            losses = F.nll_loss(scores[None], labels[None], ignore_index=VOID, reduction="none")
+            losses = F.nll_loss(scores[None], labels[None], ignore_index=IGNORE_INDEX, reduction="none")
             confusion.update(predicted[-1], labels, losses)
         return predicted
 
