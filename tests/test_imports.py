@@ -58,3 +58,20 @@ def test_a_package_has_at_most_14_modules() -> None:
     folders = [folder for folder in (SOURCE / "convatlas").rglob("*") if folder.is_dir()]
     counts = {folder.name: len([file for file in folder.glob("*.py") if file.stem[0] != "_"]) for folder in folders}
     assert {name: count for name, count in counts.items() if count > 14} == {}
+
+
+def length(function: ast.FunctionDef) -> int:
+    first = function.body[0]
+    docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    return lines - ((first.end_lineno or 0) - first.lineno + 1 if docstring else 0)
+
+
+def test_a_function_has_at_most_50_lines_beside_its_docstring() -> None:
+    functions = [(name, node) for name, tree in TREES.items() for node in ast.walk(tree)]
+    long = {
+        f"{name}.{node.name}": length(node)
+        for name, node in functions
+        if isinstance(node, ast.FunctionDef) and length(node) > 50
+    }
+    assert long == {}
