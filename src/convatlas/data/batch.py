@@ -17,7 +17,7 @@ class Batch(NamedTuple):
         indices: Position of each image in its split, (N,) int64.
         random_parameters: Drawn for the augmentation on the device, (N, K) float32; None if unused.
         mixed_labels: Class of the image that was mixed into each, (N,) int64; None without mixing.
-        label_weights: Share of each image's own label, (N,) float32, the rest belongs to ``mixed_labels``; None without mixing.
+        label_weights: Share of each image's own label, (N,) float32; the rest is that of ``mixed_labels``.
     """
 
     images: Tensor
@@ -87,7 +87,7 @@ class ObjectBatch(NamedTuple):
     """Images of several sizes with their objects; evaluation batches hold no objects.
 
     Attributes:
-        images: (N, C, H, W), padded with zeros at the right and bottom; uint8 as loaded, float32 normalised on the device.
+        images: (N, C, H, W), zero-padded at the right and bottom; uint8 as loaded, float32 normalised on the device.
         sizes: Height and width of each in the batch.
         stored_sizes: Height and width of each stored image.
         boxes: x0, y0, x1, y1 of each image's objects in pixels of the batch, each (n, 4) float32.

@@ -46,7 +46,7 @@ class PrefetchingLoader(ABC):
         seed: The run's seed.
         threads: Number of threads.
         prefetch: Batches prepared ahead.
-        on_error: What to do with an image that cannot be decoded: ``raise``; ``replace`` it by the split's next one that
+        on_error: If an image cannot be decoded: ``raise``; ``replace`` it by the split's next one that
             can; or ``drop`` it, which leaves its batch smaller.
         skipped: Where replaced and dropped images are counted.
 

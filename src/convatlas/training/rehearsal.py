@@ -16,7 +16,7 @@ from convatlas.errors import UserError
 from convatlas.models.base import Architecture
 from convatlas.models.weights import TRAINED, check_fit
 from convatlas.tasks.base import Task
-from convatlas.tasks.optimization import ScheduleContext, OptimizerConfig, Schedule
+from convatlas.tasks.optimization import OptimizerConfig, Schedule, ScheduleContext
 from convatlas.training.callbacks.checkpointing import STATE_KEY, recorded_bytes
 from convatlas.training.callbacks.ema import STATE_KEY as EMA_KEY
 from convatlas.training.callbacks.resume_state import KEY as PROCESS_STATES
