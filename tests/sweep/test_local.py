@@ -36,7 +36,7 @@ def test_how_workers_ended_does_not_matter_when_all_trials_have(
 def test_the_end_of_a_worker_is_told_when_trials_are_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(WorkersEndedError, match="ended with status -9"):
         end_with(monkeypatch, tmp_path, ["kill -9 $$", "exit 0"], finished=False)
-    with pytest.raises(UserError, match="found a mistake"):
+    with pytest.raises(UserError, match="reported a mistake"):
         end_with(monkeypatch, tmp_path, ["exit 2", "exit 75"], finished=False)
     with pytest.raises(SystemExit) as stopped:
         end_with(monkeypatch, tmp_path, ["exit 75", "exit 0"], finished=False)
