@@ -23,7 +23,7 @@ from PIL import Image
 from convatlas.data.sources.shards import ShardSample, index_path, write_shard
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
-OUTPUT = Path(__file__).parents[1] / "src" / "convatlas" / "data" / "fashion_mnist_sample"
+OUTPUT = Path(__file__).parents[1] / "src" / "convatlas" / "data" / "classification" / "fashion_mnist_sample"
 SPLITS = {"train": ("train", 500), "test": ("t10k", 100)}
 CLASSES = 10
 
