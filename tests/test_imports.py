@@ -1,6 +1,7 @@
 """The layout: imports go one way, packages and functions stay small."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -58,6 +59,12 @@ def test_a_package_has_at_most_14_modules() -> None:
     folders = [folder for folder in (SOURCE / "convatlas").rglob("*") if folder.is_dir()]
     counts = {folder.name: len([file for file in folder.glob("*.py") if file.stem[0] != "_"]) for folder in folders}
     assert {name: count for name, count in counts.items() if count > 14} == {}
+
+
+def test_two_classes_never_share_a_name() -> None:
+    nodes = [node for tree in TREES.values() for node in ast.walk(tree)]
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def length(function: ast.FunctionDef) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from convatlas.config.former_names import FORMER
 from convatlas.config.public_names import TABLE, find_object, kind_of, public_name
-from convatlas.data.detection.transforms import HorizontalFlip
+from convatlas.data.detection.transforms import ObjectFlip
 from convatlas.models import ResNet
 from convatlas.models.classification.resnet import ResNet as DefinedResNet
 
@@ -47,7 +47,7 @@ def test_a_name_of_a11ee17_still_stands_for_an_object(name: str) -> None:
 
 def test_a_public_name_is_an_attribute_of_its_package() -> None:
     assert ResNet is DefinedResNet
-    assert find_object("convatlas.data.ObjectFlip") is HorizontalFlip
+    assert find_object("convatlas.data.ObjectFlip") is ObjectFlip
     with pytest.raises(ImportError):
         from convatlas.models import Sequential  # noqa: F401
 

@@ -129,7 +129,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "convatlas.data.ObjectScaleJitter": "convatlas.data.detection.transforms.ScaleJitter",
         "convatlas.data.ResizeShortSide": "convatlas.data.detection.transforms.ResizeShortSide",
     },
-    "object_step": {"convatlas.data.ObjectFlip": "convatlas.data.detection.transforms.HorizontalFlip"},
+    "object_step": {"convatlas.data.ObjectFlip": "convatlas.data.detection.transforms.ObjectFlip"},
     "views": {
         "convatlas.tasks.DenseCrops": "convatlas.tasks.classification.protocols.Dense",
         "convatlas.tasks.SquareCrops": "convatlas.tasks.classification.protocols.SquareCrops",

@@ -8,8 +8,8 @@ import torch
 
 from convatlas.data.detection.transforms import (
     DetectionSample,
-    HorizontalFlip,
     ObjectAugmentation,
+    ObjectFlip,
     ObjectStep,
     ResizeShortSide,
     ScaleJitter,
@@ -32,7 +32,7 @@ def shown(masks: bool = True) -> DetectionSample:
 STEPS: dict[str, ObjectStep] = {
     "resize": ResizeShortSide(short_sides=[80], long_side=200),
     "shrink": ResizeShortSide(short_sides=[20], long_side=200),
-    "flip": HorizontalFlip(p=1.0),
+    "flip": ObjectFlip(p=1.0),
     "jitter": ScaleJitter(scale=(0.5, 1.5), size=64),
 }
 
@@ -73,7 +73,7 @@ def test_an_image_without_objects_stays_one(name: str) -> None:
 
 def test_the_whole_is_a_function_of_the_generator() -> None:
     augmentation = ObjectAugmentation(
-        resize=ScaleJitter(size=64), joint={"flip": HorizontalFlip()}, steps={"color": ColorJitter(brightness=0.5)}
+        resize=ScaleJitter(size=64), joint={"flip": ObjectFlip()}, steps={"color": ColorJitter(brightness=0.5)}
     )
     one, same, other = (augmentation(shown(), np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert torch.equal(one.image, same.image)
@@ -112,7 +112,7 @@ def test_several_short_sides_are_all_drawn() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: HorizontalFlip(p=1.5), r"augment\.joint\.flip\.p=1\.5: expected a probability"),
+        (lambda: ObjectFlip(p=1.5), r"augment\.joint\.flip\.p=1\.5: expected a probability"),
         (lambda: ResizeShortSide(short_sides=[], long_side=9), r"short_sides=\[\]: expected at least one"),
         (lambda: ScaleJitter(scale=(2.0, 1.0)), r"augment\.resize\.scale=\[2\.0,1\.0\]: expected two numbers above 0"),
     ],

@@ -167,7 +167,7 @@ class ScaleJitter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HorizontalFlip:
+class ObjectFlip:
     """Mirror left and right.
 
     Args:
