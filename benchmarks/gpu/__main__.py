@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,6 +32,8 @@ DOCS = REPOSITORY / "docs"
 USUAL = ("numerics", "augmentation", "repeated", "scaled", "variants", "ranks", "resnet50")
 """The sections that run without ``--only``; together they are to take under 9 minutes on one GPU."""
 MORE = ("networks", "loading", "where_time_goes")
+STARTS_PROCESSES = ("repeated", "scaled", "ranks")
+"""Sections that mostly wait for processes that they start."""
 FIGURES = "<!-- make gpu writes what follows -->"
 """The line of docs/gpu.md after which the table stands."""
 
@@ -72,9 +75,15 @@ def main() -> None:
         run(list(arguments.only), environment)
 
 
+def say(line: str) -> None:
+    """Print a line at once, and whole where two threads print."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def show(row: Row) -> None:
     """Print a row."""
-    print("  ".join(cell for cell in row.cells() if cell), flush=True)
+    say("  ".join(cell for cell in row.cells() if cell))
 
 
 def earlier_rows(card: str, version: str) -> list[Row]:
@@ -88,6 +97,7 @@ def earlier_rows(card: str, version: str) -> list[Row]:
 def run_process(sections: list[str], environment: dict[str, str]) -> list[Row]:
     """Run sections in a process of their own and print their rows; what it says is shown where a row is wrong."""
     rows: list[Row] = []
+    start = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.gpu.sections", *sections]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         process = subprocess.Popen(
@@ -104,6 +114,7 @@ def run_process(sections: list[str], environment: dict[str, str]) -> list[Row]:
         if any(row.verdict == "wrong" for row in rows):
             said.seek(0)
             sys.stderr.write(said.read()[-4000:])
+    say(f"{' '.join(sections)}  {time.monotonic() - start:.0f} s")
     return rows
 
 
@@ -114,13 +125,18 @@ def run(sections: list[str], environment: dict[str, str]) -> None:
         SystemExit: With status 1, a row is wrong.
     """
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: a reduced form on the CPU"
-    print(f"{here}; torch {torch.__version__}, {torch.cuda.device_count()} GPUs", flush=True)
+    say(f"{here}; torch {torch.__version__}, {torch.cuda.device_count()} GPUs")
     rows: list[Row] = []
-    # A fault of the driver ends a process; the reduced form has none, and imports once.
-    for group in [[section] for section in sections] if torch.cuda.is_available() else [sections]:
-        start = time.monotonic()
-        rows += run_process(group, environment)
-        print(f"{' '.join(group)}  {time.monotonic() - start:.0f} s", flush=True)
+    # A fault of the driver ends a process. The reduced form has none: it imports once in each of two processes.
+    if torch.cuda.is_available():
+        groups, at_once = [[section] for section in sections], 1
+    else:
+        waiting = [section for section in sections if section in STARTS_PROCESSES]
+        others = [section for section in sections if section not in STARTS_PROCESSES]
+        groups, at_once = [group for group in (others, waiting) if group], 2
+    with ThreadPoolExecutor(at_once) as pool:
+        for found in pool.map(lambda group: run_process(group, environment), groups):
+            rows += found
     if torch.cuda.is_available():
         rows = [row for row in earlier_rows(here, torch.__version__) if row.section not in sections] + rows
         record = {"card": here, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}

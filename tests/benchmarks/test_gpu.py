@@ -49,10 +49,10 @@ def test_the_reduced_form_runs_without_other_packages_and_finds_nothing_wrong(tm
     page = (REPOSITORY / "docs" / "gpu.md").read_bytes()
     done = run(tmp_path, "--only", *USUAL, *MORE)
     assert done.returncode == 0, done.stdout + done.stderr
-    first, *lines, last = done.stdout.splitlines()
+    first, *lines = done.stdout.splitlines()
     assert first.startswith("no GPU: a reduced form on the CPU; torch ")
     assert {line.split()[0] for line in lines} == {*USUAL, *MORE}
-    assert last.startswith(f"{' '.join((*USUAL, *MORE))}  ")
+    assert len([line for line in lines if line.endswith(" s")]) >= 2
     assert not any("wrong" in line for line in lines)
     assert sum("right" in line for line in lines) >= 16
     assert (REPOSITORY / "docs" / "gpu.md").read_bytes() == page
