@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import signal
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -128,3 +130,14 @@ def test_a_gpu_without_memory_is_a_user_error() -> None:
     assert isinstance(reported, UserError)
     assert str(reported).startswith("out of memory on the GPU: lower data.global_batch_size, or raise trainer.accum")
     assert str(reported).endswith("(CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a)")
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path: Path) -> None:
+    for arguments in (["--help"], ["check", "--help"], ["list", "model"]):
+        command = [sys.executable, "-m", "convatlas", *arguments]
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.close()
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+        assert process.returncode == 128 + signal.SIGPIPE

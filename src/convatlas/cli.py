@@ -9,9 +9,11 @@ import io
 import locale
 import os
 import runpy
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -49,7 +51,8 @@ def main() -> int:
     group = "".join(f"{word} " for word in arguments if word not in HELP)  # all verbs, or those of `convatlas data`
     members = {verb: path for verb, path in verbs.items() if verb.startswith(group)}
     if members or arguments[0] in HELP:
-        _usage(members or verbs)
+        with reader_may_leave():
+            _usage(members or verbs)
         return 0
     words = 2 if " ".join(arguments[:2]) in verbs else 1
     verb, overrides = " ".join(arguments[:words]), arguments[words:]
@@ -57,7 +60,8 @@ def main() -> int:
         sys.stderr.write(f"convatlas: error: no verb '{verb}': one of {', '.join(verbs)}\n")
         return 2
     if any(argument in HELP for argument in overrides):
-        _help(verbs[verb])
+        with reader_may_leave():
+            _help(verbs[verb])
         return 0
     sys.argv = [str(verbs[verb]), *overrides]
     runpy.run_path(str(verbs[verb]), run_name="__main__")
@@ -131,12 +135,23 @@ def execute(
     os.dup2(results, 1)
     if not is_rank_zero():
         sys.exit(0)
-    if config.format == "json":
-        sys.stdout.write(dumps(result, indent=2) + "\n")
-    else:
-        show(result)
-    sys.stdout.flush()
+    with reader_may_leave():
+        if config.format == "json":
+            sys.stdout.write(dumps(result, indent=2) + "\n")
+        else:
+            show(result)
     sys.exit(status(result))
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Write to standard output; end quietly if its reader does not read to the end, such as ``head``."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its exit
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _reported(error: BaseException | None) -> ReportedError | None:
