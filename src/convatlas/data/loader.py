@@ -34,9 +34,9 @@ class PrefetchingLoader(ABC):
 
     A subclass for a task type implements ``load``, which prepares one sample, and ``collate``, which makes a batch.
 
-    The augmentation of a sample uses a generator with the seed (seed, epoch, entry). Therefore the batches do not depend
-    on the number of threads. Lightning stores ``state_dict()`` in its checkpoints, so that training can resume within
-    an epoch.
+    The augmentation of a sample uses a generator with the seed (seed, epoch, entry). Therefore the batches do not
+    depend on the number of threads. Lightning stores ``state_dict()`` in its checkpoints, so that training can resume
+    within an epoch.
 
     Args:
         source: The images.

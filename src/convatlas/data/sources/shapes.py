@@ -22,7 +22,7 @@ MIN_CONTRAST = 70.0
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and what is in it, from the back to the front.
+    """An image and its shapes, from the back to the front.
 
     Attributes:
         image: (H, W, 3) uint8.
@@ -121,7 +121,7 @@ def _area(outline: NDArray[np.float64]) -> float:
 
 
 def _inside(outline: NDArray[np.float64], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which pixel centres, (H, W), lie inside a polygon: those that an odd number of its edges are right of."""
+    """Mark the pixel centres, (H, W), inside a polygon: those with an odd number of its edges to their right."""
     inside = np.zeros(rows.shape, np.bool_)
     for (x0, y0), (x1, y1) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
         crossed = (y0 > rows) != (y1 > rows)

@@ -1,7 +1,7 @@
 """Read and write tar shards in the layout of WebDataset. They have an offset index and are read through a memory map.
 
 A sample consists of two members, ``00000000.jpg`` and ``00000000.cls`` (the class as digits). The index of ``x.tar`` is
-``x.index.npy`` in the same folder, an array of (offset, size, label). With it, the tar file is not scanned at the start.
+``x.index.npy`` in the same folder, an array of (offset, size, label). It saves scanning the tar file at the start.
 """
 
 import hashlib

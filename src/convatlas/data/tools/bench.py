@@ -34,7 +34,7 @@ class LoaderSpeed:
 
 
 def loader_speed(loader: PrefetchingLoader, batches: int) -> LoaderSpeed:
-    """Load batches, from as many epochs as it takes, behind a warm-up of one; nothing else is done meanwhile."""
+    """Measure the speed of loading batches after one warm-up batch. Epochs are repeated if necessary."""
     next(iter(loader))
     clock, processor = time.perf_counter(), time.process_time()
     images = sum(len(batch.labels) for batch in islice(chain.from_iterable(repeat(loader)), batches))

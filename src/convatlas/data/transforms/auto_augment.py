@@ -16,9 +16,9 @@ from convatlas.errors import UserError
 Interpolation = Literal["nearest", "bilinear"]
 Range = tuple[float, float]
 LEVELS = 31
-"""In how many steps the papers and torchvision divide a range; level 0 is its start, level 30 its end."""
+"""Number of levels of a range in the papers and torchvision. Level 0 is its start, level 30 its end."""
 MAX_MAGNITUDE = 10
-"""RandAugment's magnitude at the end of a range, as its authors and timm count."""
+"""RandAugment's magnitude at the end of a range, in the units of its authors and of timm."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ ROWS = list(OPERATIONS.values())
 
 @dataclass(frozen=True, kw_only=True)
 class TrivialAugmentWide:
-    """One operation, uniformly drawn, at one of 31 levels, uniformly drawn (Müller & Hutter 2021).
+    """Applies one uniformly drawn operation at one of 31 uniformly drawn levels (Müller & Hutter 2021).
 
     Args:
-        interpolation: Of shear and rotation.
+        interpolation: Interpolation of shear and rotation.
     """
 
     interpolation: Interpolation = "nearest"
@@ -115,7 +115,7 @@ class TrivialAugmentWide:
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """Some operations in a row, uniformly drawn, all of about one magnitude (Cubuk et al. 2020).
+    """Applies several uniformly drawn operations in succession, all with about the same magnitude (Cubuk et al. 2020).
 
     Args:
         num_ops: Operations drawn for an image, with replacement: the paper's N.

@@ -15,7 +15,7 @@ SHOWN = 12
 
 @dataclass(frozen=True, order=True)
 class SegmentationScore:
-    """How well one image was segmented.
+    """The quality of the segmentation of one image.
 
     Attributes:
         index: Position in the split.
