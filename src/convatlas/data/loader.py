@@ -134,7 +134,7 @@ class PrefetchingLoader(ABC):
         Args:
             position: Position in the source.
             generator: The random generator of the sample.
-            memory: What ``allocate`` returned for the batch.
+            memory: The return value of ``allocate`` for the batch.
             row: The row of the sample in ``memory``.
         """
 
@@ -145,7 +145,7 @@ class PrefetchingLoader(ABC):
         Args:
             samples: The return values of ``load`` by row, in order. Rows of dropped samples are absent.
             indices: Position of each sample in the split, (N,) int64.
-            memory: What ``allocate`` returned for the batch.
+            memory: The return value of ``allocate`` for the batch.
         """
 
     def _start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> Callable[[], Any]:

@@ -64,8 +64,8 @@ def scene(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> Scene:
     """Draw a scene of 1 to ``MAX_SHAPES`` shapes that may hide up to half of one another.
 
     Args:
-        seed: Of the data set.
-        index: Of the scene.
+        seed: Seed of the data set.
+        index: Index of the scene.
         size: Height and width in pixels, at least 32 each.
     """
     generator = np.random.default_rng([seed, index, *size])

@@ -47,7 +47,7 @@ def stage_times(data: ClassificationDataModule, images: int) -> dict[str, float]
 
     Args:
         data: The images and their augmentation.
-        images: How many are loaded, spread over the training split.
+        images: Number of images that are loaded, spread over the training split.
     """
     source, augmentation, size = data.sources["train"], data.augment, data.augment.size(0) or data.image_size
     indices = data.indices["train"][np.arange(images) * data.num_samples("train") // images]

@@ -49,7 +49,7 @@ class Operation:
             bounds: Magnitudes at the first and at the last level.
             level: From 0 to 30; need not be whole.
             negative: Turn the magnitude's sign around, where it has one.
-            interpolation: Of shear and rotation.
+            interpolation: Interpolation of shear and rotation.
 
         Returns:
             The image, (C, H, W) uint8.
@@ -123,7 +123,7 @@ class RandAugment:
         magnitude_std: Standard deviation of each operation's magnitude, as timm has it; "ResNet strikes back"
             (Wightman et al. 2021) uses 0.5.
         p: Probability that a drawn operation is applied: the paper's 1, timm's 0.5.
-        interpolation: Of shear and rotation.
+        interpolation: Interpolation of shear and rotation.
 
     Raises:
         UserError: A number outside its range.

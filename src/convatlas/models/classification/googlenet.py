@@ -275,7 +275,7 @@ class GoogLeNetTorchvision(_GoogLeNet):
 
     Args:
         dropout: Probability that a feature before the classifier is dropped.
-        auxiliary_dropout: The same before the classifiers of the auxiliary heads.
+        auxiliary_dropout: Probability that a feature before the classifier of an auxiliary head is dropped.
         stem: As in `GoogLeNet`.
         num_classes: Width of each output.
         in_channels: Channels of the input.

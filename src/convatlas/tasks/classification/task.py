@@ -30,7 +30,7 @@ class ClassificationTask(Task):
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016, section 7).
         auxiliary_weight: Weight of each auxiliary head's loss (GoogLeNet, section 5).
         compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
-        common: Those of ``Task``.
+        common: The arguments of ``Task``.
     """
 
     task_type = "classification"

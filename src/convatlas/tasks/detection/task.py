@@ -42,7 +42,7 @@ class DetectionTask(Task):
     Args:
         backbone: ``weights``: a trained classification network that the detector starts from; a file,
             ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: the entry of that file.
-        common: Those of ``Task``.
+        common: The arguments of ``Task``.
 
     Attributes:
         predictions: Detections of the last evaluation.

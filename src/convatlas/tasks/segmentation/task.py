@@ -31,7 +31,7 @@ class SegmentationTask(Task):
             ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: the entry of that file.
         auxiliary_weight: Weight of the auxiliary head's loss.
         compile: Whether to compile the network for training steps. Evaluation uses the network without compilation.
-        common: Those of ``Task``.
+        common: The arguments of ``Task``.
 
     Attributes:
         views: How an evaluation shows whole images to the network.
