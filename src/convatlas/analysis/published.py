@@ -10,7 +10,7 @@ class Published:
     Attributes:
         parameters: Weights and biases, or None if the paper does not say.
         multiply_adds: For one image, or None.
-        source: Where the paper prints them.
+        source: The place in the paper.
     """
 
     parameters: float | None

@@ -54,8 +54,8 @@ class ClassList:
 
         Args:
             other: The classes found.
-            where: Where these classes come from, such as ``checkpoint=best.ckpt``.
-            other_where: Where the others come from.
+            where: The origin of these classes, such as ``checkpoint=best.ckpt``.
+            other_where: The origin of the other classes.
 
         Raises:
             UserError: Naming both lists.

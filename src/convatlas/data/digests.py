@@ -1,8 +1,8 @@
-"""Sizes and content digests of the files of a data set: they tell one data set from another.
+"""Compute digests of the sizes and contents of files, which identify a data set.
 
 The size of every image is read at every start, because a file that is rewritten in place does not change its folder.
-The content of masks is digested once and remembered in the user's cache folder, for as long as a file keeps its path,
-size, times and inode number. The times decide whether a remembered digest still holds; they are no part of the result.
+The digest of the content of a mask is computed once and kept in the user's cache folder. It is valid as long as the
+file keeps its path, size, times and inode number. The times are only used for the cache; they do not enter the result.
 """
 
 import errno
@@ -28,38 +28,41 @@ from convatlas.utils.console import slow_progress
 ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")
 PathOf = Callable[[int], str]
-"""The path of a file of a list, by its position."""
+"""Returns the path of a file by its position in a list."""
 Stamp = list[int]
-"""What a file has as long as it is not written to: size in bytes, times of modification and of change in ns, inode."""
+"""The state of a file: size in bytes, modification time in ns, change time in ns, inode number."""
 Rows = dict[str, tuple[Stamp, str]]
-"""Stamp and SHA-256 of files, by absolute path."""
+"""The stamp and the SHA-256 of each file by its absolute path."""
 ROWS = TypeAdapter(dict[Any, tuple[Stamp, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]])
-"""The same as a cache entry has it; names of files need not be UTF-8, as pydantic's own texts are."""
+"""Validates the rows of a cache entry. Keys are ``Any``, because pydantic requires strings to be UTF-8."""
 
 VERSION = "1"
-"""Of the cache's entries."""
+"""Version of the format of a cache entry."""
 THREADS = 16
-"""More than there are cores: on network storage each waits for an answer."""
+"""Number of threads. It exceeds the number of cores, because threads wait for network storage."""
 FILES_PER_TASK = 256
 GROUP_SIZE = 4096
-"""Mean number of files whose digests are remembered together."""
+"""Mean number of files in a cache entry."""
 SAVE_SECONDS = 30
-"""Between two times that an unfinished group is remembered; a shard may take minutes to read."""
+"""Seconds between two writes of an unfinished cache entry. A large file may take minutes to read."""
 ABSENT = bytes(hashlib.sha256().digest_size)
-"""In place of the digest of a file that is missing or cannot be read: training names such a file, or leaves it out."""
+"""Replaces the digest of a file that is missing or cannot be read.
+
+This is no error here: training reports such a file or leaves it out.
+"""
 FAULTS_OF_THE_FILE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 )
-"""Errors that stay until somebody mends the file; others are the disk's and may be gone at the next start."""
+"""Errors that belong to the file and stay until it is repaired. Others belong to the disk and may be temporary."""
 
 
 class FileDigests:
     """Computes digests of lists of files, in the order of the list.
 
     Args:
-        images: What an image counts by: its ``size`` in bytes, or its ``content``.
-        cache: Where content digests are remembered; None remembers none, ``user`` is ``convatlas`` in
-            ``XDG_CACHE_HOME`` or ``~/.cache``. What is in there may be deleted at any time.
+        images: Whether the digest of images covers their ``size`` in bytes or their ``content``.
+        cache: The cache folder of content digests. None disables the cache; ``user`` means ``convatlas`` in
+            ``XDG_CACHE_HOME`` or ``~/.cache``. The content of the folder may be deleted at any time.
     """
 
     def __init__(self, images: Literal["size", "content"] = "size", cache: str | None = "user") -> None:
@@ -67,12 +70,12 @@ class FileDigests:
         self._cache = scan.user_cache() if cache == "user" else cache and Path(cache)
 
     def images(self, count: int, path: PathOf, kind: str = "image") -> dict[str, str]:
-        """The sizes or contents of images, whichever they count by.
+        """Compute a digest of the sizes or of the contents of images, as configured.
 
         Args:
             count: Number of files.
-            path: Their paths.
-            kind: What a file is called.
+            path: Returns the path of a file.
+            kind: The name of a file in the result and in the display of progress.
 
         Returns:
             One digest, as hexadecimal digits, by its name: ``<kind>_sizes`` or ``<kind>_contents``.
@@ -82,15 +85,15 @@ class FileDigests:
         return {f"{kind}_sizes": self.sizes(count, path, f"{kind}s")}
 
     def sizes(self, count: int, path: PathOf, label: str) -> str:
-        """SHA-256 of the sizes of files, as hexadecimal digits.
+        """Compute the SHA-256 of the sizes of files, as hexadecimal digits.
 
         Args:
             count: Number of files.
-            path: Their paths.
-            label: What the files are called where progress is shown.
+            path: Returns the path of a file.
+            label: The name of the files in the display of progress.
 
         Raises:
-            UserError: The disk refuses an answer; names the file.
+            UserError: The disk fails. The message names the file.
         """
 
         def sizes(indices: range) -> bytes:
@@ -105,15 +108,15 @@ class FileDigests:
         return digest.hexdigest()
 
     def contents(self, count: int, path: PathOf, label: str) -> str:
-        """SHA-256 of the contents of files, as hexadecimal digits; the names do not enter it.
+        """Compute the SHA-256 of the contents of files, as hexadecimal digits. It does not depend on their names.
 
         Args:
             count: Number of files.
-            path: Their paths.
-            label: What the files are called where progress is shown.
+            path: Returns the path of a file.
+            label: The name of the files in the display of progress.
 
         Raises:
-            UserError: The disk refuses an answer; names the file.
+            UserError: The disk fails. The message names the file.
         """
         digest = hashlib.sha256()
         here = str(Path.cwd())
@@ -125,7 +128,7 @@ class FileDigests:
         return digest.hexdigest()
 
     def _group(self, paths: Sequence[str], advance: Callable[[int], None]) -> list[bytes]:
-        """The digests of a group of files; a file whose digest is remembered is not read."""
+        """Compute the digests of a group of files. A file whose digest is in the cache is not read."""
         key = hashlib.sha256(os.fsencode(f"{VERSION}\0{paths[0]}")).hexdigest()
         entry = self._cache and self._cache / "digests" / key
         rows = _recall(entry) if entry else {}
@@ -152,12 +155,12 @@ class FileDigests:
 
 
 def combined(parts: dict[str, str]) -> str:
-    """SHA-256 of named digests, as hexadecimal digits; the order in which they were found does not count."""
+    """Compute the SHA-256 of named digests, as hexadecimal digits. Their order does not matter."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def text_digest(lines: Iterable[str]) -> str:
-    """SHA-256 of lines of text, as hexadecimal digits; names of files may hold bytes that are no UTF-8."""
+    """Compute the SHA-256 of lines of text, as hexadecimal digits. File names with invalid UTF-8 are allowed."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(os.fsencode(line) + b"\0")
@@ -165,7 +168,7 @@ def text_digest(lines: Iterable[str]) -> str:
 
 
 def _stamp(path: str) -> Stamp | None:
-    """The stamp of a file; None if there is no such file, or something else: a pipe would be waited for without end."""
+    """Return the stamp of a regular file; None if there is none. Pipes are excluded, because reading them may block."""
     try:
         status = os.stat(path)  # noqa: PTH116  no Path for each of a million files
     except OSError as error:
@@ -184,7 +187,7 @@ def _stamp_of(status: os.stat_result) -> Stamp:
 
 
 def _digest(path: str) -> tuple[Stamp | None, bytes]:
-    """The digest of a file, and its stamp if the digest may be remembered."""
+    """Compute the digest of a file. The stamp is None if the digest must not be cached."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             before = _stamp_of(os.fstat(file.fileno()))
@@ -215,7 +218,10 @@ def _remember(entry: Path, rows: Rows) -> None:
 
 
 def _groups(paths: Iterable[str]) -> Iterator[list[str]]:
-    """Cut a list of paths where a path's own checksum says so: a new file changes the group around it alone."""
+    """Cut a list of paths into groups.
+
+    The checksum of a path decides whether a group begins with it. Therefore a new file changes only its own group.
+    """
     group: list[str] = []
     for path in paths:
         if group and zlib.crc32(os.fsencode(path)) % GROUP_SIZE == 0:
@@ -231,7 +237,10 @@ def _parts(count: int) -> Iterator[range]:
 
 
 def _in_order(function: Callable[[ArgumentT], ResultT], arguments: Iterable[ArgumentT]) -> Iterator[ResultT]:
-    """Call a function in several threads; only a few calls are ahead of what is taken."""
+    """Call a function in several threads and yield the results in order.
+
+    At most ``2 * THREADS`` calls are submitted before the consumer takes a result.
+    """
     waiting: deque[Future[ResultT]] = deque()
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="digests")
     try:

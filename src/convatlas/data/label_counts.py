@@ -20,11 +20,11 @@ def absent_classes(
     """Describe the classes that do not occur in a split.
 
     Args:
-        data: What the data set is called.
-        kind: What is counted: ``image``, ``object`` or ``pixel``.
+        data: The name of the data set.
+        kind: The counted unit: ``image``, ``object`` or ``pixel``.
         names: The names of all classes.
         counts: By split.
-        hint: What may be wrong, where a class is absent.
+        hint: A possible cause if a class is absent.
 
     Returns:
         One line for the splits that lack the same classes.

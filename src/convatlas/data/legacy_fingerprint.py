@@ -1,7 +1,8 @@
-"""The fingerprint that data had before labels, masks and image sizes counted; only records of that time need it.
+"""Compute the data fingerprint of earlier versions, which is needed to compare data with old records.
 
-It covers the classes, the names of images and masks, the labels of classification, and the annotations of detection,
-but neither the content of masks nor any image. Nothing here may change: the digests are in records.
+It covers the classes, the names of images and masks, the labels of classification, and the annotations of detection.
+It covers neither the content of masks nor the size or content of images. Nothing here may change, because the
+fingerprints are stored in records.
 """
 
 import hashlib
@@ -17,18 +18,18 @@ from convatlas.data.sources.shards import ShardSource
 
 
 def legacy_fingerprint(data: ImageDataModule) -> str:
-    """SHA-256 over the classes and the fingerprints of the sources of ``train``, ``val`` and ``test``.
+    """Compute the SHA-256 of the classes and of the fingerprints of the sources of ``train``, ``val`` and ``test``.
 
-    A ``val`` that is cut from ``train`` counts as the whole source of ``train``.
+    If ``val`` is cut from ``train``, the whole source of ``train`` takes its place.
 
     Args:
         data: The data of a run.
 
     Returns:
-        What a record of that time calls ``data_fingerprint``, as hexadecimal digits.
+        The value of ``data_fingerprint`` in an old record, as hexadecimal digits.
 
     Raises:
-        TypeError: A kind of source that did not exist then.
+        TypeError: The earlier versions did not have this kind of source.
     """
     digest = hashlib.sha256(data.class_list.hash.encode())
     for split in ("train", "val", "test"):
@@ -38,35 +39,35 @@ def legacy_fingerprint(data: ImageDataModule) -> str:
 
 @singledispatch
 def source_fingerprint(source: object) -> bytes:
-    """The fingerprint of the images of a split.
+    """Compute the fingerprint of the source of a split.
 
     Raises:
-        TypeError: A kind of source that did not exist then.
+        TypeError: The earlier versions did not have this kind of source.
     """
     raise TypeError(f"{type(source).__name__} has no fingerprint of that time")
 
 
 @source_fingerprint.register
 def _(source: FolderSource) -> bytes:
-    """The names in each class."""
+    """Cover the names in each class."""
     return hashlib.sha256(source.names.digest() + source.names.counts.tobytes()).digest()
 
 
 @source_fingerprint.register
 def _(source: ArraySource) -> bytes:
-    """The name of the data set, and the labels."""
+    """Cover the name of the data set and the labels."""
     return source.name.encode() + source.labels.tobytes()
 
 
 @source_fingerprint.register
 def _(source: ShardSource) -> bytes:
-    """The index of all shards."""
+    """Cover the index of all shards."""
     return source.index_digest
 
 
 @source_fingerprint.register
 def _(source: MaskFiles) -> bytes:
-    """The names of images and masks, without their folders."""
+    """Cover the names of images and masks without their folders."""
     lines = [f"{image.name}\t{mask.name}" for image, mask in source.pairs]
     return hashlib.sha256("\n".join(lines).encode()).digest()
 
@@ -74,19 +75,19 @@ def _(source: MaskFiles) -> bytes:
 @source_fingerprint.register(ShapeScenes)
 @source_fingerprint.register(SceneSource)
 def _(source: ShapeScenes | SceneSource) -> bytes:
-    """What the scenes are a function of."""
+    """Cover the parameters that determine the scenes."""
     return source.description.encode()
 
 
 @source_fingerprint.register
 def _(source: CocoSource) -> bytes:
-    """The file of annotations."""
+    """Cover the file of annotations."""
     return source.annotation_digest
 
 
 @source_fingerprint.register
 def _(source: VocSource) -> bytes:
-    """The names, and all that the annotations say."""
+    """Cover the names and the content of the annotations."""
     digest = hashlib.sha256("\n".join(source.names).encode())
     for values in source.annotation_values:
         digest.update(values.tobytes())

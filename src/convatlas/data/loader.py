@@ -1,7 +1,7 @@
-"""A loader of threads: they decode, crop and resize straight into the batch, a bounded number of batches ahead.
+"""A data loader with threads, which decode, crop and resize images directly into the batch and prefetch batches.
 
-Decoding, resizing and copying release the interpreter lock, so threads do what worker processes do, without their
-start-up, copies and shared memory.
+Decoding, resizing and copying release the interpreter lock. Therefore threads can replace worker processes, without
+their start-up time, copies and shared memory.
 """
 
 import math
@@ -26,32 +26,33 @@ from convatlas.data.sources.images import LabelledSource
 from convatlas.data.transforms.image import Augmentation
 
 BatchPlan = Callable[[], tuple[int, Sequence[Indices]]]
-"""Says, as an iteration starts, which epoch it is and which samples make up its batches."""
+"""Returns the epoch and the samples of its batches. It is called when an iteration starts."""
 
 
 class PrefetchingLoader(ABC):
-    """Iterates over the batches of one split; threads prepare a bounded number of them ahead.
+    """Iterates over the batches of one split. Threads prepare a limited number of batches ahead.
 
-    A task type implements ``load``, which prepares one sample, and ``collate``, which makes a batch of its samples.
+    A subclass for a task type implements ``load``, which prepares one sample, and ``collate``, which makes a batch.
 
-    A sample's augmentation is drawn from a generator seeded with (seed, epoch, entry): the batches do not depend on
-    the number of threads. Lightning keeps ``state_dict()`` in its checkpoints, so that training goes on in mid-epoch.
+    The augmentation of a sample uses a generator with the seed (seed, epoch, entry). Therefore the batches do not
+    depend on the number of threads. Lightning stores ``state_dict()`` in its checkpoints, so that training can resume
+    within an epoch.
 
     Args:
         source: The images.
         indices: Positions in the source of the split's samples, (N,).
-        plan: The epoch and its batches, called as an iteration starts. An entry of a batch is a position in
-            the split, plus N for each copy of the same sample that the epoch has besides.
-        num_batches: How many there are.
+        plan: Returns the epoch and its batches; called when an iteration starts. The entry of copy c of the sample at
+            position i of the split is ``i + c * N``.
+        num_batches: Number of batches.
         seed: The run's seed.
         threads: Number of threads.
-        prefetch: Batches prepared ahead.
-        on_error: If an image cannot be decoded: ``raise``; ``replace`` it by the split's next one that
-            can; or ``drop`` it, which leaves its batch smaller.
-        skipped: Where replaced and dropped images are counted.
+        prefetch: Number of batches that are prepared ahead.
+        on_error: What happens if an image cannot be decoded: ``raise`` the error; ``replace`` the image by the next one
+            of the split that can be decoded; or ``drop`` it, which makes its batch smaller.
+        skipped: Counts the images that are replaced or dropped.
 
     Raises:
-        ImageError: An image cannot be decoded; arrives at the batch.
+        ImageError: An image cannot be decoded. The error is raised when its batch is requested.
     """
 
     def __init__(
@@ -83,11 +84,11 @@ class PrefetchingLoader(ABC):
         return self.num_batches
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches were handed out."""
+        """Return the epoch and the number of its batches that were yielded."""
         return dict(self._position)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Let the next iteration go on behind those batches, if it is still that epoch."""
+        """Let the next iteration skip the batches that were yielded, if it is in the same epoch."""
         self._position = dict(state)
         self._resuming = True
 
@@ -98,8 +99,8 @@ class PrefetchingLoader(ABC):
         self._resuming = False
         waiting: deque[Callable[[], Any]] = deque()
         upcoming = iter(batches[start:])
-        # Each thread computes alone: with a team of OpenMP threads behind each, they would crowd the cores. To ask
-        # first settles the caller's own number, which would otherwise become 1 too.
+        # Each loader thread uses one core: with OpenMP threads of their own, they would oversubscribe the cores.
+        # get_num_threads fixes the caller's number of threads first; otherwise it would become 1 too.
         torch.get_num_threads()
         pool = ThreadPoolExecutor(
             self.threads, thread_name_prefix="loader", initializer=torch.set_num_threads, initargs=(1,)
@@ -112,28 +113,28 @@ class PrefetchingLoader(ABC):
                     return
                 batch = waiting.popleft()()
                 self._position["batches"] += 1
-                if len(batch.labels):  # or all of it was dropped
+                if len(batch.labels):  # false if all samples were dropped
                     yield batch
         finally:
             pool.shutdown(cancel_futures=True)
 
     def allocate(self, count: int, epoch: int) -> Any:
-        """Allocate memory that the samples of a batch are written to; None if each sample has its own.
+        """Allocate the memory of a batch, to which its samples are written; None if each sample has its own.
 
         Args:
             count: Number of samples.
-            epoch: Counted from zero.
+            epoch: The epoch, counted from zero.
         """
         return None
 
     @abstractmethod
     def load(self, position: int, generator: np.random.Generator, memory: Any, row: int) -> Any:
-        """Prepare one sample; several threads call this at once.
+        """Prepare one sample. Several threads call this method at once.
 
         Args:
             position: Position in the source.
             generator: The random generator of the sample.
-            memory: What ``allocate`` returned for the batch.
+            memory: The return value of ``allocate`` for the batch.
             row: The row of the sample in ``memory``.
         """
 
@@ -142,15 +143,15 @@ class PrefetchingLoader(ABC):
         """Make a batch.
 
         Args:
-            samples: What ``load`` returned, by row, in order; rows of dropped samples are absent.
+            samples: The return values of ``load`` by row, in order. Rows of dropped samples are absent.
             indices: Position of each sample in the split, (N,) int64.
-            memory: What ``allocate`` returned for the batch.
+            memory: The return value of ``allocate`` for the batch.
         """
 
     def _start(self, pool: ThreadPoolExecutor, entries: Indices, epoch: int) -> Callable[[], Any]:
-        """Let the pool prepare a batch; the returned function waits for it and raises the first error of a thread."""
+        """Submit a batch to the pool. The returned function waits for it and raises the first error of a thread."""
         memory = self.allocate(len(entries), epoch)
-        # A few samples a task: a task each costs more than decoding a small image.
+        # Several samples per task, because submitting a task costs more time than decoding a small image.
         parts = [rows for rows in np.array_split(np.arange(len(entries)), 2 * self.threads) if len(rows)]
         tasks = [pool.submit(self._load_rows, rows, entries[rows], epoch, memory) for rows in parts]
 
@@ -162,7 +163,7 @@ class PrefetchingLoader(ABC):
         return result
 
     def _load_rows(self, rows: Indices, entries: Indices, epoch: int, memory: Any) -> list[tuple[int, int, Any]]:
-        """Load some rows of a batch: row, position in the split and sample of each that is not dropped."""
+        """Load some rows of a batch. Returns row, position in the split and sample for each that is not dropped."""
         loaded = []
         for row, entry in zip(rows.tolist(), entries.tolist(), strict=True):
             found = self._load_entry(entry, epoch, memory, row)
@@ -176,7 +177,7 @@ class PrefetchingLoader(ABC):
         for candidate in range(entry, entry + num_samples):
             index = candidate % num_samples
             position = int(self.indices[index])
-            # A replacement must not repeat what its own entry of the epoch shows.
+            # A replacement gets another augmentation than its own entry in the epoch.
             entries = [entry] if candidate == entry else [entry, candidate]
             try:
                 return index, self.load(position, np.random.default_rng([self.seed, epoch, *entries]), memory, row)
@@ -193,16 +194,16 @@ class PrefetchingLoader(ABC):
 
 
 class ThreadedLoader(PrefetchingLoader):
-    """Yields a ``Batch`` of images of one size, or a ``ViewBatch`` where there are ``views``.
+    """Yields a ``Batch`` of images of one size, or a ``ViewBatch`` if ``views`` is given.
 
     Args:
-        source: The images, with their labels.
+        source: The images with their labels.
         augmentation: Augmentation of an image.
-        views: A test protocol's views of an image in place of the augmentation.
-        in_channels: Channels of a batch.
-        image_size: Height and width of a batch in pixels, where the augmentation has no schedule for it.
-        memory: Where batches come from; loaders that take turns share it.
-        arguments: Those of ``PrefetchingLoader``.
+        views: Cuts the views of a test protocol, in place of the augmentation.
+        in_channels: Number of channels of a batch.
+        image_size: Height and width of a batch in pixels, if the augmentation does not define them.
+        memory: Provides the memory of batches. Loaders that do not iterate at the same time share it.
+        arguments: The arguments of ``PrefetchingLoader``.
     """
 
     source: LabelledSource
@@ -225,11 +226,11 @@ class ThreadedLoader(PrefetchingLoader):
         self.views = views
 
     def allocate(self, count: int, epoch: int) -> tuple[Tensor, Tensor | None] | None:
-        """Allocate the images and the numbers drawn for the device, unless the batch is of views."""
+        """Allocate the images and the random parameters for the device; None for a batch of views."""
         if self.views is not None:
             return None
         size = self.augmentation.size(epoch) or self.image_size
-        with torch.inference_mode(False):  # an evaluation's tensors could not be written by other threads
+        with torch.inference_mode(False):  # other threads cannot write to inference tensors
             images = self.memory.batch(count, self.in_channels, size)
             width = self.augmentation.random_parameters
             random_parameters = torch.empty(count, width) if width else None
@@ -262,16 +263,16 @@ class ThreadedLoader(PrefetchingLoader):
 
 
 class BatchMemory:
-    """Memory for batches, used again as soon as nothing refers to a batch: fresh memory is a page fault every 4 KiB.
+    """Allocates the memory of batches, and reuses it when a batch is no longer referenced.
 
-    PyTorch's allocator of pinned memory does so by itself.
+    New memory would cause a page fault every 4 KiB. PyTorch's allocator of pinned memory reuses memory itself.
     """
 
     def __init__(self) -> None:
         self._free: list[NDArray[np.uint8]] = []
 
     def batch(self, count: int, channels: int, size: int) -> Tensor:
-        """An uninitialised batch (N, C, H, W) uint8, channels last in memory."""
+        """Return an uninitialised batch (N, C, H, W) uint8, channels last in memory."""
         shape = (count, size, size, channels)
         if torch.cuda.is_available():
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True).permute(0, 3, 1, 2)

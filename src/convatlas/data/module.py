@@ -1,4 +1,4 @@
-"""Base class of the data modules: splits, ranks, the order of samples, normalisation."""
+"""The base class of the data modules: splits, ranks, order of samples, normalisation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -25,43 +25,42 @@ from convatlas.errors import UserError
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Images in three splits: ``train``, ``val`` (for tuning) and ``test`` (reported, touched once).
+    """Images in three splits: ``train``, ``val`` (for tuning) and ``test`` (reported, used once after training).
 
     Args:
-        name: The data set, as its configuration file is called.
-        dataset: Finds the images: called with ``in_channels`` and, where there is one, ``root``.
-        num_classes: Number of classes that is expected; None takes what the class list has.
+        name: Name of the data set, which is the name of its configuration file.
+        dataset: Finds the images. It is called with ``in_channels`` and, if ``root`` is given, with ``root``.
+        num_classes: Expected number of classes; None accepts the number in the class list.
         in_channels: 1 for greyscale, 3 for RGB.
-        image_size: Height and width that the network sees, in pixels.
+        image_size: Height and width of the network's input, in pixels.
         mean: Mean of each channel, of pixels in [0, 1].
-        std: Standard deviation of each channel.
-        val_fraction: Share of the training images that becomes ``val`` where the data have no split of their own.
+        std: Standard deviation of each channel, of pixels in [0, 1].
+        val_fraction: Share of the training images that becomes ``val`` if the data set has no ``val``.
         global_batch_size: Images in one optimizer step, over all ranks and accumulation parts.
-        threads: Loader threads of each rank.
-        prefetch: Batches that each rank prepares ahead.
+        threads: Number of loader threads of each rank.
+        prefetch: Number of batches that each rank prepares ahead.
         seed: Seed of order and augmentation.
-        on_error: What to do with an image or mask that cannot be used: ``raise`` ends the run; ``skip`` replaces it in
-            training by the next one that can, and leaves it out of evaluations.
-        root: The folder of the data set; None for one without files.
+        on_error: What happens if an image or mask cannot be used. ``raise`` ends the run. ``skip`` replaces it by the
+            next usable one in training and leaves it out in evaluations.
+        root: The folder of the data set; None for a data set without files.
         split: The split that ``test_dataloader`` reads.
-        background: The colour behind transparent pixels, 0 to 255 a channel; None shows the colour that is stored under
-            the alpha.
-        fingerprint: How an image enters the identity of the data: by its ``size`` in bytes, or by its ``content``.
+        background: The colour behind transparent pixels, 0 to 255 in each channel. None ignores the alpha channel.
+        fingerprint: Whether the fingerprint of the data covers the ``size`` of images in bytes or their ``content``.
 
     Attributes:
         class_list: The classes, in order.
-        sources: The images by split.
-        indices: Positions in its source of each split's samples, (N,).
+        sources: The source of each split.
+        indices: Positions of the samples of each split in its source, (N,).
         skipped: The images that were left out.
-        passed_over: Number of files in the folders that are not among the images, by suffix.
+        passed_over: Number of files in the folders that are not images of the data set, by suffix.
 
     Raises:
-        UserError: The data are missing, empty, too small or of other classes than expected, or numbers do not fit
-            together; names the key.
+        UserError: The data are missing, empty, too small or of other classes than expected, or arguments contradict
+            each other. The message names the key.
     """
 
     task_type: ClassVar[str]
-    """``classification``, ``segmentation`` or ``detection``; the task has the same."""
+    """``classification``, ``segmentation`` or ``detection``. The task must have the same type."""
     sources: Mapping[Split, ImageSource]
 
     def __init__(
@@ -123,14 +122,14 @@ class ImageDataModule(LightningDataModule, ABC):
         self.indices = deal_splits(self.strata(), num_val, len(found.test), val_fraction)
 
     def strata(self) -> Labels:
-        """Class of each training image, (N,): ``val`` gets the same share of each. Zeros if images have no class."""
+        """Return the class of each training image, (N,), or zeros. ``val`` gets the same share of each class."""
         return np.zeros(len(self.sources["train"]), np.int64)
 
     @cached_property
     def digests(self) -> dict[str, str]:
         """SHA-256 of the classes and of each part of each split, such as ``train/masks``.
 
-        Files are read at first use. A ``val`` that is cut from ``train`` has no part of its own.
+        Files are read at first use. A ``val`` that is cut from ``train`` has no digests of its own.
         """
         cut = self.sources["val"] is self.sources["train"]
         sources = {split: source for split, source in self.sources.items() if split != "val" or not cut}
@@ -138,31 +137,31 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of ``digests``: another data set is another run."""
+        """SHA-256 of ``digests``. It is a part of the identity of a run."""
         return combined(self.digests)
 
     def check_classes(self, num_classes: int | None) -> None:
-        """Refuse a number of classes that is not the class list's; None takes what there are."""
+        """Refuse a number of classes that differs from the class list; None is accepted."""
         if num_classes is not None and len(self.class_list.names) != num_classes:
             raise UserError(f"data.num_classes={num_classes}: {self.name} has {len(self.class_list.names)} classes")
 
     def num_samples(self, split: Split) -> int:
-        """Number of images of a split."""
+        """Return the number of images of a split."""
         return len(self.indices[split])
 
     def load(self, split: Split, index: int) -> Tensor:
-        """One image of a split as it is stored, (C, H, W) uint8."""
+        """Load one image of a split without augmentation, (C, H, W) uint8."""
         return self.sources[split].open(int(self.indices[split][index])).pixels()
 
     def path(self, split: Split, index: int) -> str:
-        """The name of one image of a split."""
+        """Return the name of one image of a split."""
         return self.sources[split].path(int(self.indices[split][index]))
 
     def check_batch(self, world_size: int, accumulation: int) -> None:
-        """Refuse a batch that cannot be dealt out.
+        """Refuse a batch size that cannot be divided between the ranks and accumulation parts, or is too large.
 
         Raises:
-            UserError: Naming ``data.global_batch_size``.
+            UserError: The batch size does not fit, or ``val`` or ``test`` has fewer images than there are ranks.
         """
         size = self.global_batch_size
         if size < 1 or size % (world_size * accumulation):
@@ -183,17 +182,20 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def check_labels(self, splits: Sequence[Split] = SPLITS) -> list[str]:
-        """Find classes that do not occur in a split; a ``UserError`` where training would be in vain.
+        """Find classes that do not occur in a split.
 
         Args:
-            splits: Those to look at.
+            splits: The splits to check.
 
         Returns:
-            Warnings of one line.
+            Warnings, one line each.
+
+        Raises:
+            UserError: Training with these labels would be useless.
         """
 
     def train_dataloader(self) -> PrefetchingLoader:
-        """Augmented batches, shuffled anew each epoch."""
+        """Return the loader of augmented batches, which are shuffled in each epoch."""
         accumulation = self.trainer.accumulate_grad_batches if self.trainer else 1
         num_batches = self.num_samples("train") // self.global_batch_size * accumulation
 
@@ -204,15 +206,15 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.training_loader(plan, num_batches)
 
     def val_dataloader(self) -> PrefetchingLoader:
-        """Every image of ``val`` once."""
+        """Return a loader that yields every image of ``val`` once."""
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> PrefetchingLoader:
-        """Every image of ``split`` once."""
+        """Return a loader that yields every image of ``split`` once."""
         return self._evaluation_loader(self.split)
 
     def train_order(self, epoch: int, accumulation: int, **arguments: Any) -> list[Indices]:
-        """The batches of this rank in an epoch; ``arguments`` are further ones of ``train_batches``."""
+        """Return the batches of this rank in an epoch. Other ``arguments`` are passed to ``train_batches``."""
         rank, world_size = self._rank()
         size = self.global_batch_size
         return train_batches(
@@ -221,14 +223,14 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def training_loader(self, plan: BatchPlan, num_batches: int) -> PrefetchingLoader:
-        """The loader of augmented batches."""
+        """Build the loader of augmented batches."""
 
     @abstractmethod
     def evaluation_loader(self, split: Split, plan: BatchPlan, num_batches: int) -> PrefetchingLoader:
-        """The loader of a split's images as an evaluation sees them."""
+        """Build the loader of a split for evaluation."""
 
     def evaluation_batch_size(self, world_size: int) -> int:
-        """Images of a rank's batch in an evaluation."""
+        """Return the number of images in a batch of one rank in an evaluation."""
         return max(1, self.global_batch_size // world_size)
 
     def loader_arguments(self, split: Split, plan: BatchPlan, num_batches: int, *, training: bool) -> dict[str, Any]:
@@ -247,7 +249,7 @@ class ImageDataModule(LightningDataModule, ABC):
         }
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images (…, C, H, W) uint8 as the network sees them: float32, ``(x / 255 - mean) / std``."""
+        """Normalise images (…, C, H, W) uint8 to float32, ``(x / 255 - mean) / std``."""
         mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (images / 255).sub_(mean).div_(std)
 
@@ -262,11 +264,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
 
 def source_digests(sources: Mapping[Any, ImageSource], files: FileDigests) -> dict[str, str]:
-    """The digests of several sources, such as ``train/masks``.
+    """Compute the digests of several sources by name, such as ``train/masks``.
 
     Args:
         sources: The sources by split.
-        files: Digests their files.
+        files: Computes the digests of files.
     """
     return {
         f"{split}/{part}": digest for split, source in sources.items() for part, digest in source.digests(files).items()
@@ -279,13 +281,13 @@ def deal_splits(
     """Choose the images of each split.
 
     Args:
-        labels: Classes of the training images, (N,); zeros where images have no class of their own.
+        labels: Classes of the training images, (N,); zeros if images have no class.
         num_val: Number of images of the tuning split; None cuts it from the training images.
         num_test: Number of images of the reported split.
-        val_fraction: Share of each class to cut.
+        val_fraction: Share of each class that is cut for the tuning split.
 
     Returns:
-        Positions by split; ``val`` is of the training source where it is cut.
+        Positions of the images by split. If ``val`` is cut, its positions refer to the training source.
 
     Raises:
         UserError: A class would be left without training images.
@@ -296,21 +298,23 @@ def deal_splits(
 
 
 def cut_val(labels: Labels, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut a tuning split from the training images: the same share of every class, the same images for every seed.
+    """Cut a tuning split from the training images.
+
+    It has the same share of every class, and the same images for every seed.
 
     Args:
         labels: Classes of the training images, (N,).
         fraction: Share of each class, at least one image.
 
     Returns:
-        Positions of what stays for training, and of the tuning split, both ascending.
+        Positions of the remaining training images and of the tuning split, both ascending.
 
     Raises:
         UserError: A class would be left without training images.
     """
     if not 0 < fraction < 1:
         raise UserError(f"data.val_fraction={fraction}: expected a share between 0 and 1")
-    generator = np.random.default_rng(0)  # not the run's seed: all seeds tune on the same images
+    generator = np.random.default_rng(0)  # independent of the run's seed: all seeds tune on the same images
     chosen = np.zeros(len(labels), np.bool_)
     of_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
     for label, indices in enumerate(of_class):

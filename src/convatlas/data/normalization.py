@@ -1,4 +1,4 @@
-"""Checks of the colours in a configuration: mean and std are of pixels in [0, 1], a background has 0 to 255."""
+"""Check the colours in a configuration: mean and std refer to pixels in [0, 1], a background to 0 to 255."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -49,10 +49,11 @@ def check_std(key: str, std: Sequence[float]) -> None:
 
 
 def check_background(background: Background, in_channels: int) -> None:
-    """Refuse what is no colour.
+    """Refuse a background that is not a colour.
 
     Raises:
-        UserError: Not an integer from 0 to 255 for each channel, or a colour in [0, 1].
+        UserError: The background does not have an integer from 0 to 255 for each channel, or looks like a colour in
+            [0, 1].
     """
     if background is None:
         return
@@ -69,15 +70,15 @@ def check_background(background: Background, in_channels: int) -> None:
 
 
 def set_background(sources: Iterable[Composited], background: Background, in_channels: int) -> None:
-    """Let transparent pixels of images be shown on a colour.
+    """Set the colour behind transparent pixels.
 
     Args:
         sources: The images.
-        background: The colour, 0 to 255 a channel; None shows what is stored under the alpha.
+        background: The colour, 0 to 255 in each channel. None ignores the alpha channel.
         in_channels: 1 for greyscale, 3 for RGB.
 
     Raises:
-        UserError: It is no colour.
+        UserError: The background is not a colour.
     """
     check_background(background, in_channels)
     for source in sources:

@@ -14,7 +14,7 @@ def open_with_root(dataset: Callable[..., DatasetT], name: str, in_channels: int
 
     Args:
         dataset: The function, a partial with its other arguments.
-        name: What the data are called, for the message.
+        name: The name of the data, for the message.
         in_channels: 1 for greyscale, 3 for RGB.
         root: The folder of the data set; None for one without files.
 

@@ -1,4 +1,4 @@
-"""Which samples make up each batch: a function of the seed, the epoch and the rank, and of nothing else."""
+"""Choose the samples of each batch as a function of seed, epoch and rank only."""
 
 from typing import Any
 
@@ -20,32 +20,35 @@ def train_batches(
     group: int = 1,
     kinds: NDArray[np.integer[Any]] | None = None,
 ) -> list[Indices]:
-    """The batches of one rank in one epoch; samples that do not fill a global batch are left out.
+    """Return the batches of one rank in one epoch. The last samples, which do not fill a global batch, are left out.
 
-    The global batches are cut from one permutation first. Each is then dealt to the ranks and their accumulation
-    parts, so that together they are the same batch for any number of them.
+    A permutation of all samples is cut into global batches. Each global batch is then divided between the ranks and
+    their accumulation parts. Therefore the global batch does not depend on the number of ranks and parts.
 
-    With repeated augmentation (Hoffer et al. 2020; Berman et al. 2019) a global batch holds several copies
-    of each of its samples, and an epoch as many images as without, so that it visits fewer samples. The copies of a
-    sample are dealt one after the other, to different ranks where there are several.
+    With repeated augmentation (Hoffer et al. 2020; Berman et al. 2019), a global batch contains several copies of each
+    of its samples. The number of images in an epoch does not change, so that an epoch visits fewer samples. The copies
+    of a sample are assigned to successive ranks.
 
     Args:
         num_samples: Size of the split.
-        global_batch_size: Samples in one optimizer step over all ranks.
-        parts: Accumulation parts of a rank's share.
+        global_batch_size: Number of samples in one optimizer step over all ranks.
+        parts: Number of accumulation parts of a rank.
         seed: The run's seed.
-        epoch: Counted from zero.
+        epoch: The epoch, counted from zero.
         rank: This rank.
         world_size: Number of ranks.
-        repeats: Copies of a sample in a global batch; where they do not divide it, its last group has fewer.
-        group: Samples that are dealt together and stay neighbours: 2 where neighbours are mixed. It must divide a
-            rank's accumulation part.
-        kinds: A number for each sample, (num_samples,): global batches are of one kind, but for the last of an epoch,
-            which take what is left of each. Images of one orientation need less padding.
+        repeats: Number of copies of a sample in a global batch. If it does not divide the batch, the last group of
+            samples has fewer copies.
+        group: Number of samples that stay neighbours on the same rank: 2 if neighbours are mixed. It must divide the
+            accumulation part of a rank.
+        kinds: The kind of each sample, (num_samples,). Each global batch has samples of one kind, except for the last
+            batches of an epoch, which contain the remaining samples of all kinds. For example, batches of images with
+            the same orientation need less padding.
 
     Returns:
-        Entries, one array a batch: copy c of the sample at position i of the split is ``i + c * num_samples``, so that
-        ``entry % num_samples`` is the position and each copy can have its own augmentation.
+        One array of entries for each batch. The entry of copy c of the sample at position i of the split is
+        ``i + c * num_samples``. Therefore ``entry % num_samples`` is the position, and each copy can have its own
+        augmentation.
     """
     groups = global_batch_size // group
     distinct = -(-groups // repeats) * group
@@ -62,7 +65,7 @@ def train_batches(
 
 
 def _by_kind(order: Indices, kinds: NDArray[np.integer[Any]], size: int) -> Indices:
-    """Put samples of one kind together, ``size`` at a time, as soon as there are so many of it."""
+    """Reorder samples into groups of ``size`` samples of one kind, in the order in which the groups become complete."""
     waiting: dict[int, list[int]] = {}
     sorted_order: list[int] = []
     for sample, kind in zip(order.tolist(), kinds[order].tolist(), strict=True):
@@ -77,6 +80,6 @@ def _by_kind(order: Indices, kinds: NDArray[np.integer[Any]], size: int) -> Indi
 
 
 def evaluation_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[Indices]:
-    """The batches of one rank in an evaluation: a stride without padding, so that each sample counts once."""
+    """Return the batches of one rank in an evaluation. The samples are strided without padding: each counts once."""
     share = np.arange(rank, num_samples, world_size)
     return [share[start : start + batch_size] for start in range(0, len(share), batch_size)]

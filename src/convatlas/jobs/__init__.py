@@ -1,4 +1,4 @@
-"""How trainings are started: as processes, as SLURM jobs, from a recorded run."""
+"""Start trainings: as processes, as SLURM jobs, from a recorded run."""
 
 from convatlas.config.public_names import public_attributes
 

@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 
 class Architecture(nn.Module, ABC):
-    """A network over a list of classes.
+    """A network that predicts classes.
 
     Attributes:
         num_classes: Number of classes.
-        in_channels: Channels of the input.
+        in_channels: Number of channels of the input.
     """
 
     image_size: int = 224
     """Height and width of the paper's images, in pixels."""
     classifier_name: ClassVar[str] = "fc"
-    """The layer that knows the number of classes, as it is called in the state dict."""
+    """Name, in the state dict, of the layer whose outputs are the classes."""
     background_outputs: ClassVar[int] = 0
-    """Outputs of that layer that stand for no class of the list."""
+    """Number of outputs of that layer that precede those of the classes and belong to the background."""
     unnamed_settings: Mapping[str, str] = {}
-    """Arguments that change what weights mean, but neither their names nor their shapes; with their values."""
+    """Arguments, with their values, that change the meaning of the weights but neither their names nor their shapes."""
     num_classes: int
     in_channels: int
 
@@ -37,10 +37,10 @@ class Architecture(nn.Module, ABC):
 
 
 class OnBackbone(Architecture):
-    """A network that stands on a classification network, and can start from its weights."""
+    """A network with a classification network as its backbone, from whose weights it can be initialised."""
 
     carried: ClassVar[tuple[str, ...]]
-    """Starts of the names whose tensors a trained classification network brings."""
+    """Prefixes of the names of tensors that are loaded from a trained classification network."""
 
     @property
     @abstractmethod

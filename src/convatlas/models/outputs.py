@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 class ClassifierOutput(NamedTuple):
-    """The outputs in training of a network with auxiliary heads; in evaluation it returns its logits only.
+    """The outputs of a network with auxiliary heads in training. In evaluation, the network returns only its logits.
 
     Attributes:
-        logits: (N, num_classes) float; of a segmentation network (N, num_classes, H, W).
-        auxiliary: Logits of the auxiliary heads, from the input to the output, each as ``logits``.
+        logits: The logits, (N, num_classes) float; (N, num_classes, H, W) for a segmentation network.
+        auxiliary: The logits of the auxiliary heads in the order of their layers, with the shape of ``logits``.
     """
 
     logits: Tensor

@@ -16,7 +16,7 @@ from convatlas.models.base import Architecture
 from convatlas.models.stored_weights import Origin
 
 SETTINGS = MappingProxyType({"stride_in": "3x3", "pool": "padded"})
-"""Arguments of all of torchvision's networks that their state dicts do not show."""
+"""Arguments that all networks of torchvision have and that cannot be inferred from a state dict."""
 EARLIER = MappingProxyType(
     {
         "alexnet-owt-4df8aa71.pth": "alexnet",
@@ -29,25 +29,25 @@ EARLIER = MappingProxyType(
 )
 """Files of ``IMAGENET1K_V1`` in earlier releases of torchvision, and their networks."""
 UNUSED = "N/A"
-"""What torchvision calls an output that stands for no class."""
+"""The name that torchvision gives to an output without a class."""
 INPUTS = MappingProxyType({"googlenet": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))})
-"""Mean and deviation where the network itself changes them from those of its transforms (``transform_input``)."""
+"""Mean and standard deviation of networks that renormalise the output of their transforms (``transform_input``)."""
 EPSILONS = MappingProxyType({"fasterrcnn_resnet50_fpn": 0.0, "maskrcnn_resnet50_fpn": 0.0})
 """Epsilon of the batch norm of networks that torchvision changes when it loads these weights (``overwrite_eps``)."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What torchvision's detectors do to images themselves."""
+"""Mean and standard deviation with which torchvision's detectors normalise images internally."""
 
 
 def torchvision_file(net: Architecture, source: str, key: str) -> Path:
-    """Fetch torchvision's weights of a network, or find where an earlier fetch has put them.
+    """Return the path of torchvision's weights for a network. They are downloaded if they are not in torch's cache.
 
     Args:
-        net: The network that they are for.
-        source: ``torchvision`` or ``torchvision:IMAGENET1K_V1``.
-        key: The configuration key that named them, for messages.
+        net: The network.
+        source: ``torchvision`` for the default weights, or with a name as in ``torchvision:IMAGENET1K_V1``.
+        key: The configuration key of the weights, for messages.
 
     Raises:
-        UserError: torchvision does not have this network or weights of that name; they cannot be fetched.
+        UserError: torchvision has no such network or no weights of this name, or the download fails.
     """
     name = net.torchvision_name
     if name is None:
@@ -63,7 +63,7 @@ def torchvision_file(net: Architecture, source: str, key: str) -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:  # the name ends in the first digits of the content's SHA-256
+        try:  # the file name ends with the first digits of its SHA-256
             torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
         except (OSError, RuntimeError) as error:
             raise UserError(
@@ -73,11 +73,11 @@ def torchvision_file(net: Architecture, source: str, key: str) -> Path:
 
 
 def published_weights(file: Path, background_outputs: int) -> Origin | None:
-    """Look up the training of one of torchvision's files by its name; None for other files.
+    """Look up the origin of a weight file of torchvision by its name; None for other files.
 
     Args:
         file: The file.
-        background_outputs: Outputs of the network before those of its classes.
+        background_outputs: Number of background outputs, which precede the outputs of the classes.
     """
     if file.name not in _files():
         return None
@@ -97,14 +97,14 @@ def published_weights(file: Path, background_outputs: int) -> Origin | None:
 
 
 def least_input_deviation(net: nn.Module) -> float | None:
-    """The smallest standard deviation of inputs with which a network's first batch norm can have its statistics.
+    """Compute a lower bound of the standard deviation of the inputs from the statistics of the first batch norm.
 
-    The deviation of a sum is at most the sum of the deviations. So that of a convolution's output is at most that of
-    its inputs times the sum of the kernel's absolute values. Nine filters in ten obey, as an average of weights or a
-    filter that has vanished may break the rule.
+    The standard deviation of a sum is at most the sum of the standard deviations. Therefore the deviation of the
+    output of a convolution is at most the deviation of its inputs times the sum of the absolute values of the kernel.
+    The result is the 0.9 quantile over the filters, because averaged weights or vanished filters may violate the bound.
 
     Returns:
-        The deviation; None if the first convolution has no batch norm, or one that has seen no images.
+        The bound; None if no batch norm follows the first convolution, or if its statistics are still initial.
     """
     conv, norm = _first_layers(net)
     if not isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
@@ -124,7 +124,7 @@ def _first_layers(net: nn.Module) -> tuple[nn.Conv2d, nn.Module | None]:
 
 @cache
 def _files() -> dict[str, tuple[str, WeightsEnum]]:
-    """Each file of torchvision's weights by name: of which network it is, and which."""
+    """Map the name of each weight file of torchvision to its network and its weights."""
     files = {
         Path(weights.url).name: (network, weights)
         for network in torchvision.models.list_models()

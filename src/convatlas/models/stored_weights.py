@@ -1,4 +1,4 @@
-"""Read the weights of a network from a file, which may hold several sets of them."""
+"""Read the weights of a network from a file, which may contain several sets of weights."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from convatlas.errors import UserError
 from convatlas.utils.tensors import read_torch_file
 
 WRAPPERS = ("state_dict", "model")
-"""Entries that are taken without being asked for."""
+"""Entries of a file that are used by default."""
 PREFIXES = ("module.", "net.")
-"""What wrappers of a network put before its names."""
+"""Prefixes that wrappers such as ``DistributedDataParallel`` add to parameter names."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How weights were trained, as far as it is known.
+    """The origin of weights: settings and preprocessing of their training, as far as known.
 
     Attributes:
-        name: Who trained them.
+        name: The source of the weights, for messages.
         settings: Arguments of the network.
-        mean: Mean of each channel that images were normalised with, of pixels in [0, 1].
-        std: Standard deviation of each channel, likewise.
-        classes: Names of the classes in order, a detector's without the background; empty if there are none.
-        epsilon: What batch norm adds to variances, where that is not what the network is built with; None elsewhere.
+        mean: Mean of each channel for normalisation, of pixels in [0, 1].
+        std: Standard deviation of each channel for normalisation, of pixels in [0, 1].
+        classes: Names of the classes in order, without the background of a detector. Empty if unknown.
+        epsilon: Epsilon of batch norm, if it differs from the one that the network is built with; otherwise None.
     """
 
     name: str
@@ -42,10 +42,10 @@ class StoredWeights:
     """One set of weights of a file.
 
     Attributes:
-        tensors: By name, without the prefixes of wrappers.
-        entry: Where the file holds them, keys joined by dots; empty if the file is nothing else.
-        others: Other entries that hold weights of the same network, such as an average of these.
-        origin: How they were trained; None if the file does not say it.
+        tensors: The tensors by name, without the prefixes of wrappers.
+        entry: The entry of the file that contains them, as keys joined by dots. Empty for the file as a whole.
+        others: Other entries with weights of the same network, such as averaged weights.
+        origin: The origin of the weights; None if the file does not contain it.
     """
 
     tensors: dict[str, Tensor]
@@ -55,18 +55,18 @@ class StoredWeights:
 
 
 def read_stored_weights(path: Path, key: str, entry: str | None = None) -> StoredWeights:
-    """Read a state dict; code in the file is never executed.
+    """Read a state dict from a ``.safetensors`` or torch file. Code in the file is never executed.
 
-    Takes ``.safetensors`` and torch files. Without ``entry``, the tensors are those of the file itself, or of its
-    ``state_dict`` or ``model``. The prefixes ``module.`` and ``net.`` are removed.
+    Without ``entry``, the state dict is the file itself, or its entry ``state_dict`` or ``model``. The prefixes
+    ``module.`` and ``net.`` are removed from the names.
 
     Args:
         path: The file.
-        key: The configuration key that named it, for messages; ``<key>_entry`` names the entry.
-        entry: The entry to take, keys joined by dots.
+        key: The configuration key of the file, for messages. ``<key>_entry`` is the key of the entry.
+        entry: The entry to read, as keys joined by dots.
 
     Raises:
-        UserError: No such file, not a file of weights, no such entry.
+        UserError: The file does not exist, contains no weights, or has no such entry.
     """
     content = read_torch_file(path, key)
     entries = dict(_entries(content))
@@ -86,7 +86,7 @@ def read_stored_weights(path: Path, key: str, entry: str | None = None) -> Store
 
 
 def _usual_entry(content: Any) -> tuple[str, Any]:
-    """The entry that holds the weights in most files, and what it holds."""
+    """Find the entry that contains the weights in most files, and return its path and its content."""
     keys = []
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -96,11 +96,15 @@ def _usual_entry(content: Any) -> tuple[str, Any]:
 
 
 def _entries(content: Any, path: str = "") -> Iterable[tuple[str, dict[str, Tensor]]]:
-    """Every set of weights in a file by its path: mappings of names to tensors, and the parts of a mixed one."""
+    """Find all state dicts in a file, and the parts of a state dict that contains several networks.
+
+    Yields:
+        The path of the state dict, as keys joined by dots, and the state dict.
+    """
     if not isinstance(content, dict):
         return
     if content and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
-        if any(name.endswith("weight") for name in content):  # the state of an optimizer has none
+        if any(name.endswith("weight") for name in content):  # not the state of an optimizer
             yield path, content
             yield from _parts(content, path)
         return
@@ -109,7 +113,10 @@ def _entries(content: Any, path: str = "") -> Iterable[tuple[str, dict[str, Tens
 
 
 def _parts(content: Mapping[str, Tensor], path: str) -> Iterable[tuple[str, dict[str, Tensor]]]:
-    """What a state dict holds beside the network under ``module.`` or ``net.``, by the first word of the names."""
+    """Find the parts of a state dict beside the network under ``module.`` or ``net.``, such as an average of it.
+
+    A part consists of the tensors whose names begin with the same word.
+    """
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in content.items():
         first, _, rest = name.partition(".")
@@ -133,13 +140,19 @@ def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _same_network(tensors: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether a third of the names are the same; some averages leave out the buffers, and the dots of names."""
+    """Check whether at least a third of the names are equal.
+
+    The limit is low because some averages contain no buffers. Dots are ignored because some averages remove them.
+    """
     mine, theirs = ({name.replace(".", "") for name in names} for names in (tensors, _without_prefixes(other)))
     return 3 * len(mine & theirs) >= len(mine) > 0
 
 
 def _origin(content: Any) -> Origin | None:
-    """What a checkpoint of ours says of its training; of a network with a backbone, the backbone's arguments."""
+    """Read the origin from a ConvAtlas checkpoint; None for other files.
+
+    For a network with a backbone, the settings are the arguments of the backbone.
+    """
     try:
         record = content["convatlas"]
         net, data = record["config"]["model"]["net"], record["config"]["data"]

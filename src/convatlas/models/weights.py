@@ -1,4 +1,4 @@
-"""Start a network from a file of weights, or from torchvision's."""
+"""Load initial weights into a network, from a file or from torchvision."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +15,9 @@ from convatlas.models.segmentation.segmenter import Segmenter
 from convatlas.models.stored_weights import Origin, StoredWeights, read_stored_weights
 
 TORCHVISION = "torchvision"
-"""Instead of a file: torchvision's best weights, or with ``:NAME`` the ones of that name."""
+"""In place of a file: torchvision's default weights, or with ``:NAME`` the weights of that name."""
 TRAINED = "current_model_state"
-"""Where a checkpoint has the trained weights if it has their average as ``state_dict``: Lightning's name."""
+"""Lightning's entry for the trained weights in a checkpoint whose ``state_dict`` contains their average."""
 LISTED = 10
 
 
@@ -26,15 +26,15 @@ class LoadedWeights:
     """The result of loading a file of weights.
 
     Attributes:
-        source: Where they come from.
-        loaded: Names in the network that have them now.
-        new: Names in the network that keep the values they started with.
-        unused: Names of the file that the network has no use for.
-        entry: Where in the file they are; empty if the file is nothing else.
-        others: Other entries of the file that hold weights of the same network.
-        assumed: Arguments of the network that change what the weights mean and that the file does not say.
-        origin: How they were trained; None if that is not known.
-        classes: Those of the classifier that is loaded, in order; empty if they are not known or it is new.
+        source: The source of the weights.
+        loaded: Names in the network whose values were loaded.
+        new: Names in the network that keep their initial values.
+        unused: Names in the file that the network does not have.
+        entry: The entry of the file that was read; empty for the file as a whole.
+        others: Other entries of the file with weights of the same network.
+        assumed: Arguments of the network that change the meaning of the weights and are not recorded in the file.
+        origin: The origin of the weights; None if unknown.
+        classes: The classes of the loaded classifier, in order. Empty if they are unknown or the classifier is new.
     """
 
     source: str
@@ -61,20 +61,21 @@ class LoadedWeights:
 def load_weights(
     net: Architecture, source: str, *, entry: str | None = None, reset_classifier: bool = False
 ) -> LoadedWeights:
-    """Load weights into a network, strictly.
+    """Load weights into a network. All names and shapes must match.
 
-    The stages of a staged training (FCN-32s, 16s, 8s) start from each other: what they do not share stays new.
+    The stages of a staged training (FCN-32s, 16s, 8s) can be loaded into each other. Layers that they do not share
+    keep their initial values.
 
     Args:
         net: The network.
-        source: A file, or what ``torchvision_file`` takes.
-        entry: Which weights of a file that holds several; None is ``state_dict`` or ``model``.
-        reset_classifier: Load at the weights' own number of classes, then give the network a new classifier with
-            the number it had.
+        source: A file, or a ``source`` of ``torchvision_file``.
+        entry: The entry of a file with several sets of weights; None means ``state_dict`` or ``model``.
+        reset_classifier: Whether to load a classifier with the number of classes of the weights, and then to replace it
+            by a new one with the number of classes of the network.
 
     Raises:
-        UserError: Listing the missing, unexpected and misshapen names, at most ten each; values that are not finite;
-            weights that were trained with other settings of the network.
+        UserError: Names are missing, unexpected or of another shape (the message lists at most ten of each); values are
+            not finite; the weights were trained with other settings of the network.
     """
     key = "model.weights"
     stored = _read(key, net, source, entry)
@@ -113,12 +114,12 @@ def load_backbone(net: OnBackbone, source: str, *, entry: str | None = None) -> 
 
     Args:
         net: A network with a backbone.
-        source: A checkpoint or file of weights of the backbone as a classification network, or torchvision's.
-        entry: Which weights of a file that holds several; None is ``state_dict`` or ``model``.
+        source: A checkpoint or weight file of the classification network, or torchvision's weights.
+        entry: The entry of a file with several sets of weights; None means ``state_dict`` or ``model``.
 
     Raises:
-        UserError: The network has no backbone; the weights are not the backbone's: names and shapes, ten at most;
-            values that are not finite; weights that were trained with other settings of the backbone.
+        UserError: The network has no backbone; names or shapes do not match the backbone (the message lists at most ten
+            of each); values are not finite; the weights were trained with other settings of the backbone.
     """
     key = "model.backbone.weights"
     body = net.classifier_body
@@ -150,7 +151,7 @@ def _read(key: str, net: Architecture, source: str, entry: str | None) -> Stored
 
 
 def _check_settings(where: str, net: Architecture, origin: Origin | None) -> tuple[str, ...]:
-    """Compare the settings that names and shapes do not show with those of the training; return what is not known."""
+    """Compare the ``unnamed_settings`` of a network with those of the training. Returns those that are unknown."""
     if origin is None:
         return tuple(f"{name}={here}" for name, here in net.unnamed_settings.items())
     defaults = signature(type(net))
@@ -167,9 +168,9 @@ def _check_settings(where: str, net: Architecture, origin: Origin | None) -> tup
 def _used_outputs(
     net: Architecture, found: dict[str, Tensor], classes: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Leave out the outputs that stand for no class, if the network has as many classes as are left.
+    """Remove the outputs without a class, if the network has as many classes as remain.
 
-    Each of COCO's category numbers has an output in torchvision's detectors, and ten of the numbers are not in use.
+    torchvision's detectors have an output for each category number of COCO, and ten of these numbers are not in use.
     """
     used = [index for index, name in enumerate(classes) if name != UNUSED]
     if len(used) != net.num_classes:
@@ -188,24 +189,24 @@ def _used_outputs(
 def check_fit(
     net: Architecture, where: str, found: Mapping[str, Tensor], new: Collection[str] = (), advice: str = ""
 ) -> None:
-    """Check that weights are all of a network but the ``new`` names, and nothing else.
+    """Check that weights match the names, shapes and types of a network except for the ``new`` names.
 
     Args:
-        net: The network; it may be on the meta device.
-        where: Where the weights come from, for messages.
+        net: The network. It may be on the meta device.
+        where: The source of the weights, for messages.
         found: The weights by name.
-        new: Names in the network that the weights are not to have.
-        advice: What the message ends with if the classifier does not fit.
+        new: Names in the network that the weights must not contain.
+        advice: The end of the message if the classifier does not fit.
 
     Raises:
-        UserError: Listing the missing, unexpected, misshapen and other names, at most ten each; values that are not
-            finite.
+        UserError: Names are missing, unexpected, or of another shape or type (the message lists at most ten of each);
+            values are not finite.
     """
     expected = {name: value for name, value in net.state_dict().items() if name not in new}
     problems = {
-        # Files from before torch 0.4.1 lack the count of batches that BatchNorm has seen; torch takes them too.
+        # Files from before torch 0.4.1 lack num_batches_tracked of BatchNorm. torch accepts them too.
         "missing": [name for name in expected if name not in found and not name.endswith("num_batches_tracked")],
-        # Frozen BatchNorm has statistics and no count.
+        # Frozen BatchNorm has statistics but no num_batches_tracked.
         "unexpected": [name for name in found if name.replace("num_batches_tracked", "running_mean") not in expected],
         "misshapen": [
             f"{name} {tuple(found[name].shape)} for {tuple(expected[name].shape)}"
@@ -225,7 +226,7 @@ def check_fit(
 
 
 def _is_like(value: Tensor, expected: Tensor) -> bool:
-    """Whether a tensor has its values in memory, and they are floating-point numbers exactly if they should be."""
+    """Whether a tensor is dense, has values in memory, and is floating-point exactly if ``expected`` is."""
     in_memory = value.layout is torch.strided and not value.is_meta
     return in_memory and value.is_floating_point() == expected.is_floating_point()
 
@@ -242,5 +243,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _layers(names: Iterable[str]) -> str:
-    """The layers, or parts of the network, that tensors belong to, each once."""
+    """List the top-level modules of the network that tensors belong to, each once."""
     return _listed(list(dict.fromkeys(name.rpartition(".")[0].partition(".")[0] for name in names)))

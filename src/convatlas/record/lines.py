@@ -11,14 +11,14 @@ from convatlas.errors import UnreadableError
 from convatlas.utils.nesting import is_writable
 
 Line = dict[str, Any]
-"""One line: ``step``, ``epoch`` and ``time``, and metrics by name; non-finite numbers are texts such as ``"NaN"``."""
+"""One line: ``step``, ``epoch``, ``time``, and metrics by name. Non-finite numbers are strings such as ``"NaN"``."""
 
 BLOCK = 4 * 2**20
 """Bytes read at a time."""
 MAX_STEP = 2**53
-"""Largest step; a larger integer is damage."""
+"""Largest valid step. A larger integer counts as damage."""
 MAX_DIGITS = 16
-"""Most digits of an integer; a longer one is damage and may not fit a float."""
+"""Maximum number of digits of an integer. A longer one counts as damage, because it may not fit a float."""
 NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 
 
@@ -47,7 +47,7 @@ class LineReader:
         self._last = b""
 
     def was_replaced(self) -> bool:
-        """Whether the file no longer starts with the lines that were read; the next read then begins at its start."""
+        """Check whether the file no longer begins with the lines that were read; the next read then starts over."""
         replaced = self.end > 0
         if self.path.is_file():
             with self.path.open("rb") as file:
@@ -58,7 +58,7 @@ class LineReader:
         return replaced
 
     def new(self) -> list[Line]:
-        """Read the lines since the last call; as ``blocks``."""
+        """Read the lines since the last call, as ``blocks`` does."""
         return list(chain.from_iterable(self.blocks()))
 
     def blocks(self) -> Iterator[list[Line]]:
@@ -102,12 +102,12 @@ class LineReader:
 
 
 def read_metrics(path: Path) -> list[Line]:
-    """Read all complete lines of a record; as ``LineReader.blocks``."""
+    """Read all complete lines of a record, as ``LineReader.blocks`` does."""
     return LineReader(path).new()
 
 
 def _parse(texts: Sequence[bytes]) -> list[Line] | None:
-    """Parse lines, all at once because that is twice as fast; None if one is damaged."""
+    """Parse lines; None if one is damaged. All lines are parsed at once, which is twice as fast."""
     try:
         text = f"[{b','.join(texts).decode()}]"
         lines = json.loads(text, parse_int=_integer)
@@ -125,7 +125,7 @@ def _integer(text: str) -> int:
 
 
 def _are_lines(lines: Sequence[Line]) -> bool:
-    """Whether all are objects with an integer step and numbers; the usual types are checked without a loop."""
+    """Whether all lines are objects with an integer step and numbers. Common types are checked without a loop."""
     if set(map(type, lines)) != {dict} or set(map(type, map(itemgetter("step"), lines))) != {int}:
         return False
     steps = list(map(itemgetter("step"), lines))

@@ -1,4 +1,4 @@
-"""Give a run a single owner: a second process is refused, unless the first one is dead."""
+"""Lock a run for a single owner: a second process is refused while the owner is alive."""
 
 import contextlib
 import fcntl
@@ -23,7 +23,7 @@ HEARTBEAT_SECONDS = 15.0
 DEAD_SECONDS = 120.0
 """An owner on another machine counts as dead when its heartbeat has not changed for this long."""
 POLL_SECONDS = 1.0
-"""Seconds between two looks at that heartbeat."""
+"""Seconds between two checks of that heartbeat."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Owner:
 
     Args:
         host: Host name of its machine.
-        pid: Its process id there.
-        process_start: Its start in the kernel's clock ticks, because a process id is used again later.
-        since: When it took the run, UTC.
+        pid: Its process id on the machine.
+        process_start: Start of the process in the kernel's clock ticks. It distinguishes processes with the same id.
+        since: Time at which it took the run, UTC.
         slurm_job: Its SLURM job.
-        slurm_restart: How often that job was requeued.
-        numbering: The boot of the machine and the PID namespace, in which the process id is valid. Two machines, or
-            two containers, may share a host name. Empty if it is not known.
+        slurm_restart: Number of times that the job was requeued.
+        numbering: The boot id of the machine and the PID namespace, in which the process id is valid. They distinguish
+            machines or containers with the same host name. Empty if unknown.
     """
 
     host: str
@@ -51,7 +51,7 @@ class Owner:
 
     @classmethod
     def this_process(cls) -> "Owner":
-        """The owner that this process would be."""
+        """Describe this process as an owner."""
         pid = os.getpid()
         job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         return cls(platform.node(), pid, process_start(pid), now(), job, restart, numbering())
@@ -63,7 +63,7 @@ class Owner:
             start = process_start(self.pid)
             hidden = start is None and not Path(f"/proc/{self.pid}").exists() and _exists(self.pid)
             return None if hidden else start == self.process_start
-        # SLURM runs a job once at a time: an earlier start of this process's own job is dead.
+        # SLURM runs a job only once at a time, so an owner from an earlier start of this process's job is dead.
         earlier = self.slurm_job is not None and self.slurm_job == me.slurm_job
         return False if earlier and self.slurm_restart < me.slurm_restart else None
 
@@ -75,16 +75,17 @@ class Owner:
 class Watch:
     """Finds out which owners are alive by reading their locks repeatedly.
 
-    An owner whose process cannot be looked at shows by its heartbeat that it is alive: the time of change of its
-    ``lock.json``. That time comes from another machine's clock, so it is only compared with what it was before. The
-    owner is dead when it has not changed for ``DEAD_SECONDS`` of this process's own monotonic clock.
+    The process of an owner may be invisible, for example on another machine. Its heartbeat, the modification time of
+    its ``lock.json``, then shows that it is alive. The time comes from the clock of another machine, so it is only
+    compared with earlier values. The owner counts as dead if the heartbeat does not change for ``DEAD_SECONDS`` of the
+    monotonic clock of this process.
     """
 
     def __init__(self) -> None:
         self._seen: dict[Path, _Heartbeat] = {}
 
     def owner(self, path: Path) -> Owner | None:
-        """The owner of a run, from its ``lock.json``; None if there is none or it is known to be dead."""
+        """Return the owner of a run from its ``lock.json``; None if there is none or if it is known to be dead."""
         sign = _read(path)
         if sign is None or (alive := sign[0].is_alive()) is False:
             self._seen.pop(path, None)
@@ -98,7 +99,7 @@ class Watch:
         return sign[0]
 
     def is_undecided(self, path: Path) -> bool:
-        """Whether it is still unknown if the owner that was seen last is alive."""
+        """Check whether it is still unknown if the last owner of a run is alive."""
         seen = self._seen.get(path)
         return seen is not None and not seen.has_changed and seen.seconds < DEAD_SECONDS
 
@@ -125,7 +126,14 @@ class Watch:
 
 @dataclass
 class _Heartbeat:
-    """An owner and the time of change of its lock, unchanged for ``seconds`` until ``looked``."""
+    """The last heartbeat of an owner.
+
+    Attributes:
+        sign: The owner and the modification time of its lock in nanoseconds.
+        looked: Time of the last check, by the monotonic clock.
+        has_changed: Whether a change of the owner or of the time was observed.
+        seconds: Seconds without a change until ``looked``.
+    """
 
     sign: tuple[Owner, int]
     looked: float
@@ -133,9 +141,9 @@ class _Heartbeat:
     seconds: float = 0.0
 
     def still(self) -> float:
-        """Add the time since the last look; return the seconds without a change."""
+        """Add the time since the last check, and return the seconds without a change."""
         before, self.looked = self.looked, time.monotonic()
-        # While this process slept, or its file system did not answer, the owner's may not have answered either.
+        # If this process slept or its file system did not respond, the owner may also have been unable to write.
         self.seconds += min(self.looked - before, HEARTBEAT_SECONDS)
         return self.seconds
 
@@ -143,15 +151,16 @@ class _Heartbeat:
 class RunLock:
     """Context manager that owns a run's directory.
 
-    ``lock.json`` names the owner; its time of change is the heartbeat. A lock of the file system only guards the
-    moment of taking: it tells neither its holder nor, on a network, that the machine of the holder is gone.
+    ``lock.json`` names the owner, and its modification time is the heartbeat. A file-system lock (``flock``) only
+    protects the moment of taking the run. It is not sufficient alone: it does not name its holder, and on a network
+    file system it does not show that the machine of the holder has failed.
 
     Args:
         directory: The run's directory, which exists.
 
     Raises:
-        UserError: On entering, another process owns it and is alive. For an owner on another machine, it takes up to
-            ``DEAD_SECONDS`` to find that out.
+        UserError: On entering, if another process that is alive owns the run. For an owner on another machine, this
+            check takes up to ``DEAD_SECONDS``.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -186,18 +195,18 @@ class RunLock:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        with contextlib.suppress(OSError):  # a disk that has become read-only: the first error counts
+        with contextlib.suppress(OSError):  # the disk may be read-only now; the first error is reported
             if self._is_mine():
                 self.path.unlink()
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):  # a file system that stumbles: the next beat tries again
+            with contextlib.suppress(OSError):  # a temporary error: the next beat tries again
                 if not self._is_mine():
                     sys.stderr.write(
                         f"convatlas: error: run {self.path.parent} was taken over while this process slept\n"
                     )
-                    os._exit(1)  # at once: two must not write
+                    os._exit(1)  # at once, because two processes must not write
                 os.utime(self.path)
 
     def _is_mine(self) -> bool:
@@ -205,9 +214,9 @@ class RunLock:
 
 
 def run_state(run: RunDirectory) -> str:
-    """The state of a run for a list: ``running``, ``finished``, ``preempted`` and so on.
+    """Return the state of a run for display: ``running``, ``finished``, ``preempted`` and so on.
 
-    A running one whose owner is known to be dead is ``interrupted``. If the owner's last heartbeat is more than
+    A running run whose owner is known to be dead is ``interrupted``. If the owner's last heartbeat is more than
     ``DEAD_SECONDS`` old by this machine's clock, the state is ``no sign of life since …``. The two clocks may differ,
     so this state is only for display.
     """
@@ -224,7 +233,7 @@ def run_state(run: RunDirectory) -> str:
 
 
 def _read(path: Path) -> tuple[Owner, int] | None:
-    """The owner and the time of change of a ``lock.json``, in nanoseconds of the owner's clock."""
+    """Read the owner and the modification time of a ``lock.json``, in nanoseconds of the owner's clock."""
     try:
         return Owner(**read_lock(path)), path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -232,7 +241,7 @@ def _read(path: Path) -> tuple[Owner, int] | None:
 
 
 def numbering() -> str:
-    """The boot of this machine and the PID namespace, in which process ids are valid; empty if not on Linux."""
+    """Return the boot id and the PID namespace, in which process ids are valid; empty if not on Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -248,13 +257,13 @@ def _exists(pid: int) -> bool:
         return True
     except ProcessLookupError:
         return False
-    return False  # it is this user's, so /proc would show it: it has just ended
+    return False  # /proc would show a process of this user, so it has just ended
 
 
 def process_start(pid: int) -> int | None:
-    """The start of a living process in clock ticks since the boot; None if there is no such process."""
+    """Return the start of a living process in clock ticks since the boot; None if there is no such process."""
     try:
-        # After the command in brackets, which may hold anything: state, …, and the start as field 22 (man 5 proc).
+        # The command in brackets may contain any character. The state and field 22, the start, follow it (man 5 proc).
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None

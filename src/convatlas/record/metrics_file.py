@@ -1,4 +1,4 @@
-"""The metrics of a run in bounded memory, updated from the lines that were appended to its record."""
+"""Read the metrics of a run in bounded memory, and update them with the lines that are appended to its record."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from convatlas.record.lines import Line, LineReader
 from convatlas.record.series import Series, bounded, join, series_of
 
 Columns = tuple[NDArray[Any], ...]
-"""Position in the block, step, epoch, time and value of the points of one metric, (N,) each."""
+"""The points of one metric: position in the block, step, epoch, time and value, (N,) each."""
 
 
 class MetricsFile:

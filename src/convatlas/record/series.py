@@ -1,4 +1,4 @@
-"""One metric of a run in bounded memory: neighbouring steps share a bucket with their mean and extremes."""
+"""Store one metric of a run in bounded memory: buckets of neighbouring steps keep their mean and extremes."""
 
 from dataclasses import dataclass, fields
 
@@ -6,28 +6,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_BUCKETS = 1024
-"""Most buckets of a series: about the width of a figure in pixels."""
+"""Maximum number of buckets of a series: about the width of a figure in pixels."""
 VIEWPORT = 1000
 """The width of the range of x for ``smooth``, in units of one step of decay."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One metric over the optimizer steps of a run, in buckets of ``width`` steps, ascending; empty ones are left out.
+    """One metric over the optimizer steps of a run, in ascending buckets of ``width`` steps without the empty ones.
 
     Bucket k spans the steps from ``k * width`` to ``(k + 1) * width - 1``. As long as there are few enough points,
-    the width is 1 and every value stands for itself.
+    the width is 1 and each bucket contains one value.
 
     Attributes:
-        width: Steps a bucket spans, a power of two.
-        steps: The last step logged in each bucket, (K,) int64.
-        epochs: Its epoch, (K,) int64.
-        times: When it was logged, (K,) float64, seconds since 1970.
-        counts: Finite values in each bucket, (K,) int64.
-        sums: Their sum, (K,) float64.
-        lows: Their smallest, (K,) float64; NaN where there is none.
-        highs: Their largest, (K,) float64; NaN where there is none.
-        gaps: Values that are NaN or infinite, (K,) int64.
+        width: Number of steps of a bucket, a power of two.
+        steps: The last logged step of each bucket, (K,) int64.
+        epochs: The epoch of that step, (K,) int64.
+        times: The time at which that step was logged, (K,) float64, seconds since 1970.
+        counts: Number of finite values in each bucket, (K,) int64.
+        sums: Sum of the finite values, (K,) float64.
+        lows: Smallest finite value, (K,) float64; NaN if there is none.
+        highs: Largest finite value, (K,) float64; NaN if there is none.
+        gaps: Number of values that are NaN or infinite, (K,) int64.
         last: The last logged value.
         first_gap: The first step whose value is not finite, or None.
     """
@@ -66,9 +66,9 @@ def series_of(
     steps if it logs at other steps than before, because ``trainer.log_every_n_steps`` was changed.
 
     Args:
-        steps: Optimizer steps in the order logged, (N,) int64, N ≥ 1.
-        epochs: Their epochs, (N,) int64.
-        times: When they were logged, (N,) float64.
+        steps: Optimizer steps in the order in which they were logged, (N,) int64, N ≥ 1.
+        epochs: The epochs of the steps, (N,) int64.
+        times: The times at which the steps were logged, (N,) float64.
         values: The values, (N,) float64; NaN and infinities are gaps.
     """
     later = np.append(np.minimum.accumulate(steps[::-1])[::-1][1:], np.iinfo(np.int64).max)
@@ -92,7 +92,7 @@ def series_of(
 
 
 def join(earlier: Series, later: Series) -> Series:
-    """Append a series to an earlier one, whose buckets are as wide or wider.
+    """Append a series to an earlier one, whose buckets have at least the same width.
 
     Buckets of the earlier series that do not begin before the later series are replaced.
     """
@@ -121,14 +121,15 @@ def coarsen(series: Series, width: int) -> Series:
 
 
 def smooth(x: NDArray[np.float64], values: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
-    """Exponential moving mean whose decay follows x, W&B's "time weighted EMA": the same for dense and sparse curves.
+    """Compute the exponential moving average with a decay that depends on the distances in x.
 
-    Source: "Smooth line plots" in W&B's documentation. Non-finite values stay in the curve and do not enter the mean.
+    This is W&B's "time weighted EMA" (source: "Smooth line plots" in W&B's documentation). Dense and sparse curves are
+    smoothed equally. Non-finite values stay in the curve and do not enter the average.
 
     Args:
-        x: Where the values are, (K,) float64, ascending.
+        x: Positions of the values, (K,) float64, ascending.
         values: The curve, (K,) float64.
-        weight: From 0, which changes nothing, up to below 1.
+        weight: Strength of the smoothing, at least 0 and below 1. 0 changes nothing.
 
     Returns:
         The smoothed curve, (K,) float64.

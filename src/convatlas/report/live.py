@@ -16,7 +16,7 @@ from convatlas.utils.files import dumps
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A report ready to be sent: figures and runs as JSON, and a digest of each part, which shows changes."""
+    """A report with its figures and runs as JSON, and with a digest of each part, by which changes are detected."""
 
     report: Report
     figures: dict[str, str]
@@ -45,7 +45,7 @@ class LiveReport:
         self._snapshot: Snapshot
 
     def snapshot(self) -> Snapshot:
-        """The report of the current runs. A damaged run is left out and named in the report."""
+        """Return the report of the current runs. A damaged run is left out and named in the report."""
         with self._lock:
             records, damages = self._read()
             if self._shown is None or not self._is_shown(records, damages):

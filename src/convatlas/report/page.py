@@ -33,7 +33,7 @@ from convatlas.report.views.tables import SETTINGS, expectations_table, results_
 from convatlas.utils.files import dumps, write_atomic
 
 DETAILED = 4
-"""Most runs whose evaluation and origin a page shows; of more runs, the best are shown."""
+"""Maximum number of runs whose evaluation and origin a page shows. If there are more runs, the best are shown."""
 SECTIONS = ("header", "results", "training", "hyperparameters", "runs", "evaluations", "origin")
 """The sections of a page, top to bottom. Each is a template of this name."""
 
@@ -115,8 +115,8 @@ def render_page(report: Report, refresh: float | None = None, state: Mapping[str
 
     Args:
         report: The report.
-        refresh: Seconds between two requests of a live page to its server; None: a static page.
-        state: Digests of the parts, from which a live page sees changes.
+        refresh: Seconds between two requests of a live page to its server; None for a static page.
+        state: Digests of the parts, by which a live page detects changes.
     """
     data = {
         "figures": report.figures if refresh is None else {},
@@ -157,13 +157,13 @@ def write_report(
 
 
 def filter_text(run: RunRecord) -> str:
-    """The text that the filter searches, in lower case: run id, name, state and ``key:value`` of the configuration."""
+    """Return the text that the filter searches, in lower case: run id, name, state and ``key:value`` of settings."""
     settings = " ".join(f"{key}:{value_text(value)}" for key, value in flatten(run.config).items())
     return f"{run.run_id} {run.name} state:{run.state} {settings}".lower()
 
 
 def _detailed(runs: Sequence[RunRecord]) -> list[int]:
-    """The positions of the runs to show in detail: all, or those with the best value of the first metric."""
+    """Return the positions of the runs to show in detail: all, or those with the best values of the first metric."""
     if len(runs) <= DETAILED:
         return list(range(len(runs)))
     names = metric_names(runs)

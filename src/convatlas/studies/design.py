@@ -16,7 +16,7 @@ from convatlas.record.quantities import quantity
 CLOSED = ConfigDict(extra="forbid")
 Setting = bool | int | float | str
 Block = tuple[int, ...]
-"""The seeds of a figure: one, or those of the members of an ensemble."""
+"""The seeds of a figure: one seed, or the seeds of the members of an ensemble."""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -164,7 +164,7 @@ class Study:
 
     @property
     def more_is_better(self) -> bool:
-        """Whether a larger figure of a run is better. Of epochs, fewer are."""
+        """Whether a larger figure of a run is better. For ``epochs_to_reach``, a smaller one is."""
         return self.mode == "max" and self.statistic != "epochs_to_reach"
 
     @property
@@ -192,7 +192,7 @@ def read_study(values: Mapping[str, Any]) -> Study:
     """Check the keys of a study.
 
     Args:
-        values: The group ``study`` of the configuration, resolved. ``mode`` may be absent: it is the metric's own.
+        values: The group ``study`` of the configuration, resolved. Without ``mode``, the mode of the metric is used.
 
     Raises:
         UserError: A key is missing, unknown, of the wrong type, or contradicts another one; the message names it.

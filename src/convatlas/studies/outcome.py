@@ -26,9 +26,9 @@ class Result:
 
     Attributes:
         cell: The cell.
-        label: Its name.
-        values: Its figures by their seeds.
-        expected: Number of figures of the complete study.
+        label: The name of the cell.
+        values: The figures of the cell by their seeds.
+        expected: Number of figures of the cell in the complete study.
         chosen: Whether the arm is compared at this cell; false if another value of the factor is better for the arm.
     """
 
@@ -45,17 +45,17 @@ class Result:
 
     @property
     def mean(self) -> float | None:
-        """Their mean. If a threshold was not always reached, it is a lower bound."""
+        """The mean of the figures. It is a lower bound if a threshold was not always reached."""
         return statistics.fmean(self.numbers) if self.values else None
 
     @property
     def deviation(self) -> float | None:
-        """Their standard deviation (N - 1)."""
+        """The standard deviation of the figures (N - 1)."""
         return statistics.stdev(self.numbers) if len(self.values) > 1 else None
 
     @property
     def reached(self) -> int:
-        """How many figures reached the threshold; all if there is no threshold."""
+        """Number of figures that reached the threshold; all if there is no threshold."""
         return sum(value.reached for value in self.values.values())
 
 
@@ -67,7 +67,7 @@ class ArmComparison:
         direction: The expectation.
         better: Result of the cell that should be better.
         worse: Result of the other cell.
-        setting: The value of the factor of both cells, if the arms are compared at each value.
+        setting: The value of the factor in both cells, if the arms are compared at each value.
         test: The paired test, better minus worse; None without a common seed.
         adjusted: ``test.p`` after Holm's correction for all comparisons of the study.
         verdict: The verdict.
@@ -130,7 +130,10 @@ def judge(study: Study, values: Mapping[Cell, Mapping[Block, Value]]) -> StudyOu
 
 
 def _best(study: Study, results: Sequence[Result]) -> Cell:
-    """The cell with the best mean, among those with the most figures: cells with diverged seeds are less reliable."""
+    """Return the cell with the best mean among those with the most figures.
+
+    Cells with fewer figures are less reliable, because some of their seeds diverged.
+    """
     most = max(len(result.values) for result in results)
     complete = [result for result in results if len(result.values) == most]
     sign = 1 if study.more_is_better else -1
@@ -138,10 +141,11 @@ def _best(study: Study, results: Sequence[Result]) -> Cell:
 
 
 def _compare(better: Result, worse: Result) -> PairedTest | None:
-    """Pair figures by seed, and an ensemble with the mean of the other arm's figures of its seeds.
+    """Compare the figures of two arms in pairs with the same seed.
 
-    If a threshold was not always reached, epochs are counted up to the number that all runs of both arms had: the
-    difference is one of restricted means (Royston and Parmar 2013).
+    The figure of an ensemble is paired with the mean of the other arm's figures for the same seeds. If some run did
+    not reach the threshold, epochs are capped at the smallest number of epochs of such a run. The difference is then
+    one of restricted means (Royston and Parmar 2013).
     """
     large, small = sorted((better, worse), key=lambda result: -max(map(len, result.values), default=1))
     both = [*better.values.values(), *worse.values.values()]

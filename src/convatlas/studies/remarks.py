@@ -1,4 +1,4 @@
-"""Sentences about the method of a study and the limits of its results."""
+"""Write sentences about the method of a study and about the limits of its results."""
 
 from convatlas.record.groups import short_key, value_text
 from convatlas.studies.design import Study

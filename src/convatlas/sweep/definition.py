@@ -1,4 +1,4 @@
-"""A sweep on disk: its definition in ``sweep.yaml`` and the storage that its workers share."""
+"""Read and write a sweep: its definition in ``sweep.yaml`` and the storage that its workers share."""
 
 import os
 import secrets
@@ -46,7 +46,7 @@ ENTRIES: Mapping[str, Any] = {
 NUM_TRIALS, MAX_RETRIES = "num_trials", "max_retries"
 """Attributes of the Optuna study: the number of trials, and how often a trial is continued after its worker died."""
 WORKER, DEATHS, STOPPED = "worker", "deaths", "stopped"
-"""Attributes of a trial: its worker, how many workers died with it, whether its worker was told to stop."""
+"""Attributes of a trial: its worker, the number of workers that died during it, whether it was told to stop."""
 REASON, RUN = "reason", "run"
 """More attributes of a trial: why it failed, and the name of its run."""
 ATTRIBUTES: Mapping[str, Any] = {WORKER: Name, DEATHS: NonNegativeInt, STOPPED: bool, REASON: str, RUN: Name}
@@ -65,7 +65,7 @@ class Sweep:
         study: The Optuna study, which holds the trials.
         mutex: Lock of the storage of the study.
         sampler_settings: Settings of the sampler, which each trial builds anew.
-        watch: Knowledge of this process about the locks of workers.
+        watch: Finds out which workers are alive from their locks.
     """
 
     directory: Path
@@ -167,7 +167,7 @@ def find_sweep_of_before(directory: Path, settings: Mapping[str, Any], train: Se
 
 
 def _check_overrides(lines: list[str], path: Path) -> None:
-    """Refuse overrides of a file that name an object outside the public names: composing them would import it.
+    """Refuse overrides of a file that name an object outside the public names, because composing would import it.
 
     Raises:
         UserError: A line is no override, or names such an object.

@@ -1,4 +1,4 @@
-"""Base class of the tasks: initial weights, optimizer, check of the loss."""
+"""The base class of the tasks: initial weights, optimizer, check of the loss."""
 
 import math
 from abc import abstractmethod
@@ -22,18 +22,18 @@ from convatlas.tasks.optimization import OptimizerConfig, Schedule, ScheduleCont
 
 
 class Task(LightningModule):
-    """A network with its optimizer; logs ``train/loss`` and ``train/learning_rate`` as they come.
+    """A network with its optimizer. It logs ``train/loss`` and ``train/learning_rate`` without averaging.
 
     Args:
-        name: The architecture, as its configuration file is called.
+        name: Name of the architecture, which is the name of its configuration file.
         net: The network.
-        weights: What to start from: a state dict's file, ``torchvision``, ``torchvision:NAME``, or None.
-        weights_entry: Which weights of a file that holds several, keys joined by dots; None is ``state_dict`` or
-            ``model``.
-        reset_classifier: Take such weights at their own number of classes and start a new classifier.
-        channels_last: Keep weights, and so activations, as (N, H, W, C) in memory.
-        optimizer: How to optimize; None for a network that is only evaluated.
-        schedule: The learning-rate schedule; None likewise.
+        weights: Initial weights: the file of a state dict, ``torchvision``, ``torchvision:NAME``, or None.
+        weights_entry: The entry of a file with several sets of weights, as keys joined by dots; None means
+            ``state_dict`` or ``model``.
+        reset_classifier: Whether to accept weights with another number of classes and to initialise a new classifier.
+        channels_last: Whether to store weights, and therefore activations, as (N, H, W, C) in memory.
+        optimizer: The optimizer; None for a network that is only evaluated.
+        schedule: The learning-rate schedule; None for a network that is only evaluated.
     """
 
     task_type: ClassVar[str]  # the data module has the same
@@ -71,10 +71,10 @@ class Task(LightningModule):
         self._compiled: Callable[[Tensor], Any] | None = None
 
     def load_backbone(self, backbone: Mapping[str, str | None] | None) -> None:
-        """Start the backbone of the network from ``weights``, the entry ``weights_entry`` of a file.
+        """Load the file ``weights``, or its entry ``weights_entry``, into the backbone of the network.
 
         Raises:
-            UserError: There is an entry without a file; the weights do not fit.
+            UserError: An entry is given without a file, or the weights do not fit.
         """
         source, entry = ((backbone or {}).get(key) for key in ("weights", "weights_entry"))
         if source is not None:
@@ -83,9 +83,9 @@ class Task(LightningModule):
             raise UserError(f"model.backbone.weights_entry={entry}: expected model.backbone.weights, the file")
 
     def compile_net(self) -> None:
-        """Compile the network for training steps; evaluation stays as it is."""
+        """Compile the network for training steps. Evaluation uses the network without compilation."""
         if self.optimizer_config is not None:
-            self._compiled = compiled(self.net)  # a function, not a module: names in checkpoints stay
+            self._compiled = compiled(self.net)  # a function, so that names in checkpoints do not change
 
     def output(self, batch: Any) -> Any:
         """Return the output of the network for a training batch."""
@@ -96,9 +96,9 @@ class Task(LightningModule):
         """Compute the training loss of the network's output for a batch, a scalar."""
 
     def check_data(self, data: Images) -> None:
-        """Raise a ``UserError`` for data of another task type or images that the network does not take.
+        """Raise a ``UserError`` for data of another task type or for images that the network does not accept.
 
-        Warn of images that are prepared otherwise than those that the initial weights were trained with.
+        Warn if the preprocessing of the images differs from that of the initial weights.
         """
         if data.task_type != self.task_type:
             raise UserError(
@@ -109,7 +109,7 @@ class Task(LightningModule):
             check_initial_weights(cast(Architecture, self.net), self.loaded, data)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer and its schedule."""
+        """Build the optimizer and its schedule."""
         if self.optimizer_config is None or self.schedule is None:
             raise ValueError("a task without optimizer and schedule cannot be trained")
         global_batch_size = self.trainer.datamodule.global_batch_size  # type: ignore[attr-defined]
@@ -126,12 +126,12 @@ class Task(LightningModule):
         }
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: Any) -> None:
-        """Step a schedule after an optimizer step; one that follows a metric has been, see ``on_validation_end``."""
+        """Step a schedule after an optimizer step. ``on_validation_end`` steps a schedule that follows a metric."""
         if metric is None:
             scheduler.step()
 
     def on_validation_end(self) -> None:
-        """Step a schedule that follows a metric: before the checkpoint of this epoch, where Lightning does it after."""
+        """Step a schedule that follows a metric before the checkpoint is written; Lightning would do it afterwards."""
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ReduceLROnPlateau):
                 config.scheduler.step(self.trainer.callback_metrics[self.monitor])
@@ -140,7 +140,7 @@ class Task(LightningModule):
         """Log a training step, with the terms of its loss, and check at log steps whether the loss is finite."""
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check_finite(loss)
-            self.log("train/loss", loss, sync_dist=True)  # only here: the ranks wait for each other
+            self.log("train/loss", loss, sync_dist=True)  # only at log steps, because the ranks wait for each other
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log_dict(dict(parts or {}), sync_dist=True)
         self.last_loss = loss.detach()
@@ -150,7 +150,7 @@ class Task(LightningModule):
         self._check_finite(self.last_loss)
 
     def _check_finite(self, loss: Tensor) -> None:
-        # Not at every step: looking at the value makes a GPU wait.
+        # Not at every step, because reading the value synchronises with the GPU.
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"train/loss is {loss.item()} at step {self.global_step}: training diverged; "

@@ -27,9 +27,9 @@ from convatlas.tasks.segmentation.predictions import MaskPredictions
 from convatlas.utils.files import dumps, make_directory, write_atomic, write_picture, writing
 
 USUAL_PROTOCOLS = ("center_crop", "whole_image")
-"""The test protocols that go without saying."""
+"""The default test protocols, which are not part of the name of an evaluation file."""
 SHOWN = 24
-"""Mistakes and sample predictions kept with their images."""
+"""Number of mistakes and of sample predictions that are written with their images."""
 
 
 def evaluate_split(
@@ -43,12 +43,13 @@ def evaluate_split(
     """Evaluate every sample of ``data.split`` once and write the result and example images.
 
     Args:
-        trainer: A trainer, of any number of ranks.
-        task: The network, its weights loaded.
+        trainer: A trainer with any number of ranks.
+        task: The task with its network and loaded weights.
         data: The images.
-        checkpoint: Where the weights come from, as it is written down.
-        output: The folder to write to, ``evaluation_file``; only rank zero writes.
-        protocol: The test protocol that task and data follow, as it is written down; None is the task's usual one.
+        checkpoint: The source of the weights, which is written to the result.
+        output: The folder of the result; see ``evaluation_file``. Only rank zero writes.
+        protocol: The test protocol of task and data, which is written to the result. None: the default protocol of the
+            task.
 
     Returns:
         The metrics ``<split>/loss``, ``<split>/top1`` and so on.
@@ -75,7 +76,7 @@ def evaluation_file(output: Path, split: str, protocol: str) -> Path:
 
 @singledispatch
 def details(predictions: object, data: ImageDataModule, output: Path) -> dict[str, Any]:
-    """What predictions say by class and of single images, whose pictures go to ``output/<split>``."""
+    """Compute the results of each class and of single images, and write pictures of them to ``output/<split>``."""
     raise TypeError(f"predictions of {type(predictions).__name__}")
 
 

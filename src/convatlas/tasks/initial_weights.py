@@ -1,4 +1,4 @@
-"""Compare images and classes with those of the weights that a network starts from."""
+"""Compare the images and classes of the data with those of the initial weights of a network."""
 
 import math
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from convatlas.utils.distributed import is_rank_zero
 
 
 def check_initial_weights(net: Architecture, loaded: Sequence[LoadedWeights], data: Images) -> None:
-    """Warn of images that are prepared otherwise than those that initial weights were trained with.
+    """Warn if the preprocessing of the images differs from that of the initial weights.
 
-    torchvision and our own checkpoints say how images were normalised. Of other weights, batch norm's statistics show
-    when the images had a much larger deviation, such as pixels of 0 to 255.
+    The normalisation is known for torchvision's weights and for ConvAtlas checkpoints. For other weights, the
+    statistics of batch norm show whether the images had a much larger standard deviation, such as pixels of 0 to 255.
 
     Args:
-        net: The network, the weights loaded.
-        loaded: What it was loaded from.
+        net: The network with the loaded weights.
+        loaded: The weights from which it was loaded.
         data: The images.
 
     Raises:
-        UserError: The classes of the weights are those of the data in another order.
+        UserError: The weights have the classes of the data in another order.
     """
     for weights in loaded:
         _check_order(weights, data)
@@ -43,7 +43,7 @@ def check_initial_weights(net: Architecture, loaded: Sequence[LoadedWeights], da
                 f"expected model.net.batch_norm=frozen model.net.batch_norm_epsilon={origin.epsilon:g}"
             )
     deviation = least_input_deviation(net) if any(weights.origin is None for weights in loaded) else None
-    largest = 0.5 / min(data.std)  # pixels from 0 to 1 deviate by 0.5 at most
+    largest = 0.5 / min(data.std)  # the standard deviation of pixels in [0, 1] is at most 0.5
     if deviation is not None and deviation > largest:
         _warn(
             f"{', '.join(weights.source for weights in loaded)}: the statistics of the first batch norm are of inputs "
@@ -54,7 +54,7 @@ def check_initial_weights(net: Architecture, loaded: Sequence[LoadedWeights], da
 
 
 def _check_order(weights: LoadedWeights, data: Images) -> None:
-    """Refuse a class that the weights know by the same name at another place."""
+    """Refuse data with a class that has another index in the weights."""
     theirs = [_plain(name) for name in weights.classes]
     for index, name in enumerate(data.class_list.names[: len(theirs)]):
         if theirs[index] != _plain(name) and _plain(name) in theirs:

@@ -9,7 +9,7 @@ class Classes(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """Their names, in the order of the network's outputs."""
+        """The names of the classes, in the order of the network's outputs."""
 
 
 class Images(Protocol):
@@ -33,11 +33,11 @@ class Images(Protocol):
 
     @property
     def mean(self) -> Sequence[float]:
-        """Mean of each channel that is subtracted, of pixels in [0, 1]."""
+        """Mean of each channel for normalisation, of pixels in [0, 1]."""
 
     @property
     def std(self) -> Sequence[float]:
-        """Standard deviation of each channel that is divided by, likewise."""
+        """Standard deviation of each channel for normalisation, of pixels in [0, 1]."""
 
     @property
     def class_list(self) -> Classes:

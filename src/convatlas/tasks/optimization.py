@@ -29,19 +29,19 @@ class ScheduleContext:
 
 
 Schedule = Callable[[Optimizer, ScheduleContext], LRScheduler]
-"""Makes the schedule of an optimizer: a ``ReduceLROnPlateau`` steps after each validation, others after each step."""
+"""Builds the schedule of an optimizer. ``ReduceLROnPlateau`` steps after each validation, others after each step."""
 
 
 class OptimizerConfig:
-    """An optimizer and the learning rate that goes with a batch size.
+    """An optimizer and its learning rate as a function of the batch size.
 
     Args:
-        algorithm: Makes the optimizer from parameters and ``lr``: a partial of a ``torch.optim`` class.
+        algorithm: Builds the optimizer from parameters and ``lr``, such as a partial of a ``torch.optim`` class.
         learning_rate: The peak learning rate at ``reference_batch_size``.
-        reference_batch_size: The learning rate is scaled linearly with the global batch size from here
-            (Goyal et al. 2017, section 2.1); None keeps it for every batch size.
-        decay_norms_and_biases: Whether weight decay holds for parameters of one dimension too, the scales and shifts of
-            normalisation and the biases; He et al. 2019 ("Bag of Tricks", section 3.1) leave them out.
+        reference_batch_size: Batch size of ``learning_rate``, which is scaled linearly with the global batch size
+            (Goyal et al. 2017, section 2.1). None: the learning rate is the same for every batch size.
+        decay_norms_and_biases: Whether weight decay also applies to parameters of one dimension: biases, and scales and
+            shifts of normalisation. He et al. 2019 ("Bag of Tricks", section 3.1) exclude them.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class OptimizerConfig:
         self.decay_norms_and_biases = decay_norms_and_biases
 
     def scaled_learning_rate(self, global_batch_size: int) -> float:
-        """The learning rate for a global batch size."""
+        """Return the learning rate for a global batch size."""
         if self.reference_batch_size is None:
             return float(self.learning_rate)
         return self.learning_rate * global_batch_size / self.reference_batch_size
 
     def arithmetic(self, global_batch_size: int) -> str:
-        """The scaling in words, such as ``0.1 = 0.4 × 64/256``."""
+        """Return the computation of the learning rate as text, such as ``0.1 = 0.4 × 64/256``."""
         scaled = f"{self.scaled_learning_rate(global_batch_size):g}"
         if self.reference_batch_size is None:
             return scaled
         return f"{scaled} = {self.learning_rate:g} × {global_batch_size}/{self.reference_batch_size}"
 
     def build(self, parameters: Iterable[nn.Parameter], global_batch_size: int) -> Optimizer:
-        """Make the optimizer of these parameters.
+        """Build the optimizer of these parameters.
 
         Raises:
             UserError: The algorithm refuses a setting.
@@ -88,19 +88,19 @@ class OptimizerConfig:
 
 
 def constant(optimizer: Optimizer, context: ScheduleContext, *, warmup_epochs: NonNegativeFloat = 0.0) -> LRScheduler:
-    """The same learning rate throughout, after a linear warm-up."""
+    """Keep the learning rate constant after a linear warm-up."""
     return _multiplied(optimizer, context, warmup_epochs, lambda progress: 1.0)
 
 
 def cosine(optimizer: Optimizer, context: ScheduleContext, *, warmup_epochs: NonNegativeFloat = 0.0) -> LRScheduler:
-    """Half a cosine down to zero after a linear warm-up (Loshchilov and Hutter 2017, equation 5)."""
+    """Decrease the rate to zero along half a cosine after a linear warm-up (Loshchilov and Hutter 2017, equation 5)."""
     return _multiplied(optimizer, context, warmup_epochs, lambda progress: 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def poly(
     optimizer: Optimizer, context: ScheduleContext, *, power: float = 0.9, warmup_epochs: NonNegativeFloat = 0.0
 ) -> LRScheduler:
-    """``(1 - step / steps) ** power`` after a linear warm-up (DeepLab v2, section 4.1.2: 0.9)."""
+    """Multiply the rate by ``(1 - step / steps) ** power`` after a linear warm-up (DeepLab v2, section 4.1.2: 0.9)."""
     return _multiplied(optimizer, context, warmup_epochs, lambda progress: max(0.0, 1 - progress) ** power)
 
 
@@ -127,7 +127,7 @@ def step(
 def exponential(
     optimizer: Optimizer, context: ScheduleContext, *, gamma: float, every_epochs: PositiveInt = 1
 ) -> LRScheduler:
-    """Multiply the rate by ``gamma`` after every so many epochs (GoogLeNet, section 6: 0.96, 8)."""
+    """Multiply the rate by ``gamma`` after every ``every_epochs`` epochs (GoogLeNet, section 6: 0.96 and 8)."""
     return LambdaLR(optimizer, lambda step: gamma ** (step // (every_epochs * context.steps_per_epoch)))
 
 
@@ -140,20 +140,21 @@ def plateau(
     threshold: NonNegativeFloat = 0.0,
     max_reductions: PositiveInt = 3,
 ) -> ReduceLROnPlateau:
-    """Multiply the rate by ``factor`` when the monitored metric has stopped to improve.
+    """Multiply the rate by ``factor`` when the monitored metric stops improving.
 
-    By hand so in AlexNet (section 5) and VGG (section 3.1), three times, and in ResNet (section 3.4).
+    The authors of AlexNet (section 5), VGG (section 3.1) and ResNet (section 3.4) did so manually, those of AlexNet and
+    VGG three times.
 
     Args:
-        optimizer: Whose rate it is.
-        context: Says whether more or less of the metric is better.
-        factor: What the rate is multiplied by, below 1.
-        patience: Validations in a row without a new best, after which that happens.
-        threshold: How much better, in the metric's own unit, a new best must be.
-        max_reductions: How often it happens at most.
+        optimizer: The optimizer.
+        context: The direction of the metric.
+        factor: Factor of each reduction, below 1.
+        patience: Number of successive validations without a new best value after which the rate is reduced.
+        threshold: Minimum improvement of a new best value, in the unit of the metric.
+        max_reductions: Maximum number of reductions.
 
     Raises:
-        UserError: A factor that does not reduce.
+        UserError: ``factor`` is not between 0 and 1.
     """
     if not 0 < factor < 1:
         raise UserError(f"schedule.factor={factor}: expected a number between 0 and 1")
@@ -161,7 +162,7 @@ def plateau(
         optimizer,
         mode=context.mode,
         factor=factor,
-        patience=patience - 1,  # torch's is what is let pass
+        patience=patience - 1,  # torch counts the validations that it tolerates
         threshold=threshold,
         threshold_mode="abs",
         min_lr=[group["lr"] * factor**max_reductions for group in optimizer.param_groups],
@@ -176,10 +177,10 @@ def one_cycle(
     initial_division: PositiveFloat = 25.0,
     final_division: PositiveFloat = 1e4,
 ) -> LRScheduler:
-    """Up to the learning rate and down again along cosines, the momentum fixed (Smith and Topin 2018).
+    """Increase the rate to the learning rate and decrease it again along cosines (Smith and Topin 2018).
 
-    Starts at the learning rate divided by ``initial_division`` and ends at that divided by ``final_division``. The
-    way up is a share of all steps, since it is one side of the cycle.
+    The momentum is constant. The rate starts at the learning rate divided by ``initial_division``. It ends at this
+    initial rate divided by ``final_division``. The increase takes the share ``warmup_fraction`` of all steps.
     """
     return OneCycleLR(
         optimizer,

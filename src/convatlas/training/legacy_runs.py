@@ -1,6 +1,6 @@
 """Find runs of commit a11ee17, whose identities were hashes of the whole configuration.
 
-Such a run is found by its record, and resumes in its directory and under its name.
+Such a run is found by comparing its record with the command. It resumes in its old directory and with its old name.
 """
 
 import copy
@@ -46,18 +46,18 @@ WITHOUT_EFFECT = (
 """Keys that were not part of a11ee17's identities."""
 
 DEFAULTS = Path(__file__).parent / "a11ee17_defaults.json"
-"""The defaults of a11ee17's constructors by public name, those of Lightning 2.6, torch 2.15 and timm 1.0 included."""
+"""The defaults of a11ee17's constructors by public name, including those of Lightning 2.6, torch 2.15 and timm 1.0."""
 
 
 def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: ImageDataModule) -> RunDirectory | None:
-    """Find a run of a11ee17 that is the same as a run that has no directory yet.
+    """Find the run of a11ee17 with the same settings and data as a new run.
 
-    The data are compared by a11ee17's own rule, which ignores the content of masks.
+    The data are compared by the rule of a11ee17, which ignores the content of masks.
 
     Args:
-        run: The directory that the run would have.
-        settings: Its resolved configuration.
-        data: Its images.
+        run: The directory of the new run, which does not exist yet.
+        settings: The resolved configuration of the new run.
+        data: The data of the new run.
 
     Returns:
         The directory of the former run, or None.
@@ -71,7 +71,7 @@ def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: Ima
         try:
             recorded = candidate.config
             if not _was_written_before(recorded):
-                if candidate.summary.get("identity") == run.identity:  # a former run that has been resumed since
+                if candidate.summary.get("identity") == run.identity:  # resumed by a newer version
                     return candidate
                 continue
         except UnreadableError as error:
@@ -92,10 +92,10 @@ def find_run_of_before(run: RunDirectory, settings: Mapping[str, Any], data: Ima
 
 
 def recorded_settings(run: RunDirectory) -> dict[str, Any]:
-    """The expanded configuration of a recorded run; ``DEFAULTS`` holds what a11ee17 did not record.
+    """Return the expanded configuration of a recorded run. Values that a11ee17 did not record come from ``DEFAULTS``.
 
     Raises:
-        UnreadableError: It is damaged.
+        UnreadableError: The configuration is damaged.
     """
     try:
         recorded = run.config
@@ -115,7 +115,7 @@ def recorded_settings(run: RunDirectory) -> dict[str, Any]:
 
 
 def former_run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
-    """The name that a11ee17 gave to a run: a hash of its configuration without ``WITHOUT_EFFECT``."""
+    """Compute the run id of a11ee17, which contains a hash of the configuration without ``WITHOUT_EFFECT``."""
     decisive = copy.deepcopy(dict(config))
     seed = decisive.pop("seed")
     for key in WITHOUT_EFFECT:
@@ -131,13 +131,16 @@ def former_run_id(config: Mapping[str, Any], *fingerprints: str) -> str:
 
 
 def _are_equal(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """Whether a recorded configuration equals that of the command; only names of the command are imported."""
+    """Whether a recorded configuration equals that of the command.
+
+    Constructors that the command does not name are not imported, and give false.
+    """
     named, wanted = (targets(without_effect_removed(config)) for config in (recorded, settings))
     return named <= wanted and decisive_settings(recorded) == decisive_settings(settings)
 
 
 def _was_written_before(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration uses the private names of a11ee17."""
+    """Whether a configuration has a former name of a11ee17 as the ``_target_`` of its model."""
     model = config.get("model")
     target = model.get("_target_") if isinstance(model, dict) else None
     return isinstance(target, str) and public_name(target) not in (None, target)

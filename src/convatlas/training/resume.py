@@ -1,4 +1,4 @@
-"""Choose the checkpoint from which an unfinished run resumes: the newest whose steps are all recorded."""
+"""Choose the checkpoint from which an unfinished run resumes: the newest one whose steps are all in the record."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class ResumePoint:
     """The point at which a run resumes.
 
     Attributes:
-        checkpoint: The checkpoint; None if the run starts.
-        step: Its optimizer step.
+        checkpoint: The checkpoint; None if the run has no checkpoint and starts from the beginning.
+        step: The optimizer step of the checkpoint; 0 without one.
     """
 
     checkpoint: Path | None = None
@@ -65,11 +65,11 @@ def resume_point(run: RunDirectory, read: Callable[[Path], dict[str, Any]] = rea
 
 
 def lost_steps(steps: list[int], end: int, checkpoint: dict[str, Any]) -> range:
-    """The last steps of a checkpoint that are missing in a record, counted from 0; empty if none is missing.
+    """Find the last steps of a checkpoint that are missing in a record, counted from 0; empty if none is missing.
 
     Args:
         steps: The steps of the record's lines.
-        end: The size of its complete lines in bytes.
+        end: The size of the complete lines of the record in bytes.
         checkpoint: A checkpoint of the run.
     """
     step = checkpoint["global_step"]

@@ -27,7 +27,7 @@ class ClassificationDataModule(ImageDataModule):
     Args:
         resize: Short side before the evaluation's centre crop, in pixels; None leaves images as they are.
         augment: Augmentation of training images; None if only evaluated.
-        common: Those of ``ImageDataModule``.
+        common: The arguments of ``ImageDataModule``.
 
     Attributes:
         views: Cuts the views of an image for a test protocol; None, the default, uses the central crop.
@@ -69,7 +69,7 @@ class ClassificationDataModule(ImageDataModule):
         """Count the images of each class.
 
         Args:
-            splits: Those to look at.
+            splits: The splits to check.
 
         Returns:
             Warnings of one line: classes that do not occur in a split.

@@ -1,4 +1,4 @@
-"""Checks of boxes as annotations give them: those without an area are left out, other units are refused."""
+"""Check the boxes of annotations: leave out boxes without an area, and refuse boxes in other units."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ Corners = NDArray[np.float64]
 """x0, y0, x1, y1 of each box in pixels, (M, 4)."""
 
 SHARE_LIMIT = 1.01
-"""Largest number of a box that is given in shares of its image, with room for rounding."""
+"""Largest number of a box in shares of its image, with a margin for rounding."""
 MISFITS = 0.1
-"""Share of boxes that have to be impossible before another reading of the numbers is considered."""
+"""Minimum share of boxes that do not fit their image before another format is considered."""
 FITS = 0.99
-"""Share of boxes that have to fit their images in the other reading."""
+"""Minimum share of boxes that must fit their image in the other format."""
 MIN_BOXES = 10
-"""Boxes from which on the other reading is certain: fewer may fit by chance."""
+"""Minimum number of boxes from which the other format can be inferred. Fewer boxes may fit by chance."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class BoxFormat:
     """The four numbers of a box in an annotation format.
 
     Attributes:
-        meaning: What they are, for messages.
-        mistaken_for: What other tools write in their place, for messages.
+        meaning: The meaning of the numbers, for messages.
+        mistaken_for: Numbers that other tools write in their place, for messages.
     """
 
     meaning: str
@@ -41,14 +41,14 @@ VOC_BOX = BoxFormat("xmin, ymin, xmax and ymax", "x, y, width and height")
 
 
 def boxes_inside(boxes: Corners, sizes: NDArray[np.int64]) -> tuple[Corners, NDArray[np.bool_]]:
-    """Cut boxes off at the borders of their images.
+    """Clip boxes to their images.
 
     Args:
-        boxes: The boxes; the numbers may be anything.
-        sizes: Height and width of the image of each, (M, 2).
+        boxes: The boxes. Any numbers are allowed, also NaN.
+        sizes: Height and width of the image of each box, (M, 2).
 
     Returns:
-        The boxes, and which of them have an area, (M,).
+        The clipped boxes, and whether each of them has an area, (M,).
     """
     limits = sizes[:, [1, 0, 1, 0]]
     inside = np.clip(boxes, 0, limits)
@@ -58,12 +58,12 @@ def boxes_inside(boxes: Corners, sizes: NDArray[np.int64]) -> tuple[Corners, NDA
 
 
 def report_left_out(where: str, kept: NDArray[np.bool_], names: Sequence[object]) -> None:
-    """Say in one line how many objects have no area in their image.
+    """Warn in one line of objects that have no area in their image.
 
     Args:
-        where: The annotations, as they are called in messages.
-        kept: Which objects stay, (M,).
-        names: What each is called there.
+        where: The name of the annotations in messages.
+        kept: Whether each object is kept, (M,).
+        names: The name of each object in messages.
     """
     left_out = np.flatnonzero(~kept)
     if len(left_out) and is_rank_zero():
@@ -76,18 +76,18 @@ def report_left_out(where: str, kept: NDArray[np.bool_], names: Sequence[object]
 def check_boxes(
     numbers: Corners, boxes: Corners, otherwise: Corners, sizes: NDArray[np.int64], where: str, form: BoxFormat
 ) -> None:
-    """Refuse boxes that are certainly in another unit or format; warn where most of them are hardly possible.
+    """Refuse boxes that are clearly in another unit or format. Warn if most boxes are implausible.
 
     Args:
-        numbers: The four numbers of each box as they are written, (M, 4).
-        boxes: The boxes that they are, not yet cut off at the borders.
-        otherwise: The boxes that they would be in the form that they may be mistaken for.
-        sizes: Height and width of the image of each, (M, 2).
-        where: The annotations, as they are called in messages.
-        form: What the numbers are.
+        numbers: The four numbers of each box in the file, (M, 4).
+        boxes: The boxes that the numbers mean in the expected format, not clipped.
+        otherwise: The boxes that the numbers would mean in the format with which it may be confused.
+        sizes: Height and width of the image of each box, (M, 2).
+        where: The name of the annotations in messages.
+        form: The expected format.
 
     Raises:
-        UserError: Most boxes are shares of the image, or the numbers fit the images in the other form alone.
+        UserError: Most boxes are shares of the image, or the numbers fit the images only in the other format.
     """
     finite = np.isfinite(numbers).all(axis=1)
     numbers, boxes, otherwise = numbers[finite], boxes[finite], otherwise[finite]

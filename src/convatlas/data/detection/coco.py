@@ -1,4 +1,4 @@
-"""Objects from COCO's JSON files."""
+"""Read objects from COCO's JSON files."""
 
 import hashlib
 import json
@@ -33,7 +33,8 @@ class CocoFile:
         path: The file.
 
     Raises:
-        UserError: No such file, not COCO's form, or something in it that refers to nothing; names the entry.
+        UserError: The file does not exist, is not in COCO's format, lists no image, or has an ambiguous or malformed
+            id or name. The message names the entry.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,33 +65,34 @@ class CocoFile:
             raise UserError(f"{path}: lists no image")
         if len(set(self.categories.values())) < len(self.categories) or not self.categories:
             raise UserError(f"{path}: expected categories, each with a name of its own")
-        if len({type(number) for number in self.categories}) > 1:  # whose order decides the order of the classes
+        if len({type(number) for number in self.categories}) > 1:  # their order determines the order of the classes
             raise UserError(f"{path}: category ids {list(self.categories)}: expected only numbers, or only texts")
 
     @property
     def class_list(self) -> ClassList:
-        """The categories in the order of their ids, which may have gaps."""
+        """The classes: the categories in the order of their ids. Ids may have gaps."""
         return ClassList(tuple(self.categories[number] for number in self.category_ids))
 
     @property
     def category_ids(self) -> list[Id]:
-        """The ids of the categories in order: numbers by value, texts by alphabet."""
-        return sorted(self.categories)  # they are of one type
+        """The sorted ids of the categories: numbers by value, strings alphabetically."""
+        return sorted(self.categories)  # all ids have the same type
 
 
 class CocoSource:
-    """The images of an ``instances_*.json``.
+    """The images and objects of an ``instances_*.json`` file.
 
     Args:
         file: The annotations.
         folder: The folder of the images.
-        class_list: The classes; the file's categories must be these.
+        class_list: The classes. The categories of the file must be equal to them.
         in_channels: 1 for greyscale, 3 for RGB.
         masks: Whether to load the objects' masks.
 
     Raises:
-        UserError: Other categories; an annotation of an unknown image or category, with the id of another one, or
-            with a malformed crowd mark, box or mask; boxes that are not in pixels; two images with one file.
+        UserError: The categories differ from the classes; an annotation refers to an unknown image or category, has
+            the id of another annotation, or has a malformed crowd flag, box or mask; boxes are not in pixels; two
+            images have the same file.
     """
 
     background: Background = None
@@ -151,7 +153,7 @@ class CocoSource:
         """Read one image.
 
         Raises:
-            ImageError: It cannot be read, or has another size than the annotations say.
+            ImageError: The image cannot be read, or its size differs from the annotations'.
         """
         path = self.path(index)
         if index in self._missing:
@@ -177,20 +179,20 @@ class CocoSource:
         return Objects(self._boxes[chosen], self._labels[chosen], self._crowd[chosen], self._areas[chosen], masks)
 
     def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> Counts:
-        """Objects of each class in some of the images, without crowds."""
+        """Count the objects of each class in some of the images, without crowds."""
         return count_objects(self._labels, self._crowd, self._starts, indices, num_classes)
 
     def path(self, index: int) -> str:
-        """The image's path."""
+        """Return the path of an image."""
         return f"{self.folder}/{self.file_names[index]}"
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """The annotations, which name the images, and the images."""
+        """Compute the digests of the annotation file, which contains the names of the images, and of the images."""
         return {"annotations": self.annotation_digest.hex(), **files.images(len(self.sizes), self.path)}
 
 
 def _by_id(items: Sequence[Mapping[str, Any]], kind: str, described_by: str) -> dict[Id, Mapping[str, Any]]:
-    """Entries of a list by their ids; an id that two have is an error."""
+    """Index the entries of a list by id. Raises a ``UserError`` if two entries have the same id."""
     found: dict[Id, Mapping[str, Any]] = {}
     for item in items:
         number = _identifier(item["id"], f"{kind} id")
@@ -203,10 +205,10 @@ def _by_id(items: Sequence[Mapping[str, Any]], kind: str, described_by: str) -> 
 
 
 def _identifier(value: object, name: str) -> Id:
-    """Convert an id to the form that is compared: 1, 1.0 and "1" are equal; true is no id.
+    """Normalise an id so that 1, 1.0 and "1" are equal.
 
     Raises:
-        UserError: It is neither a whole number nor a text.
+        UserError: The id is neither a whole number nor a non-empty string; true and false are not ids.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -218,13 +220,16 @@ def _identifier(value: object, name: str) -> Id:
 
 
 def _find_files(folder: Path, file: CocoFile) -> tuple[list[str], dict[int, str]]:
-    """Find the file of each image: where its file_name says, if that is in the folder, or by its last part there.
+    """Find the file of each image in a folder.
+
+    ``file_name`` is tried as a path relative to the folder; then with slashes in place of backslashes; then only its
+    last part. Paths that lead out of the folder are not tried.
 
     Returns:
-        The paths in the folder, and what is to be said of those that are missing, by position.
+        The relative paths, and the error message of each missing file by position.
 
     Raises:
-        UserError: Two images are one file, or a file_name cannot be one.
+        UserError: Two images have the same file, or a ``file_name`` is not the name of a file in the folder.
     """
     names: list[str] = []
     missing: dict[int, str] = {}
@@ -275,7 +280,7 @@ def _is_polygon(part: object) -> bool:
 
 
 def _compact(segmentation: Any) -> Any:
-    """Polygons as arrays: lists of numbers take ten times the memory."""
+    """Convert polygons to arrays, because lists of numbers take ten times the memory."""
     return segmentation if isinstance(segmentation, Mapping) else [np.asarray(part) for part in segmentation]
 
 

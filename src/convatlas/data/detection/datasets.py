@@ -25,7 +25,7 @@ class SceneSource:
     """Scenes of shapes, made at first use and then kept.
 
     Args:
-        seed: Of the scenes.
+        seed: Seed of the scenes.
         first: Number of the first scene.
         count: Number of scenes.
         size: Height and width in pixels.
@@ -166,7 +166,7 @@ def voc(
         in_channels: 1 for greyscale, 3 for RGB.
         root: The folder.
         masks: Whether to load the objects' masks: the splits are then those of ``ImageSets/Segmentation``.
-        year: Of the challenge.
+        year: Year of the challenge.
         train: The training split.
         test: The reported split.
         download: Let torchvision fetch it.

@@ -25,9 +25,9 @@ class ObjectLoader(PrefetchingLoader):
 
     Args:
         source: The images and their objects.
-        augmentation: What is done to both.
+        augmentation: Augmentation of both.
         with_objects: Whether the batches hold the objects; an evaluation asks the source.
-        arguments: Those of ``PrefetchingLoader``.
+        arguments: The arguments of ``PrefetchingLoader``.
     """
 
     source: ObjectSource

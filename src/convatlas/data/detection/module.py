@@ -25,7 +25,7 @@ class DetectionDataModule(ImageDataModule):
     Args:
         long_side: Most pixels of its long side; an image that would be longer is made smaller.
         augment: Augmentation of training images and their objects; None if only evaluated.
-        common: Those of ``ImageDataModule``.
+        common: The arguments of ``ImageDataModule``.
 
     Raises:
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
@@ -58,7 +58,7 @@ class DetectionDataModule(ImageDataModule):
         """Count the objects of each class, without crowds and difficult ones.
 
         Args:
-            splits: Those to look at.
+            splits: The splits to check.
 
         Returns:
             Warnings of one line: classes that do not occur in a split.

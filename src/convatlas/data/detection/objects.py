@@ -24,10 +24,10 @@ class Objects:
     Attributes:
         boxes: x0, y0, x1, y1 in pixels, inside the image and not empty, (n, 4) float32.
         labels: Classes from 0, (n,) int64.
-        crowd: Which are not single objects (COCO's crowds, VOC's difficult ones): no training, and no error to find or
-            to miss, (n,) bool.
-        areas: In pixels; those of masks where there are some, (n,) float64.
-        masks: A mask each, or None where there are none.
+        crowd: Whether an object is a crowd (COCO) or difficult (VOC), (n,) bool. Such objects are not used in training,
+            and in evaluation it is no error to find or to miss them.
+        areas: Area of each object in pixels, (n,) float64; the area of its mask if there are masks.
+        masks: The mask of each object, or None without masks.
     """
 
     boxes: NDArray[np.float32]
@@ -38,20 +38,20 @@ class Objects:
 
 
 class ObjectSource(ImageSource, Protocol):
-    """Images with objects that can be read in any order, by several threads at once."""
+    """A source of images with objects, which several threads can read at once in any order."""
 
     sizes: NDArray[np.int64]
     """Height and width of each stored image, (N, 2)."""
     has_masks: bool
     """Whether objects have masks."""
     where: str
-    """The annotations, as messages call them."""
+    """The name of the annotations in messages."""
 
     def objects(self, index: int) -> Objects:
         """Return the objects of one image."""
 
     def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> Counts | None:
-        """Objects of each class in some of the images, without crowds; None for scenes that are made, not read."""
+        """Count the objects of each class in some of the images, without crowds; None for generated scenes."""
 
 
 ObjectDataset = Dataset[ObjectSource]
@@ -68,8 +68,8 @@ def count_objects(
 
     Args:
         labels: Classes of all objects, image by image, (M,).
-        crowd: Which of them are not single objects, (M,).
-        starts: Where each image's objects start, and the end of the last, (N + 1,).
+        crowd: Whether each object is a crowd or difficult, (M,).
+        starts: Position of the first object of each image, and the total number of objects, (N + 1,).
         indices: The images to count in.
         num_classes: Number of classes.
     """

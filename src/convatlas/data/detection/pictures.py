@@ -10,9 +10,9 @@ from torchvision.transforms.v2 import functional as TF
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 LONGEST_SIDE = 320
-"""Of a picture, in pixels: names are readable there, on small images too."""
+"""Long side of a picture in pixels. It is large enough for readable names, also on small images."""
 OPACITY = 0.45
-"""Of an object's mask over the image."""
+"""Opacity of an object's mask over the image."""
 
 
 def objects_png(
@@ -24,7 +24,7 @@ def objects_png(
         image: (C, H, W) uint8.
         boxes: x0, y0, x1, y1 in pixels, (n, 4).
         labels: Classes from 0, which have a colour each.
-        names: What is written at each box.
+        names: The text at each box.
         masks: The objects' pixels, (n, H, W); None draws boxes alone.
     """
     height, width = image.shape[-2:]

@@ -1,7 +1,6 @@
 """Joint transforms of an image and its objects.
 
-As in ``augment``, everything is drawn from the sample's own random generator. Images are resized bilinearly, masks by
-the nearest pixel.
+All random numbers come from the generator of the sample. Images are resized bilinearly, masks by the nearest pixel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,18 +18,18 @@ from convatlas.data.transforms.image import Step
 from convatlas.errors import UserError
 
 MIN_SIDE = 0.1
-"""Pixels; an object of which less is left is not shown."""
+"""Minimum side of an object in pixels. Smaller objects are removed."""
 
 
 @dataclass(frozen=True)
 class DetectionSample:
-    """An image and its objects as the network will see them.
+    """An image and its objects in the input of the network.
 
     Attributes:
-        image: (C, H, W) uint8.
+        image: The image, (C, H, W) uint8.
         boxes: x0, y0, x1, y1 in pixels, (n, 4) float32.
         labels: Classes from 0, (n,) int64.
-        masks: (n, H, W) uint8, 0 or 1; None where there are none.
+        masks: Masks of 0 and 1, (n, H, W) uint8; None without masks.
     """
 
     image: Tensor
@@ -91,9 +90,9 @@ class ObjectAugmentation:
     """Augmentation of an image and its objects.
 
     Args:
-        resize: Makes both as large as the network sees them; None as in an evaluation, of which the data know.
-        joint: What is done to both after that, in order.
-        steps: What is done to the image alone at the end, in order.
+        resize: Resizes both to the size of the network's input; None: as in an evaluation, which the data module sets.
+        joint: Transforms of both after that, in order.
+        steps: Transforms of only the image at the end, in order.
     """
 
     resize: ObjectStep | None = None
@@ -112,16 +111,16 @@ class ObjectAugmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeShortSide:
-    """Resize the short side to a number of pixels, or to fewer if the long side would become too long.
+    """Resizes the short side to a number of pixels, or to fewer if the long side would become too long.
 
     Faster R-CNN (section 3.3): 600 and 1000; FPN (section 5) and Mask R-CNN: 800 and 1333.
 
     Args:
-        short_sides: The numbers of pixels that one is drawn from; several are multi-scale training.
-        long_side: Most pixels of the long side.
+        short_sides: Lengths of the short side in pixels, of which one is drawn. Several give multi-scale training.
+        long_side: Maximum length of the long side in pixels.
 
     Raises:
-        UserError: No number to draw from.
+        UserError: ``short_sides`` is empty.
     """
 
     short_sides: Sequence[PositiveInt]
@@ -139,14 +138,14 @@ class ResizeShortSide:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleJitter:
-    """A random scale, then a random window of a fixed size (Ghiasi et al. 2021, section 3: 0.1 to 2, 1024 pixels).
+    """Resizes by a random factor and cuts a random window (Ghiasi et al. 2021, section 3: 0.1 to 2, 1024 pixels).
 
     Args:
-        scale: Range of the factor; at 1 the image just fits into the window.
+        scale: Range of the factor. With 1, the long side of the image becomes that of the window.
         size: Height and width of the window in pixels.
 
     Raises:
-        UserError: A range that does not rise above 0.
+        UserError: The range is not positive or not ascending.
     """
 
     scale: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
@@ -168,13 +167,13 @@ class ScaleJitter:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectFlip:
-    """Mirror left and right.
+    """Mirrors left and right.
 
     Args:
         p: Probability.
 
     Raises:
-        UserError: It is not one.
+        UserError: ``p`` is not between 0 and 1.
     """
 
     p: float = 0.5
@@ -184,7 +183,7 @@ class ObjectFlip:
             raise UserError(f"augment.joint.flip.p={self.p}: expected a probability from 0 to 1")
 
     def __call__(self, shown: DetectionSample, generator: np.random.Generator) -> DetectionSample:
-        """Maybe flip an image and its objects."""
+        """Flip an image and its objects with probability ``p``."""
         if generator.random() >= self.p:
             return shown
         x0, y0, x1, y1 = shown.boxes.unbind(1)
@@ -198,7 +197,7 @@ class ObjectFlip:
 
 
 def scaled_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
-    """Height and width of an image when its short side becomes ``short_side``, or its long one ``long_side``."""
+    """Scale height and width up to the first limit: ``short_side`` of the short side, ``long_side`` of the long one."""
     factor = min(short_side / min(size), long_side / max(size))
     height, width = (max(1, round(side * factor)) for side in size)
     return height, width

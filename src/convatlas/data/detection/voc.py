@@ -1,4 +1,4 @@
-"""Objects from the XML files of Pascal VOC."""
+"""Read objects from the XML files of Pascal VOC."""
 
 import hashlib
 import os
@@ -23,19 +23,20 @@ from convatlas.errors import UserError
 
 
 class VocAnnotations:
-    """The ``Annotations`` of a list of images, read and checked.
+    """Reads and checks the annotations of a list of images.
 
     Args:
-        root: The folder of ``Annotations``, ``JPEGImages`` and so on.
-        names: Of the images, without suffix.
+        root: The folder that contains ``Annotations``, ``JPEGImages`` and so on.
+        names: The names of the images, without suffix.
 
     Raises:
-        UserError: A file is missing, no XML, or lacks something; an image cannot be told from another; names the file.
+        UserError: A file is missing, is not XML or lacks an element; two annotations have the same image; several
+            files may be the image. The message names the file.
 
     Attributes:
-        files: The image of each annotation, by its path in ``JPEGImages``.
-        missing: What is to be said of images that are not there, by position.
-        corners: xmin, ymin, xmax, ymax of all objects as they are written, (M, 4); pixels count from 1.
+        files: The path of the image of each annotation, relative to ``JPEGImages``.
+        missing: The error message of each image that does not exist, by position.
+        corners: xmin, ymin, xmax, ymax of all objects as in the files, (M, 4). Pixels are counted from 1.
     """
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
@@ -52,7 +53,7 @@ class VocAnnotations:
         for name in names:
             path = root / "Annotations" / f"{name}.xml"
             try:
-                # Expat bounds what entities expand to.
+                # Expat limits the expansion of entities.
                 annotation = ElementTree.fromstring(path.read_bytes())  # noqa: S314
                 sizes.append([int(_text(annotation, f"size/{side}")) for side in ("height", "width")])
                 tag = annotation.findtext("filename") or ""
@@ -81,16 +82,16 @@ class VocAnnotations:
 
 
 class VocSource:
-    """The images of ``VocAnnotations``.
+    """The images and objects of ``VocAnnotations``.
 
     Args:
-        annotations: What is in them.
+        annotations: The images and their annotations.
         class_list: The classes.
         in_channels: 1 for greyscale, 3 for RGB.
         masks: Whether to load the objects' masks, from ``SegmentationObject``.
 
     Raises:
-        UserError: An object of another class, boxes that are not in pixels; names the file.
+        UserError: An object has another class, or boxes are not in pixels. The message names the file.
     """
 
     background: Background = None
@@ -114,13 +115,14 @@ class VocSource:
         widths_for_ends = corners + np.concatenate([np.zeros_like(corners[:, :2]), corners[:, :2]], axis=1)
         check_boxes(corners, corners, widths_for_ends, self.sizes[owners], self.where, VOC_BOX)
         inside, kept = boxes_inside(corners - [1, 1, 0, 0], self.sizes[owners])
-        kept &= (corners[:, 2:] > corners[:, :2]).all(axis=1)  # a click is no object, though pixels include the last
+        # Boxes include their last pixel, but a box with equal corners is an accidental click.
+        kept &= (corners[:, 2:] > corners[:, :2]).all(axis=1)
         report_left_out(str(self.root), kept, [f"in {self.names[owner]}.xml" for owner in owners.tolist()])
         self._boxes = inside[kept].astype(np.float32)
         self._labels = np.array([labels[name] for name in annotations.classes], np.int64)[kept]
         self._difficult = annotations.difficult[kept]
         self._starts = np.searchsorted(owners[kept], np.arange(len(self.names) + 1))
-        # Which of an image's objects these are: masks are numbered from 1 in the order of the file.
+        # The number of each object in its mask file: objects are numbered from 1 in the order of the annotation.
         first = np.searchsorted(owners, owners)
         self._numbers = (np.arange(len(owners)) - first + 1)[kept]
 
@@ -131,7 +133,7 @@ class VocSource:
         """Read one image.
 
         Raises:
-            ImageError: It cannot be read, or has another size than the annotation says.
+            ImageError: The image cannot be read, or its size differs from the annotation's.
         """
         path = self.path(index)
         if index in self._missing:
@@ -148,7 +150,7 @@ class VocSource:
         """Return the objects of one image.
 
         Raises:
-            UserError: Its masks are missing, of another size, or not one for each object.
+            UserError: The mask file is missing or has another size, or an object has no pixel in it.
         """
         chosen = slice(*self._starts[index : index + 2])
         boxes = self._boxes[chosen]
@@ -163,20 +165,20 @@ class VocSource:
         return Objects(boxes, self._labels[chosen], self._difficult[chosen], areas, masks)
 
     def count_objects(self, indices: NDArray[np.int64], num_classes: int) -> Counts:
-        """Objects of each class in some of the images, without difficult ones."""
+        """Count the objects of each class in some of the images, without difficult ones."""
         return count_objects(self._labels, self._difficult, self._starts, indices, num_classes)
 
     def path(self, index: int) -> str:
-        """The image's path."""
+        """Return the path of an image."""
         return f"{self.root}/JPEGImages/{self.files[index]}"
 
     @property
     def annotation_values(self) -> tuple[NDArray[Any], ...]:
-        """All that the annotations say: image sizes, boxes, labels, which are difficult, where each image's begin."""
+        """The content of the annotations: image sizes, boxes, labels, difficult flags, first object of each image."""
         return self.sizes, self._boxes, self._labels, self._difficult, self._starts
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """The names, all that the annotations say, the images, and the contents of the masks if they are wanted."""
+        """Compute the digests of names, annotations, images and, if masks are loaded, the content of the masks."""
         annotations = hashlib.sha256()
         for values in (*self.annotation_values, self._numbers):
             annotations.update(f"{values.shape}".encode() + values.tobytes())
@@ -210,10 +212,10 @@ class VocSource:
 
 
 def read_image_set(path: Path) -> list[str]:
-    """The names of an image set, one a line; what follows a name on its line is left out.
+    """Read the names of an image set, one per line. Text after a name on the same line is ignored.
 
     Raises:
-        UserError: It is missing or empty, or names an image twice or outside the data set.
+        UserError: The file is missing or empty, or names an image twice or outside the data set.
     """
     try:
         names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -226,10 +228,10 @@ def read_image_set(path: Path) -> list[str]:
 
 
 def check_names(names: Sequence[str], path: Path) -> None:
-    """Refuse a list of images that names one twice, or a file outside the data set.
+    """Refuse a list that names an image twice or a file outside the data set.
 
     Raises:
-        UserError: Names the first such image.
+        UserError: The list has such an image. The message names it.
     """
     for name in names:
         if leads_out(name):
@@ -240,19 +242,19 @@ def check_names(names: Sequence[str], path: Path) -> None:
 
 
 def _find_image(images: ImageFiles, annotation: Path, name: str, tag: str) -> tuple[str, str | None]:
-    """Find an annotation's image: the one of the list's name, else the one that its ``<filename>`` says.
+    """Find the image of an annotation: by its name in the list, otherwise by the ``<filename>`` of the annotation.
 
     Args:
-        images: Those of ``JPEGImages``.
+        images: The files in ``JPEGImages``.
         annotation: The XML file.
-        name: The image's name in the list.
-        tag: The text of ``<filename>``, which tools do not keep up to date.
+        name: The name of the image in the list.
+        tag: The text of ``<filename>``. It may be out of date, because some tools do not update it.
 
     Returns:
-        The path in ``JPEGImages``, and what is to be said where there is none.
+        The path relative to ``JPEGImages``, and the error message if there is no such file, otherwise None.
 
     Raises:
-        UserError: Several images may be it.
+        UserError: Several files match.
     """
     tagged = file_name(tag)
     found, preferred = images.named(name), (tagged, f"{name}.jpg")

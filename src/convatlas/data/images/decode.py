@@ -1,4 +1,4 @@
-"""Decode images to tensors; errors name the image."""
+"""Decode images to tensors. Errors name the image."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -25,22 +25,24 @@ SUFFIX_FORMATS = {
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
     ".gif": "GIF",
 }
-"""The format that a file's suffix stands for, in lower case: all that Pillow knows of ``FORMATS``, besides .pfm, whose
-pixels have 32 bits."""
+"""The format of each file suffix in lower case.
+
+These are all suffixes that Pillow has for ``FORMATS``, except .pfm, whose pixels have 32 bits.
+"""
 IMAGE_SUFFIXES = tuple(SUFFIX_FORMATS)
 """Suffixes of image files, in lower case."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
-"""What Pillow may try, the frequent first: some of the formats that it knows start other programs."""
+"""The formats that Pillow may try, frequent ones first. Other formats are excluded because some start programs."""
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Where Pillow, too, stops and calls an image a decompression bomb: 179 megapixels."""
+"""Maximum number of pixels, 179 million. Above it, Pillow refuses an image as a decompression bomb."""
 
 
 PNG_BIT_DEPTH = 24
-"""Where the byte stands in a PNG file: in IHDR, which comes first."""
+"""Offset of the bit depth in a PNG file. It is part of IHDR, the first chunk."""
 RAW_PROFILES = ("Raw profile type exif", "Raw profile type APP1")
-"""Texts of a PNG that hold EXIF data as hexadecimal digits; ImageMagick writes them."""
+"""Text chunks of a PNG with EXIF data as hexadecimal digits. ImageMagick writes them."""
 Background = Sequence[int] | None
-"""The colour behind transparent pixels, 0 to 255 a channel; None leaves the alpha channel out."""
+"""The colour behind transparent pixels, 0 to 255 in each channel. None ignores the alpha channel."""
 
 ROTATED = range(2, 9)
 """EXIF orientations that are not upright."""
@@ -53,8 +55,8 @@ class ImageError(UserError):
 
     Args:
         name: The image's name.
-        fault: What is wrong, for a program.
-        reason: What is wrong, for a person.
+        fault: The kind of error, for programs.
+        reason: The error message without the name.
     """
 
     def __init__(self, name: str, fault: ImageFault, reason: str) -> None:
@@ -65,13 +67,13 @@ class ImageError(UserError):
 
 @dataclass(frozen=True)
 class Picture:
-    """One stored image, upright, whose pixels are decoded on demand.
+    """One upright image whose pixels are decoded on demand.
 
     Attributes:
-        name: What it is called in messages.
+        name: The name of the image in messages.
         height: Height in pixels.
         width: Width in pixels.
-        stored: A JPEG that stands upright, or pixels (C, H, W) uint8.
+        stored: A JPEG that is stored upright, or pixels (C, H, W) uint8.
     """
 
     name: str
@@ -81,14 +83,14 @@ class Picture:
 
     @classmethod
     def of(cls, pixels: Tensor, name: str) -> "Picture":
-        """Wrap an image that is decoded already, (C, H, W) uint8."""
+        """Wrap a decoded image, (C, H, W) uint8."""
         return cls(name, pixels.shape[-2], pixels.shape[-1], pixels)
 
     def pixels(self) -> Tensor:
-        """The whole image, (C, H, W) uint8.
+        """Decode the whole image to (C, H, W) uint8.
 
         Raises:
-            ImageError: The data are damaged; names the image.
+            ImageError: The data are damaged. The message names the image.
         """
         if isinstance(self.stored, Tensor):
             return self.stored
@@ -96,13 +98,13 @@ class Picture:
             return self.stored.pixels()
 
     def region(self, top: int, left: int, height: int, width: int, size: int) -> Tensor:
-        """A part of the image, (C, h, w) uint8, that will be resized to ``size`` pixels a side.
+        """Decode a region of the image to (C, h, w) uint8, for resizing to ``size`` pixels a side.
 
-        It has ``height`` x ``width`` pixels, or a half, a quarter or an eighth of that where it is much larger than
-        ``size``: a JPEG is decoded no further than it has to be.
+        The result has ``height`` x ``width`` pixels. If the region of a JPEG is much larger than ``size``, the JPEG is
+        decoded at a half, a quarter or an eighth of its height and width.
 
         Raises:
-            ImageError: The data are damaged; names the image.
+            ImageError: The data are damaged. The message names the image.
         """
         if isinstance(self.stored, Tensor):
             return self.stored[:, top : top + height, left : left + width]
@@ -111,18 +113,18 @@ class Picture:
 
 
 def open_picture(encoded: bytes, in_channels: int, name: str, background: Background = None) -> Picture:
-    """Open an image in the format of its content; its suffix is ignored.
+    """Open an image. The format is detected from the content; the suffix of the name is ignored.
 
-    Greyscale, CMYK, palette and 16-bit images are converted; EXIF orientation is applied.
+    Greyscale, CMYK, palette and 16-bit images are converted, and the EXIF orientation is applied.
 
     Args:
         encoded: The file's bytes.
         in_channels: 1 for greyscale, 3 for RGB.
         name: The image's name, for messages.
-        background: The colour behind transparent pixels; None leaves the alpha channel out.
+        background: The colour behind transparent pixels. None ignores the alpha channel.
 
     Raises:
-        ImageError: Empty, truncated, too large, or not an image.
+        ImageError: The file is empty, truncated, too large, or not an image.
     """
     if not encoded:
         raise ImageError(name, "empty", "an empty file; expected an image")
@@ -139,7 +141,7 @@ def open_picture(encoded: bytes, in_channels: int, name: str, background: Backgr
 
 
 def decode(encoded: bytes, in_channels: int, name: str, background: Background = None) -> Tensor:
-    """Decode an image: ``open_picture(…).pixels()``, (C, H, W) uint8."""
+    """Decode an image to (C, H, W) uint8, as ``open_picture(…).pixels()``."""
     return open_picture(encoded, in_channels, name, background).pixels()
 
 
@@ -147,7 +149,7 @@ def read_file(path: Path) -> bytes:
     """Read an image file.
 
     Raises:
-        ImageError: The file cannot be read; names it.
+        ImageError: The file cannot be read. The message names it.
     """
     try:
         with path.open("rb", buffering=0) as file:  # a quarter faster than read_bytes
@@ -157,31 +159,31 @@ def read_file(path: Path) -> bytes:
 
 
 def decode_file(path: Path, in_channels: int, background: Background = None) -> Tensor:
-    """Read and decode an image file: (C, H, W) uint8.
+    """Read and decode an image file to (C, H, W) uint8.
 
     Raises:
-        ImageError: The file cannot be read or decoded; names it.
+        ImageError: The file cannot be read or decoded. The message names it.
     """
     return decode(read_file(path), in_channels, str(path), background)
 
 
 def open_with_pillow(encoded: bytes) -> ImageFile:
-    """Read the header of an image in one of ``FORMATS``; refuses more than ``MAX_PIXELS``."""
+    """Read the header of an image in one of ``FORMATS``. Images with more than ``MAX_PIXELS`` are refused."""
     image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    image.info.pop("xmp", None)  # from which Pillow would turn a TIFF, as nothing else is turned
+    image.info.pop("xmp", None)  # Pillow would apply its orientation, only to a TIFF
     return image
 
 
 def alpha(image: Image.Image, encoded: bytes) -> Image.Image | None:
-    """The opacity of each pixel of a loaded image, 0 to 255 in mode ``L``; None where the format says nothing of it.
+    """Return the opacity of each pixel, 0 to 255 in mode ``L``; None if the image has no transparency.
 
     Args:
-        image: As Pillow has it.
-        encoded: The file's bytes.
+        image: The image as Pillow loaded it.
+        encoded: The bytes of the file.
     """
     if image.mode in ("RGBA", "LA", "PA"):
         return image.getchannel("A")
-    key = image.info.get("transparency")  # a colour, or for a palette an index or the opacity of each
+    key = image.info.get("transparency")  # a colour; for a palette, an index or the opacity of each entry
     if key is None:
         return None
     if image.mode.startswith("I"):
@@ -197,7 +199,7 @@ def alpha(image: Image.Image, encoded: bytes) -> Image.Image | None:
 
 
 def is_transparent(encoded: bytes) -> bool:
-    """Check whether any pixel of an image is not fully opaque; the image can be decoded."""
+    """Check whether any pixel of a decodable image is not fully opaque."""
     if encoded.startswith(START):  # a JPEG
         return False
     image = open_with_pillow(encoded)
@@ -207,7 +209,7 @@ def is_transparent(encoded: bytes) -> bool:
 
 
 def _with_pillow(encoded: bytes, mode: str, name: str, background: Background) -> Tensor:
-    # All PNGs too: a damaged one ends the whole process inside torchvision 0.29's decode_png.
+    # PNGs are decoded here too, because a damaged one crashes the process in decode_png of torchvision 0.29.
     image: Image.Image = open_with_pillow(encoded)
     image.load()
     turned = orientation(image)
@@ -226,9 +228,10 @@ def _with_pillow(encoded: bytes, mode: str, name: str, background: Background) -
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation in which the pixels of an image are stored, 1 (upright) to 8; as torchvision, not what XMP says.
+    """Return the EXIF orientation of the pixels of an image, 1 (upright) to 8. XMP is ignored, as in torchvision.
 
-    Pillow turns a TIFF upright itself as it loads it. A PNG must be loaded: its EXIF data may follow its pixels.
+    Pillow applies the orientation of a TIFF itself when it loads the image. A PNG must be loaded before this call,
+    because its EXIF data may follow its pixels.
     """
     if image.format == "TIFF":  # its own tags
         return int(image.getexif().get(ORIENTATION, 1))
@@ -239,7 +242,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def _raw_profile(text: str) -> bytes:
-    """The data in the text of a PNG: a name, their length and hexadecimal digits, with line breaks between all."""
+    """Decode the data in a text chunk of a PNG, which has a name, a length and hexadecimal digits on separate lines."""
     try:
         return bytes.fromhex("".join(text.split()[2:]))
     except ValueError:
@@ -259,7 +262,7 @@ def upright(pixels: Tensor, orientation: int) -> Tensor:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Let whatever is wrong with an image be an error that names it."""
+    """Convert any exception in the block to an ``ImageError`` that names the image."""
     try:
         yield
     except ImageError:
@@ -268,6 +271,6 @@ def _named(name: str) -> Iterator[None]:
         raise ImageError(name, "not_an_image", f"not an image; expected one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(name, "bomb", str(error)) from error
-    except Exception as error:  # whatever damaged bytes lead the decoders to
+    except Exception as error:  # damaged bytes may raise anything in the decoders
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(name, "damaged", f"truncated or damaged image ({reason})") from error

@@ -1,7 +1,8 @@
-"""JPEG files decoded no further than a crop needs: the rows below it are left out, large ones come reduced.
+"""Decode JPEG files only as far as a crop needs.
 
-Both happen inside libjpeg-turbo, which spends most of a loader's time: on undoing the entropy code row by row from the
-top, and on the inverse transform, which yields a half, a quarter or an eighth of the size for less than the whole.
+libjpeg-turbo takes most of a loader's time. Two of its properties save part of it. It decodes the entropy code row by
+row from the top, so that the rows below a crop need not be decoded. Its inverse transform computes an image of a half,
+a quarter or an eighth of the height and width in less time than the whole image, which suffices for a large crop.
 """
 
 import struct
@@ -20,30 +21,30 @@ STANDALONE = {0x01, *range(0xD0, 0xD8)}
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """Start-of-frame markers."""
 SEQUENTIAL = {0xC0, 0xC1}
-"""Those whose rows are stored from the top to the bottom."""
+"""Start-of-frame markers of sequential JPEGs, whose rows are stored from top to bottom."""
 PROGRESSIVE = 0xC2
 SAMPLINGS = {0x11, 0x21, 0x22, 0x12, 0x41, 0x14}
-"""How much finer brightness may be stored than colour (horizontally, vertically: a digit each) for TurboJPEG."""
+"""Chroma subsamplings that TurboJPEG decodes: one digit for the horizontal factor, one for the vertical factor."""
 SCAN, EXIF = 0xDA, 0xE1
 ORIENTATION = 0x0112
 ROWS_BELOW = 2
-"""The colour of a row is interpolated between rows above and below it, so as many more are decoded."""
+"""Additional rows to decode below a crop, because chroma is interpolated between neighbouring rows."""
 REDUCED_TO = 2
-"""A reduced image keeps this many pixels for each that the crop is resized to: the resize decides how it looks."""
+"""Minimum ratio of the side of a reduced crop to its side after resizing, so that the resize determines the quality."""
 
 
 @dataclass(frozen=True)
 class JpegPicture:
-    """A JPEG whose header is read and whose pixels are decoded on demand.
+    """A JPEG whose header has been read and whose pixels are decoded on demand.
 
     Attributes:
-        encoded: The file's bytes.
+        encoded: The bytes of the file.
         in_channels: 1 for greyscale, 3 for RGB.
         height: Height in pixels, as stored.
         width: Width in pixels, as stored.
         orientation: EXIF orientation, 1 (upright) to 8.
-        frame: Where the frame header stores the height.
-        sequential: Whether rows are stored from the top to the bottom.
+        frame: Offset of the height in the file.
+        sequential: Whether rows are stored from top to bottom.
     """
 
     encoded: bytes
@@ -55,7 +56,7 @@ class JpegPicture:
     sequential: bool
 
     def pixels(self) -> Tensor:
-        """The whole image, (C, H, W) uint8, as it is stored.
+        """Decode the whole image to (C, H, W) uint8, without applying the orientation.
 
         Raises:
             ValueError: The data are damaged.
@@ -63,14 +64,14 @@ class JpegPicture:
         return self._decode(self.encoded)
 
     def region(self, top: int, left: int, height: int, width: int, size: int) -> Tensor:
-        """A part of the image, (C, h, w) uint8: reduced in size where that leaves plenty for ``size`` pixels a side.
+        """Decode a region of the image to (C, h, w) uint8, at a reduced size if it is much larger than ``size``.
 
         Args:
             top: First row.
             left: First column.
             height: Number of rows.
             width: Number of columns.
-            size: What the caller resizes the part to, in pixels.
+            size: Side to which the caller resizes the region, in pixels.
 
         Raises:
             ValueError: The data are damaged.
@@ -82,7 +83,7 @@ class JpegPicture:
             encoded = bytearray(encoded)
             encoded[self.frame : self.frame + 2] = (bottom + ROWS_BELOW * factor).to_bytes(2, "big")
         pixels = self._decode(encoded, factor)
-        # Outwards to whole pixels of the reduced image: less than half a pixel of the result.
+        # Round outwards to whole pixels of the reduced image: the error is below half a pixel of the result.
         rows = slice(top // factor, -(-bottom // factor))
         columns = slice(left // factor, -(-(left + width) // factor))
         return pixels[:, rows, columns]
@@ -90,15 +91,15 @@ class JpegPicture:
     def _decode(self, encoded: bytes | bytearray, factor: int = 1) -> Tensor:
         colorspace = "RGB" if self.in_channels == 3 else "GRAY"
         reduced = {} if factor == 1 else {"min_factor": factor, "min_width": -(-self.width // factor)}
-        # Not strict: what follows the last row that is asked for counts as damage.
+        # Not strict, because the decoder regards the data after the last requested row as damage.
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded, colorspace, strict=False, **reduced)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def open_jpeg(encoded: bytes, in_channels: int) -> JpegPicture | None:
-    """Read the header of a complete greyscale or RGB JPEG; None for any other, which Pillow knows better.
+    """Read the header of a complete greyscale or RGB JPEG; None for any other file, which Pillow decodes.
 
-    A truncated file would decode with grey in place of what is missing; it lacks the end marker.
+    A truncated file lacks the end marker and gives None. TurboJPEG would decode its missing part as grey.
     """
     if not encoded.startswith(START) or not encoded.rstrip(b"\0").endswith(END):
         return None
@@ -124,7 +125,7 @@ def open_jpeg(encoded: bytes, in_channels: int) -> JpegPicture | None:
 
 
 def _is_plain(frame: bytes) -> bool:
-    """Whether TurboJPEG decodes such a frame: 8 bits, grey, or three components of which the others are alike."""
+    """Check whether TurboJPEG decodes a frame: 8 bits, and either greyscale or a known chroma subsampling."""
     if len(frame) < 6:
         return False
     bits, height, width, components = struct.unpack_from(">BHHB", frame)
@@ -135,7 +136,7 @@ def _is_plain(frame: bytes) -> bool:
 
 
 def damage_inside(encoded: bytes) -> str | None:
-    """What the decoder remarks on a JPEG that it decodes all the same, with wrong pixels somewhere."""
+    """Return the warning of the decoder about a JPEG that it decodes with some wrong pixels; None without warning."""
     try:
         simplejpeg.decode_jpeg(encoded, "GRAY", strict=True)
     except ValueError as error:
@@ -144,10 +145,10 @@ def damage_inside(encoded: bytes) -> str | None:
 
 
 def exif_orientation(segment: bytes) -> int:
-    """The orientation in EXIF data, 1 (upright) to 8; whatever is damaged leaves the pixels as they are stored."""
+    """Read the orientation from EXIF data, 1 (upright) to 8; 1 if the data are damaged."""
     exif = Image.Exif()
     try:
         exif.load(segment)
         return int(exif.get(ORIENTATION, 1))
-    except Exception:  # what damaged data lead Pillow's parser to
+    except Exception:  # damaged data may raise anything in Pillow's parser
         return 1

@@ -1,4 +1,4 @@
-"""U-Net's weight map: the background between two objects counts more the narrower it is."""
+"""The weight map of U-Net, which gives narrow gaps between two objects a larger weight in the loss."""
 
 from dataclasses import dataclass
 
@@ -12,21 +12,21 @@ from convatlas.data.batch import IGNORE_INDEX
 from convatlas.errors import UserError
 
 REACH = 5
-"""Distances count up to so many sigmas: beyond, a weight is w0 exp(-12.5) at most."""
+"""Maximum distance in units of sigma. Beyond it, the second term is at most w0 exp(-12.5) and is set to 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BorderWeights:
     """``w(x) = w_c(x) + w0 exp(-(d1 + d2)^2 / (2 sigma^2))`` (U-Net, section 3, equation 2).
 
-    d1 and d2 are the distances, in pixels, to the nearest and the second nearest object; the second term is that of
-    background pixels alone. An object is a connected part, over edges, of one of the classes ``objects``.
+    d1 and d2 are the distances, in pixels, to the nearest and the second nearest object. Only background pixels have
+    the second term. An object is an edge-connected component of one of the classes ``objects``.
 
     Args:
-        objects: Classes of which connected parts are objects.
-        w0: Weight of the narrowest gap.
-        sigma: Width of the gaps that count, in pixels.
-        class_weights: w_c by class, in order; None is 1 for all.
+        objects: Classes whose connected components are objects.
+        w0: Maximum of the second term.
+        sigma: Width of the gaps with a large weight, in pixels.
+        class_weights: w_c of each class, in order; None means 1 for all.
     """
 
     objects: list[int]
@@ -53,7 +53,7 @@ class BorderWeights:
 
 
 def components(labels: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number the connected parts of equal labels, over edges: (H, W), 0 outside and then from 1."""
+    """Number the edge-connected components of equal labels from 1: (H, W), 0 outside of them."""
     parts = np.zeros(labels.shape, np.int64)
     for label in np.unique(labels[inside]):
         found, _ = ndimage.label(inside & (labels == label))
@@ -62,7 +62,7 @@ def components(labels: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[
 
 
 def two_nearest(parts: NDArray[np.int64], reach: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Compute distances in pixels to the nearest and second nearest part, each (H, W); infinite beyond ``reach``."""
+    """Compute the distances in pixels to the nearest and second nearest part, each (H, W); inf beyond ``reach``."""
     first = np.full(parts.shape, np.inf, np.float32)
     second = first.copy()
     for number, extent in enumerate(ndimage.find_objects(parts), start=1):

@@ -1,4 +1,4 @@
-"""Counts the pixels of each class in a set of masks, once for as long as the files stay as they are."""
+"""Count the pixels of each class in a set of masks, with a cache that is valid until a file changes."""
 
 import hashlib
 import json
@@ -18,14 +18,14 @@ from convatlas.utils.console import slow_progress
 
 VALUES = 256
 VERSION = "2"
-"""Of what is counted and kept."""
+"""Version of the cache entries."""
 
 Pixels = NDArray[np.int64]
 """Number of pixels of each value from 0 to 255, (256,)."""
 COUNTS = TypeAdapter(
     Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=VALUES, max_length=VALUES)]
 )
-"""The same as a cache entry has it."""
+"""Validates the counts of a cache entry."""
 
 
 def count_pixels(
@@ -33,17 +33,17 @@ def count_pixels(
 ) -> Pixels:
     """Add up the pixels of masks by their classes.
 
-    What was counted is kept in the user's cache under the paths, sizes and times of the files.
+    The counts are stored in the user's cache folder; the paths, sizes and times of the files are their key.
 
     Args:
         paths: The masks.
         read: Called by several threads with a position in ``paths``; returns the classes of a mask's pixels.
-        meaning: What the classes depend on besides the files.
-        threads: How many masks are read at once.
-        skip: Leave out masks that cannot be read.
+        meaning: Describes the settings, other than the files, on which the classes depend.
+        threads: Number of masks that are read at once.
+        skip: Whether to leave out masks that cannot be read.
 
     Raises:
-        ImageError: A mask cannot be read, unless such are left out.
+        ImageError: A mask cannot be read, and ``skip`` is false.
     """
     cache = user_cache()
     stamps = _stamps(paths)
@@ -67,7 +67,7 @@ def count_pixels(
         try:
             for pixels in pool.map(count, range(len(paths))):
                 if pixels is None:
-                    entry = None  # the rest is not to be taken for all of them
+                    entry = None  # counts without some masks are not cached
                 else:
                     total += pixels
                 advance(1)
@@ -79,7 +79,7 @@ def count_pixels(
 
 
 def _stamps(paths: Sequence[Path]) -> list[list[int]] | None:
-    """Size and times of each file; None where one is missing or may change again within one tick of its clock."""
+    """Read size and times of each file; None if a file is missing or so new that its times may miss a change."""
     latest = (time.time() - SETTLED_SECONDS) * 1e9
     stamps = []
     for path in paths:
@@ -94,7 +94,7 @@ def _stamps(paths: Sequence[Path]) -> list[list[int]] | None:
 
 
 def _recall(entry: Path) -> Pixels | None:
-    """What an entry holds, unless it is missing or damaged."""
+    """Read the counts of an entry; None if it is missing or damaged."""
     try:
         return np.array(parse_entry(read_entry(entry) or b"", COUNTS), np.int64)
     except ValueError:

@@ -25,14 +25,14 @@ VOC_CLASSES = (
 
 
 def shapes(in_channels: int, *, train: int, test: int, size: int, scenes_seed: int = 0) -> SegmentationDataset:
-    """Scenes of shapes that need no file.
+    """Generated scenes of shapes, which need no files.
 
     Args:
         in_channels: 1 for greyscale, 3 for RGB.
         train: Number of training scenes.
-        test: Number of scenes of the reported split; they are others.
+        test: Number of scenes of the reported split. They differ from the training scenes.
         size: Height and width in pixels.
-        scenes_seed: Which scenes; not the run's seed.
+        scenes_seed: Seed of the scenes, independent of the run's seed.
     """
     return SegmentationDataset(
         ClassList((BACKGROUND, *CLASSES)),
@@ -44,18 +44,19 @@ def shapes(in_channels: int, *, train: int, test: int, size: int, scenes_seed: i
 def voc_folder(in_channels: int, *, root: str, train_list: str = "train") -> SegmentationDataset:
     """The layout of Pascal VOC: ``JPEGImages``, ``SegmentationClass`` and ``ImageSets/Segmentation/<split>.txt``.
 
-    An image is the file with the list's name and any known suffix, ``.jpg`` before others.
+    The file of an image has its name in the list and any known suffix; ``.jpg`` is preferred.
 
-    ``val`` is the reported split. The classes are the lines of ``classes.txt`` in the folder, or else VOC's.
+    ``val`` is the reported split. The classes are the lines of ``classes.txt`` in the folder. Without this file, they
+    are those of VOC.
 
     Args:
         in_channels: 1 for greyscale, 3 for RGB.
         root: The folder, such as ``VOCdevkit/VOC2012``.
-        train_list: The list of training images: ``trainaug`` with SBD's masks.
+        train_list: The list of training images, such as ``trainaug`` with SBD's masks.
 
     Raises:
         UserError: A list, an image or a mask is missing; a list names an image twice or outside the folder; several
-            images have one name.
+            files have the name of an image.
     """
     top = Path(root)
     class_list = _class_list(top, ClassList(VOC_CLASSES))
@@ -79,7 +80,7 @@ def voc(in_channels: int, *, root: str, download: bool, year: str = "2012") -> S
     """Pascal VOC's segmentation challenge, through torchvision.
 
     Raises:
-        UserError: It is not under ``root`` and cannot be downloaded.
+        UserError: The data set is not under ``root`` and cannot be downloaded.
     """
     folder = Path(root) / "VOCdevkit" / f"VOC{year}"
     with fetching(f"VOC{year}", root, download):
@@ -97,23 +98,26 @@ def mask_folders(
     mask_suffix: str = "",
     values: Sequence[int] | None = None,
 ) -> SegmentationDataset:
-    """``root/<images>/<split>/**/<name><image_suffix>.*`` and ``root/<masks>/<split>/**/<name><mask_suffix>.png``.
+    """Parallel folders of images and masks with corresponding names.
 
-    So Cityscapes is ``images: leftImg8bit``, ``masks: gtFine``, ``image_suffix: _leftImg8bit``, ``mask_suffix:
-    _gtFine_labelIds``. ``test`` is the reported split where there is one with masks, otherwise ``val`` is. The classes
-    are the lines of ``root/classes.txt``.
+    The images are ``root/<images>/<split>/**/<name><image_suffix>.*``, their masks
+    ``root/<masks>/<split>/**/<name><mask_suffix>.png``. For Cityscapes, the arguments are ``images: leftImg8bit``,
+    ``masks: gtFine``, ``image_suffix: _leftImg8bit`` and ``mask_suffix: _gtFine_labelIds``. The reported split is
+    ``test`` if it exists and has masks, otherwise ``val``. The classes are the lines of ``root/classes.txt``.
 
     Args:
         in_channels: 1 for greyscale, 3 for RGB.
         root: The folder.
-        images: Where in it the images are.
-        masks: Where in it the masks are.
-        image_suffix: What ends the name of an image, before its format.
-        mask_suffix: What ends the name of a mask in its place.
-        values: The value in the masks of each class, in order, other values being void; None where class k is k.
+        images: The folder of the images in ``root``.
+        masks: The folder of the masks in ``root``.
+        image_suffix: The end of the file name of an image, before its extension.
+        mask_suffix: The end of the file name of a mask, in place of ``image_suffix``.
+        values: The value of each class in the mask files, in order; other values become ``IGNORE_INDEX``. None: the
+            value of class k is k.
 
     Raises:
-        UserError: A folder, a mask or ``classes.txt`` is missing; two images have one mask.
+        UserError: A folder, a mask or ``classes.txt`` is missing; two images have the same mask; the number of
+            ``values`` is not the number of classes.
     """
     top = Path(root)
     class_list = _class_list(top)
@@ -161,7 +165,7 @@ def _class_list(root: Path, usual: ClassList | None = None) -> ClassList:
 
 
 def _image(images: ImageFiles, name: str, listed: Path) -> str:
-    """The file of a listed image: VOC's own suffix first, so that an image that is missing is named by it."""
+    """Return the file name of a listed image. ``.jpg`` is preferred, and is assumed if no file exists."""
     found, usual = images.named(name), f"{name}.jpg"
     if usual in found or not found:
         return usual

@@ -22,9 +22,9 @@ class MaskLoader(PrefetchingLoader):
 
     Args:
         source: The images and masks.
-        augmentation: What is done to an image and its mask; None shows them whole.
+        augmentation: Augmentation of an image and its mask; None loads them whole.
         image_size: Height and width of an augmented image in pixels.
-        arguments: Those of ``PrefetchingLoader``.
+        arguments: The arguments of ``PrefetchingLoader``.
     """
 
     source: MaskSource

@@ -29,7 +29,7 @@ class SegmentationDataModule(ImageDataModule):
 
     Args:
         augment: Augmentation of training images and their masks; None if only evaluated.
-        common: Those of ``ImageDataModule``.
+        common: The arguments of ``ImageDataModule``.
 
     Raises:
         UserError: The data are missing, empty, too small or of other classes than expected; names the key.
@@ -55,7 +55,7 @@ class SegmentationDataModule(ImageDataModule):
         """Count the pixels of each class in all masks, which are read unless that was done before.
 
         Args:
-            splits: Those to look at.
+            splits: The splits to check.
 
         Returns:
             Warnings of one line: classes that do not occur in a split, splits that are mostly void.

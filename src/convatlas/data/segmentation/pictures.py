@@ -13,9 +13,9 @@ from convatlas.data.batch import IGNORE_INDEX
 from convatlas.data.sources.shapes_on_disk import voc_palette
 
 LONGEST_SIDE = 320
-"""Of an overlay, in pixels; smaller images stay as they are."""
+"""Maximum long side of an overlay in pixels. Smaller images are not resized."""
 OPACITY = 0.55
-"""Of a class's colour over the image; the first class, the background, has none."""
+"""Opacity of the colour of a class over the image. The first class, the background, is not coloured."""
 
 
 def class_colours(num_classes: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where images with the class of every pixel come from: pairs of files, or scenes made on demand."""
+"""Sources of images with masks: pairs of files, or generated scenes."""
 
 import contextlib
 import io
@@ -20,20 +20,20 @@ from convatlas.data.segmentation.counts import VALUES, Pixels, count_pixels
 from convatlas.data.sources.shapes import CLASSES, scene
 
 MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
-"""Lossless ones: a JPEG changes the labels."""
+"""Formats of mask files. They are lossless; a JPEG would change labels."""
 
 
 class MaskSource(ImageSource, Protocol):
-    """Images that have a mask each."""
+    """A source of images with one mask each."""
 
     def mask(self, index: int) -> Tensor:
-        """Read the class of each pixel of an image, (H, W) uint8, or ``IGNORE_INDEX``."""
+        """Read the mask of an image: the class of each pixel or ``IGNORE_INDEX``, (H, W) uint8."""
 
     def count_pixels(self, indices: NDArray[np.int64], threads: int, *, skip: bool) -> Pixels | None:
-        """Count the pixels of each class and of ``IGNORE_INDEX`` in some masks; None if masks are made, not read."""
+        """Count the pixels of each class and of ``IGNORE_INDEX`` in some masks; None for generated masks."""
 
     def stored_values(self, indices: NDArray[np.int64]) -> list[int]:
-        """List the values that some of the masks hold."""
+        """List the values that occur in the files of some masks."""
 
 
 SegmentationDataset = Dataset[MaskSource]
@@ -45,9 +45,10 @@ class MaskFiles:
     Args:
         pairs: The paths of each image and its mask.
         root: The folder of the data set.
-        num_classes: Classes that masks may hold.
+        num_classes: Number of classes.
         in_channels: 1 for greyscale, 3 for RGB.
-        values: The value in the masks of each class, in order, other values being void; None where class k is k.
+        values: The value of each class in the mask files, in order; other values become ``IGNORE_INDEX``. None: the
+            value of class k is k.
     """
 
     background: Background = None
@@ -97,11 +98,11 @@ class MaskFiles:
 
         Args:
             indices: Positions of the masks.
-            threads: How many are read at once.
-            skip: Leave out masks that cannot be used.
+            threads: Number of masks that are read at once.
+            skip: Whether to leave out masks that cannot be used.
 
         Raises:
-            ImageError: A mask cannot be used, unless such are left out.
+            ImageError: A mask cannot be used, and ``skip`` is false.
         """
         table = None if self.classes is None else self.classes.tolist()
         return count_pixels(
@@ -113,7 +114,7 @@ class MaskFiles:
         )
 
     def stored_values(self, indices: NDArray[np.int64]) -> list[int]:
-        """The values in the files of some of the masks; those that cannot be read are left out."""
+        """List the values that occur in the files of some masks. Files that cannot be read are left out."""
         found: set[int] = set()
         for index in indices:
             with contextlib.suppress(ImageError):
@@ -121,11 +122,11 @@ class MaskFiles:
         return sorted(found)
 
     def path(self, index: int) -> str:
-        """The image's path."""
+        """Return the path of an image."""
         return str(self.pairs[index][0])
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """The names, the images, and the contents of the masks."""
+        """Compute the digests of the names, of the images, and of the content of the masks."""
         folder = f"{self.root}/"
         return {
             "names": text_digest(str(path).removeprefix(folder) for pair in self.pairs for path in pair),
@@ -135,10 +136,10 @@ class MaskFiles:
 
 
 class ShapeScenes:
-    """Scenes of shapes, made at first use and then kept.
+    """Scenes of shapes, which are generated at first use and then kept in memory.
 
     Args:
-        seed: Of the data set.
+        seed: Seed of the data set.
         first: Number of the first scene.
         count: Number of scenes.
         size: Height and width in pixels.
@@ -156,22 +157,22 @@ class ShapeScenes:
         return self.count
 
     def open(self, index: int) -> Picture:
-        """One image."""
+        """Return one image."""
         return Picture.of(self._scene(index)[0], self.path(index))
 
     def mask(self, index: int) -> Tensor:
-        """One mask: the background, the shapes, and void around them."""
+        """Return one mask: background, shapes, and ``IGNORE_INDEX`` around the shapes."""
         return self._scene(index)[1]
 
     def count_pixels(self, indices: NDArray[np.int64], threads: int, *, skip: bool) -> None:
-        """Return None, since scenes have all classes."""
+        """Return None, because all classes occur in the scenes."""
 
     def stored_values(self, indices: NDArray[np.int64]) -> list[int]:
-        """The classes and ``IGNORE_INDEX``."""
+        """List the classes and ``IGNORE_INDEX``."""
         return [*range(len(CLASSES) + 1), IGNORE_INDEX]
 
     def path(self, index: int) -> str:
-        """The data set and the number of the scene."""
+        """Return the name of a scene: the data set and the number of the scene."""
         return f"shapes[{self.first + index}]"
 
     @property
@@ -180,7 +181,7 @@ class ShapeScenes:
         return f"shapes {CLASSES} {self.seed} {self.first} {self.count} {self.size}"
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """The parameters that determine the scenes."""
+        """Compute the digest of the parameters that determine the scenes."""
         return {"scenes": text_digest([self.description])}
 
     def _scene(self, index: int) -> tuple[Tensor, Tensor]:
@@ -193,10 +194,11 @@ class ShapeScenes:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read the values of a mask: the indices of a palette, or grey values. Its own EXIF orientation is applied.
+    """Read the values of a mask file: palette indices or grey values. The EXIF orientation of the mask is applied.
 
     Raises:
-        ImageError: It cannot be read, is in colour, or is a JPEG.
+        ImageError: The file cannot be read, is damaged, is in colour, is not in one of ``MASK_FORMATS``, or has a value
+            above ``IGNORE_INDEX``.
     """
     content = read_file(path)
     try:
@@ -209,7 +211,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         raise ImageError(str(path), "mask", f"expected a mask in one of {', '.join(MASK_FORMATS)}") from error
     except ImageError:
         raise
-    except Exception as error:  # whatever damaged bytes lead the decoders to
+    except Exception as error:  # damaged bytes may raise anything in the decoders
         raise ImageError(str(path), "damaged", f"truncated or damaged mask ({type(error).__name__})") from error
     if values.max(initial=0) > IGNORE_INDEX:
         raise ImageError(str(path), "mask", f"holds {values.max()}; expected values up to {IGNORE_INDEX}")

@@ -1,7 +1,7 @@
 """Joint transforms of an image and its mask.
 
-As in ``augment``, everything is drawn from the sample's own random generator. Images are resized bilinearly, masks by
-the nearest pixel; what lies outside an image is void.
+All random numbers come from the generator of the sample. Images are resized bilinearly, masks by the nearest pixel.
+Pixels outside an image are void (``IGNORE_INDEX``).
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from convatlas.errors import UserError
 
 
 class JointCrop(Protocol):
-    """Shows a part of a stored image and the same part of its mask."""
+    """Crops a part of a stored image and the same part of its mask."""
 
     def __call__(
         self, picture: Picture, mask: Tensor, generator: np.random.Generator, size: int
@@ -43,10 +43,10 @@ class JointAugmentation:
     """Augmentation of a training image and its mask.
 
     Args:
-        crop: What part of them is shown.
-        joint: What is done to both, in order.
-        steps: What is done to the image alone after that, in order.
-        weights: Weighs the pixels of the loss; None lets all count alike.
+        crop: Crops the image and the mask.
+        joint: Transforms of both, in order.
+        steps: Transforms of only the image after that, in order.
+        weights: Computes the weight of each pixel in the loss; None: all pixels have the same weight.
     """
 
     crop: JointCrop
@@ -68,16 +68,16 @@ class JointAugmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleCrop:
-    """A random scale, then a random crop (DeepLab v3, section 4.1: 0.5 to 2).
+    """Resizes by a random factor and takes a random crop (DeepLab v3, section 4.1: 0.5 to 2).
 
-    The part is cut from the stored image and then resized, which shows the same as resizing all of it first. An image
-    smaller than the crop lies somewhere in it, with zeros and void around it.
+    The part is cut from the stored image and then resized. It shows the same as resizing the whole image first. An
+    image smaller than the crop has a random position in it; the image is padded with zeros and the mask with void.
 
     Args:
-        scale: Range of the factor by which a stored pixel is enlarged.
+        scale: Range of the factor by which the image is resized.
 
     Raises:
-        UserError: A range that does not rise above 0.
+        UserError: The range is not positive or not ascending.
     """
 
     scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
@@ -111,14 +111,14 @@ class ScaleCrop:
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """Mirror left and right, and up and down where that makes sense.
+    """Mirrors left and right, and, for data without a fixed orientation, up and down.
 
     Args:
-        horizontal: Probability of the first.
-        vertical: Probability of the second.
+        horizontal: Probability of mirroring left and right.
+        vertical: Probability of mirroring up and down.
 
     Raises:
-        UserError: One is no probability.
+        UserError: A probability is not between 0 and 1.
     """
 
     horizontal: float = 0.5
@@ -130,7 +130,7 @@ class Flip:
                 raise UserError(f"augment.joint.flip.{name}={value}: expected a probability from 0 to 1")
 
     def __call__(self, image: Tensor, mask: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Maybe mirror both."""
+        """Mirror both with the given probabilities."""
         right, down = generator.random(2).tolist()
         axes = [axis for axis, drawn, p in ((-1, right, self.horizontal), (-2, down, self.vertical)) if drawn < p]
         return (image.flip(axes), mask.flip(axes)) if axes else (image, mask)
@@ -138,14 +138,14 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True)
 class ElasticDeformation:
-    """Smooth random displacements, and a rotation (U-Net, section 3.1).
+    """Deforms by smooth random displacements and a rotation (U-Net, section 3.1).
 
-    The displacements are drawn on a coarse grid and interpolated bicubically. Past the border both are mirrored.
+    The displacements are drawn on a coarse grid and interpolated bicubically. Both are mirrored beyond the border.
 
     Args:
-        sigma: Standard deviation of the displacements in pixels; the paper's is 10.
-        grid: Points of the grid along each side; the paper's is 3.
-        rotation: Largest angle of the rotation, in degrees to either side.
+        sigma: Standard deviation of the displacements in pixels; 10 in the paper.
+        grid: Number of points of the grid along each side; 3 in the paper.
+        rotation: Maximum angle of the rotation in both directions, in degrees.
     """
 
     sigma: float = 10.0
@@ -157,7 +157,7 @@ class ElasticDeformation:
             raise UserError(f"augment.joint: {self}: expected sigma and rotation from 0, and a grid from 2")
 
     def __call__(self, image: Tensor, mask: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Deform both alike."""
+        """Deform both in the same way."""
         height, width = mask.shape
         angle = np.deg2rad(generator.uniform(-self.rotation, self.rotation))
         drawn = torch.from_numpy(generator.normal(0, self.sigma, (1, 2, self.grid, self.grid)).astype(np.float32))
@@ -166,7 +166,7 @@ class ElasticDeformation:
         columns = torch.arange(width, dtype=torch.float32)[None, :] - (width - 1) / 2
         x = float(np.cos(angle)) * columns - float(np.sin(angle)) * rows + moved[0]
         y = float(np.sin(angle)) * columns + float(np.cos(angle)) * rows + moved[1]
-        # To -1 and 1 at the outer edges of the outer pixels.
+        # Coordinates of grid_sample: -1 and 1 are the outer edges of the outer pixels.
         places = torch.stack([2 * x / width, 2 * y / height], dim=-1)[None]
         pixels = F.grid_sample(image[None].float(), places, "bilinear", "reflection", align_corners=False)[0]
         labels = F.grid_sample(mask[None, None].float(), places, "nearest", "reflection", align_corners=False)[0, 0]
@@ -174,7 +174,7 @@ class ElasticDeformation:
 
 
 def _along(side: int, wanted: int, size: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """Along one side of an image: the part's start and length, and its start and length in the crop."""
+    """Draw one side of the crop: start and length of the part in the image, and its start and length in the crop."""
     if side >= wanted:
         return int(generator.integers(side - wanted + 1)), wanted, 0, size
     length = max(1, round(side * size / wanted))

@@ -1,1 +1,1 @@
-"""Where images come from: folders, arrays, tar shards, generated scenes."""
+"""Sources of images: folders, arrays, tar shards, generated scenes."""

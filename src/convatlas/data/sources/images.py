@@ -25,7 +25,7 @@ Labels = NDArray[np.int64]
 
 @runtime_checkable
 class LabelledSource(ImageSource, Protocol):
-    """Images that have one class each."""
+    """A source of images with one class each."""
 
     labels: Labels
 
@@ -37,19 +37,19 @@ ClassificationDataset = Dataset[LabelledSource]
 
 
 class FolderSource:
-    """``root/<class>/**/<image>``: the images of a class, in the order of their names.
+    """The images ``root/<class>/**/<image>``, sorted by class and by name.
 
     Args:
         root: The folder of one split.
-        class_list: The classes; each is a subfolder.
+        class_list: The classes. Each class is a subfolder.
         in_channels: 1 for greyscale, 3 for RGB.
-        scan_cache: Where the lists of files are kept, as ``ImageScan`` has it.
+        scan_cache: The cache of the lists of files; see ``ImageScan``.
 
     Attributes:
-        passed_over: Number of files in the folder that are not among the images, by suffix.
+        passed_over: Number of files in the folder that are not images, by suffix.
 
     Raises:
-        UserError: A class without a folder or without images, a folder that is no class.
+        UserError: A class has no folder or no images, or a folder is not a class.
     """
 
     background: Background = None
@@ -85,33 +85,33 @@ class FolderSource:
         return open_picture(read_file(Path(path)), self.in_channels, path, self.background)
 
     def encoded(self, index: int) -> bytes:
-        """The file's bytes."""
+        """Read the bytes of an image file."""
         return read_file(Path(self.path(index)))
 
     def path(self, index: int) -> str:
-        """The image's path."""
+        """Return the path of an image."""
         return f"{self.root}/{self.class_list.names[self.labels[index]]}/{os.fsdecode(self.names[index])}"
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """The names in each class, and the images."""
+        """Compute the digests of the names in each class, and of the images."""
         names = hashlib.sha256(self.names.digest() + self.names.counts.tobytes()).hexdigest()
         return {"names": names, **files.images(len(self.labels), self.path)}
 
 
 class ArraySource:
-    """Images that are in memory already.
+    """Images in memory.
 
     Args:
-        images: (N, H, W) or (N, H, W, C) uint8.
-        labels: (N,) classes.
-        name: What the images are called in messages.
+        images: The images, (N, H, W) or (N, H, W, C) uint8.
+        labels: The classes, (N,).
+        name: The name of the images in messages.
     """
 
     background: Background = None
 
     def __init__(self, images: NDArray[np.uint8], labels: Sequence[int] | Labels, name: str) -> None:
         stacked = images[..., None] if images.ndim == 3 else images
-        # Channels last in memory, as decoded images and batches are; the resize into a batch wants both alike.
+        # Channels last in memory, like batches: the resize into a batch requires the same layout of both.
         self.images = torch.from_numpy(np.ascontiguousarray(stacked)).permute(0, 3, 1, 2)
         self.labels: Labels = np.asarray(labels, dtype=np.int64)
         self.name = name
@@ -120,19 +120,19 @@ class ArraySource:
         return len(self.labels)
 
     def open(self, index: int) -> Picture:
-        """One image."""
+        """Return one image."""
         return Picture.of(self.images[index], self.path(index))
 
     def encoded(self, index: int) -> bytes:
-        """The image as a PNG."""
+        """Encode an image as a PNG."""
         return bytes(encode_png(self.images[index]).numpy())
 
     def path(self, index: int) -> str:
-        """The data set and the number of the image."""
+        """Return the name of an image: the data set and the number of the image."""
         return f"{self.name}[{index}]"
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """The pixels and the classes."""
+        """Compute the digests of the pixels and of the classes."""
         pixels = self.images.permute(0, 2, 3, 1).contiguous().numpy()
         digest = hashlib.sha256(f"{pixels.shape}".encode())
         digest.update(pixels.data)
@@ -140,13 +140,13 @@ class ArraySource:
 
 
 def files_outside_classes(root: Path) -> Counter[str]:
-    """Count the files of a split that lie in no class folder, by suffix; hidden ones are left out."""
+    """Count the files of a split outside the class folders, by suffix. Hidden files are left out."""
     names = [os.fsencode(path.name) for path in root.iterdir() if not path.is_dir()]
     return Counter(f"{suffix_of(name)} outside the class folders" for name in names if not is_hidden(name))
 
 
 def class_folders(root: Path) -> list[str]:
-    """The names of the class folders of a split, sorted; hidden folders are left out.
+    """Return the sorted names of the class folders of a split. Hidden folders are left out.
 
     Raises:
         UserError: The split's folder is missing, empty or cannot be read.

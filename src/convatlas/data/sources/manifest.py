@@ -15,14 +15,14 @@ NAME = "manifest.json"
 
 @dataclass
 class ShardRecord:
-    """One shard.
+    """The entry of a shard.
 
     Args:
-        name: Its file name.
+        name: The file name of the shard.
         samples: Number of images.
-        bytes: Its size; None while it is not written.
-        sha256: Of the shard, as hexadecimal digits.
-        index_sha256: Of its index.
+        bytes: Size of the shard; None until it is written.
+        sha256: SHA-256 of the shard, as hexadecimal digits.
+        index_sha256: SHA-256 of its index.
     """
 
     name: Annotated[str, Field(pattern=r"^[^/]+\.tar$")]
@@ -34,14 +34,14 @@ class ShardRecord:
 
 @dataclass
 class Manifest:
-    """All shards of a data set, and what they were made of.
+    """All shards of a data set, and their origin.
 
     Args:
-        settings: What was done to the images, and how many a shard holds.
-        source: Fingerprint of the names and classes that went in.
+        settings: The processing of the images and the number of images of a shard.
+        source: Fingerprint of the names and classes of the source.
         splits: The shards of each split, in order.
-        images: Digests of all that went in, by part; None while shards are missing: an image that could not be read
-            may still be mended.
+        images: Digests of the parts of the source. None until all shards are written, because until then an image that
+            cannot be read may be repaired.
     """
 
     settings: dict[str, Any]
@@ -51,10 +51,10 @@ class Manifest:
 
     @classmethod
     def read(cls, root: Path) -> "Manifest | None":
-        """The manifest of a folder; None if there is none.
+        """Read the manifest of a folder; None if there is none.
 
         Raises:
-            UserError: It is damaged, or written by a newer ConvAtlas.
+            UserError: The manifest is damaged or was written by a newer ConvAtlas.
         """
         path = root / NAME
         if not path.is_file():
@@ -68,7 +68,7 @@ class Manifest:
 
     @property
     def has_finished(self) -> bool:
-        """Whether there is a shard that was finished."""
+        """Whether at least one shard is finished."""
         return any(shard.sha256 for shards in self.splits.values() for shard in shards)
 
     def write(self, root: Path) -> None:
@@ -76,14 +76,14 @@ class Manifest:
         write_atomic(root / NAME, dumps({"format": FORMAT} | asdict(self), indent=1))
 
     def check_shards(self, root: Path, present: Iterable[Path]) -> None:
-        """Refuse a folder that lacks a part of its shards, or has others.
+        """Refuse a folder whose shards differ from the manifest.
 
         Args:
             root: The folder.
-            present: The shards that would be read.
+            present: The shards in the folder.
 
         Raises:
-            UserError: Naming the first shard that is not there, is of another size, or is not listed.
+            UserError: A shard is missing, has another size or is not listed. The message names the first one.
         """
         listed = {shard.name for shards in self.splits.values() for shard in shards}
         for path in present:

@@ -1,9 +1,10 @@
-"""Which images a folder holds, remembered from one start to the next.
+"""List the images of folders, with a cache that lasts from one start of the program to the next.
 
-Listing a million files takes minutes on a network file system. So what a class folder holds is written down as soon as
-it is read, and believed for as long as no directory in it has changed; a start that was killed goes on where it was.
+Listing a million files takes minutes on a network file system. Therefore the list of a class folder is written to the
+cache as soon as it is complete. It is used as long as no directory in the class folder changes. If the program is
+killed while it lists, the next start continues with the first class folder that is not in the cache.
 
-Which files are images is decided here for all verbs and problem types: by the suffix, and not in hidden folders.
+This module decides for all verbs and task types which files are images: those with a known suffix that are not hidden.
 """
 
 import contextlib
@@ -26,22 +27,24 @@ from convatlas.utils.files import printable
 
 SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 VERSION = b"2"
-"""Of what the cache holds."""
+"""Version of the format of a cache entry."""
 SETTLED_SECONDS = 2
-"""A directory that changed this recently may change again within one tick of its clock: it is not remembered."""
+"""A folder that changed less than this many seconds ago is not cached: its times may not show the next change."""
 Stamps = dict[str, list[int]]
-"""Times of modification and of change, in ns, and inode of each directory in a folder, by its path within it; nothing
-for a link to nothing."""
+"""Modification time in ns, change time in ns and inode number of each directory in a folder, by relative path.
+
+The list is empty for a broken link.
+"""
 HEADER = TypeAdapter(tuple[dict[Any, list[int]], dict[Any, int]])
-"""Stamps and counts of a listing; pydantic's own texts are UTF-8, and names need not be."""
+"""Validates the stamps and counts of a listing. Keys are ``Any``, because pydantic requires strings to be UTF-8."""
 Parsed = TypeVar("Parsed")
 ARCHIVE_FOLDER = b"__MACOSX"
 """The folder of resource files that macOS puts into every zip archive."""
 LONGEST_SUFFIX = 10
-"""Characters; what is longer, as in ``scan 1.Page two of three``, is no suffix."""
+"""Maximum length of a suffix in characters. The end of ``scan 1.Page two of three`` does not count as a suffix."""
 NO_SUFFIX, BROKEN_LINK = "without suffix", "broken link"
 SUFFIXES_TOLD = 8
-"""Suffixes of files passed over that a line names."""
+"""Maximum number of suffixes that ``passed_over_text`` names."""
 
 
 @dataclass
@@ -63,12 +66,12 @@ class ImageScan:
     """Lists the images of class folders.
 
     Args:
-        cache: Where the lists are kept; None keeps none, ``user`` is ``convatlas`` in ``XDG_CACHE_HOME`` or
-            ``~/.cache``. What is in there may be deleted at any time.
+        cache: The cache folder. None disables the cache; ``user`` means ``convatlas`` in ``XDG_CACHE_HOME`` or
+            ``~/.cache``. The content of the folder may be deleted at any time.
         key: The configuration key that names the folders, for messages.
 
     Attributes:
-        passed_over: Number of files that are no images in all folders listed so far, by suffix.
+        passed_over: Number of files that are not images, by suffix, in all folders listed so far.
     """
 
     def __init__(self, cache: str | None, key: str = "data.root") -> None:
@@ -77,10 +80,10 @@ class ImageScan:
         self.passed_over: Counter[str] = Counter()
 
     def images(self, folder: Path) -> list[bytes]:
-        """The images in a folder and its subfolders, by their paths within it, sorted.
+        """List the images in a folder and its subfolders, by relative path, sorted.
 
         An image is a file with a suffix of ``IMAGE_SUFFIXES`` in any case. Hidden files and folders (``is_hidden``)
-        are left out at any depth. Links to folders are followed, except to a folder that the link lies in.
+        are left out at any depth. Links to folders are followed, except a link to a folder that contains the link.
 
         Raises:
             UserError: A folder cannot be read.
@@ -102,18 +105,18 @@ class ImageScan:
 
 
 def is_hidden(name: bytes) -> bool:
-    """Check whether a file or folder is left out: its name begins with a full stop, or is ``__MACOSX``."""
+    """Check whether a file or folder is left out because its name begins with a full stop or is ``__MACOSX``."""
     return name.startswith(b".") or name == ARCHIVE_FOLDER
 
 
 def suffix_of(name: bytes) -> str:
-    """The suffix of a file's name in lower case, as files that are passed over are counted."""
+    """Return the suffix of a file name in lower case, by which files that are not images are counted."""
     suffix = printable(os.fsdecode(os.path.splitext(name)[1])).lower()  # noqa: PTH122  no Path for each of many files
     return suffix if 1 < len(suffix) <= LONGEST_SUFFIX and " " not in suffix else NO_SUFFIX
 
 
 def passed_over_text(passed_over: Mapping[str, int]) -> str:
-    """Say how many files are no images: ``12 files passed over: 7 .heic, 3 without suffix, 2 .txt``."""
+    """Format the counts of files that are not images: ``12 files passed over: 7 .heic, 3 without suffix, 2 .txt``."""
     counts = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
     told = [f"{count:,} {suffix}" for suffix, count in counts[:SUFFIXES_TOLD]]
     if rest := sum(count for _, count in counts[SUFFIXES_TOLD:]):
@@ -123,7 +126,7 @@ def passed_over_text(passed_over: Mapping[str, int]) -> str:
 
 
 def user_cache() -> Path | None:
-    """The folder for what can be made again, or None for a user without a home."""
+    """Return the user's cache folder, or None for a user without a home directory."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "convatlas"
@@ -139,8 +142,8 @@ def _list(folder: Path) -> Listing:
         path = os.path.join(os.fsencode(folder), within)  # noqa: PTH118  no Path for each of a million files
         status = os.stat(path)  # noqa: PTH116
         identity = (status.st_dev, status.st_ino)
-        listing.stamps[os.fsdecode(within)] = _stamp(status)  # before the listing: a change during it must count
-        if identity in above:  # a link to a folder that it lies in
+        listing.stamps[os.fsdecode(within)] = _stamp(status)  # before listing, so that a change during it shows
+        if identity in above:  # a link to a folder that contains the link
             continue
         with os.scandir(path) as entries:
             for entry in entries:
@@ -153,7 +156,7 @@ def _list(folder: Path) -> Listing:
                     listing.names.append(name)
                 elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
                     listing.passed_over[BROKEN_LINK] += 1
-                    listing.stamps[os.fsdecode(name)] = []  # a folder may appear behind it
+                    listing.stamps[os.fsdecode(name)] = []  # its target may be created later
                 else:
                     listing.passed_over[suffix_of(entry.name)] += 1
     listing.names.sort()
@@ -164,7 +167,7 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a link to itself is like a link to nothing
+        if error.errno == errno.ELOOP:  # a link to itself counts as a broken link
             return False
         raise
 
@@ -181,7 +184,7 @@ def _stamp_now(path: Path) -> list[int]:
 
 
 def _recall(entry: Path, folder: Path) -> Listing | None:
-    """What the entry says, unless it is missing, damaged or out of date."""
+    """Read a listing from the cache; None if the entry is missing, damaged or out of date."""
     try:
         header, names = (read_entry(entry) or b"").split(b"\n", 1)
         stamps, passed_over = parse_entry(header, HEADER)
@@ -200,7 +203,7 @@ def _remember(entry: Path, listing: Listing) -> None:
 
 
 def read_entry(entry: Path) -> bytes | None:
-    """The content of a cache entry, or None if it is missing or damaged."""
+    """Return the content of a cache entry, or None if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
         digest, content = entry.read_bytes().split(b"\n", 1)
         if digest.decode() == hashlib.sha256(content).hexdigest():
@@ -212,7 +215,7 @@ def parse_entry(content: bytes, form: TypeAdapter[Parsed]) -> Parsed:
     """Parse the JSON of a cache entry.
 
     Raises:
-        ValueError: It is damaged, or has another form.
+        ValueError: The entry is damaged or has another structure.
     """
     try:
         return form.validate_python(json.loads(content))
@@ -221,9 +224,9 @@ def parse_entry(content: bytes, form: TypeAdapter[Parsed]) -> Parsed:
 
 
 def write_entry(entry: Path, content: bytes) -> None:
-    """Replace a cache entry, if the cache can be written."""
+    """Replace a cache entry; do nothing if the cache cannot be written."""
     temporary = entry.with_name(f"{entry.name}.{os.getpid()}")  # all ranks of a run may write it
-    with contextlib.suppress(OSError):  # a start without a cache is slower, and no worse
+    with contextlib.suppress(OSError):  # without a cache, a start is only slower
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
         temporary.replace(entry)

@@ -22,7 +22,7 @@ MIN_CONTRAST = 70.0
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and what is in it, from the back to the front.
+    """An image and its shapes, from the back to the front.
 
     Attributes:
         image: (H, W, 3) uint8.
@@ -64,8 +64,8 @@ def scene(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> Scene:
     """Draw a scene of 1 to ``MAX_SHAPES`` shapes that may hide up to half of one another.
 
     Args:
-        seed: Of the data set.
-        index: Of the scene.
+        seed: Seed of the data set.
+        index: Index of the scene.
         size: Height and width in pixels, at least 32 each.
     """
     generator = np.random.default_rng([seed, index, *size])
@@ -121,7 +121,7 @@ def _area(outline: NDArray[np.float64]) -> float:
 
 
 def _inside(outline: NDArray[np.float64], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which pixel centres, (H, W), lie inside a polygon: those that an odd number of its edges are right of."""
+    """Mark the pixel centres, (H, W), inside a polygon: those with an odd number of its edges to their right."""
     inside = np.zeros(rows.shape, np.bool_)
     for (x0, y0), (x1, y1) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
         crossed = (y0 > rows) != (y1 > rows)

@@ -22,7 +22,7 @@ def write_coco(root: Path, splits: Mapping[str, int], *, seed: int = 0, size: tu
     Args:
         root: The folder, made if need be.
         splits: Number of scenes by split, such as ``{"train2017": 100, "val2017": 20}``.
-        seed: Of the scenes.
+        seed: Seed of the scenes.
         size: Height and width of an image in pixels.
 
     Returns:
@@ -66,7 +66,7 @@ def write_voc(root: Path, splits: Mapping[str, int], *, seed: int = 0, size: tup
     Args:
         root: The folder, made if need be.
         splits: Number of scenes by split, such as ``{"train": 100, "val": 20}``.
-        seed: Of the scenes.
+        seed: Seed of the scenes.
         size: Height and width of an image in pixels.
 
     Returns:

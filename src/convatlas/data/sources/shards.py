@@ -1,7 +1,7 @@
-"""Plain tar shards in WebDataset layout with an offset index, read through a memory map.
+"""Read and write tar shards in the layout of WebDataset. They have an offset index and are read through a memory map.
 
-A sample is two members, ``00000000.jpg`` and ``00000000.cls`` (the class as digits). ``tar tf`` lists them. Beside
-``x.tar`` lies ``x.index.npy``, an array of (offset, size, label), so that nothing is scanned at the start.
+A sample consists of two members, ``00000000.jpg`` and ``00000000.cls`` (the class as digits). The index of ``x.tar`` is
+``x.index.npy`` in the same folder, an array of (offset, size, label). It saves scanning the tar file at the start.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ NAME_BYTES = 100
 
 
 class ShardSample(NamedTuple):
-    """An image on its way into a shard.
+    """An image to write to a shard.
 
     Attributes:
-        name: The member's name, such as ``00000000.jpg``.
-        encoded: Its bytes.
-        label: Its class.
+        name: The name of the member, such as ``00000000.jpg``.
+        encoded: The bytes of the member.
+        label: The class.
     """
 
     name: str
@@ -43,15 +43,17 @@ class ShardSample(NamedTuple):
 
 
 def index_path(shard: Path) -> Path:
-    """The offset index of a shard."""
+    """Return the path of the offset index of a shard."""
     return shard.with_suffix(".index.npy")
 
 
 def write_shard(path: Path, samples: Iterable[ShardSample]) -> None:
-    """Write a shard and its index; the same samples give the same bytes, and a kill never leaves half of either.
+    """Write a shard and its index.
+
+    The bytes depend only on the samples. If the process is killed, neither file is left incomplete.
 
     Args:
-        path: The shard, ``….tar``; its index is written beside it.
+        path: The shard, ``….tar``. Its index is written to the same folder.
         samples: The images, in order.
     """
     entries = []
@@ -71,13 +73,13 @@ def index_shard(path: Path) -> int:
     """Write the index of a shard that other software made.
 
     Args:
-        path: The shard; each of its samples has one image and its class as digits in a ``.cls`` beside it.
+        path: The shard. Each of its samples has one image and one ``.cls`` member with the class as digits.
 
     Returns:
         The number of samples.
 
     Raises:
-        UserError: It is no tar file, or a sample has not one image and one class from 0.
+        UserError: The file is not a tar file, or a sample does not have exactly one image and one class of at least 0.
     """
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
@@ -114,11 +116,11 @@ class ShardSource:
     """The samples of tar shards, one shard after the other.
 
     Args:
-        shards: The tar files; the index of each lies beside it.
+        shards: The tar files. The index of each is in the same folder.
         in_channels: 1 for greyscale, 3 for RGB.
 
     Raises:
-        UserError: A shard or its index is missing, or damaged.
+        UserError: A shard or its index is missing or damaged.
     """
 
     background: Background = None
@@ -140,12 +142,12 @@ class ShardSource:
         return open_picture(self.encoded(index), self.in_channels, self.path(index), self.background)
 
     def encoded(self, index: int) -> bytes:
-        """The member's bytes."""
+        """Return the bytes of the image file of a sample."""
         offset, size, _ = self._entries[index].item()
         return self._maps[self._shard_of(index)][offset : offset + size].tobytes()
 
     def path(self, index: int) -> str:
-        """The shard and the member's name, read from its header."""
+        """Return the name of a sample: its shard, and the name of its member from the header of the member."""
         shard = self._shard_of(index)
         start = self._entries["offset"][index] - HEADER_BYTES
         member = self._maps[shard][start : start + NAME_BYTES].tobytes().partition(b"\0")[0]
@@ -153,11 +155,11 @@ class ShardSource:
 
     @property
     def index_digest(self) -> bytes:
-        """SHA-256 of the sizes, places and classes of all samples."""
+        """SHA-256 of the offsets, sizes and classes of all samples."""
         return hashlib.sha256(self._entries.data).digest()
 
     def digests(self, files: FileDigests) -> dict[str, str]:
-        """The index, and the shards' names and sizes or contents."""
+        """Compute the digests of the index, and of the names and the sizes or contents of the shards."""
         return {
             "names": text_digest(shard.name for shard in self.shards),
             "index": self.index_digest.hex(),
@@ -205,7 +207,7 @@ def _read_index(shard: Path) -> NDArray[np.void]:
 
 
 def _map(shard: Path, index: NDArray[np.void]) -> NDArray[np.uint8]:
-    """The bytes of a shard; unlike Python's own memory maps, torch's keep no file open: there may be thousands."""
+    """Map the bytes of a shard. There may be thousands, and torch's memory maps, unlike Python's, keep no file open."""
     if not shard.is_file():
         raise UserError(f"{shard}: missing; expected the shard that {index_path(shard).name} describes")
     size = shard.stat().st_size

@@ -1,1 +1,1 @@
-"""What the ``convatlas data`` verbs do: verify, describe, prepare and time a data set."""
+"""The functions of the ``convatlas data`` verbs: verify, describe, prepare and time a data set."""

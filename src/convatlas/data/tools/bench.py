@@ -34,7 +34,7 @@ class LoaderSpeed:
 
 
 def loader_speed(loader: PrefetchingLoader, batches: int) -> LoaderSpeed:
-    """Load batches, from as many epochs as it takes, behind a warm-up of one; nothing else is done meanwhile."""
+    """Measure the speed of loading batches after one warm-up batch. Epochs are repeated if necessary."""
     next(iter(loader))
     clock, processor = time.perf_counter(), time.process_time()
     images = sum(len(batch.labels) for batch in islice(chain.from_iterable(repeat(loader)), batches))
@@ -47,7 +47,7 @@ def stage_times(data: ClassificationDataModule, images: int) -> dict[str, float]
 
     Args:
         data: The images and their augmentation.
-        images: How many are loaded, spread over the training split.
+        images: Number of images that are loaded, spread over the training split.
     """
     source, augmentation, size = data.sources["train"], data.augment, data.augment.size(0) or data.image_size
     indices = data.indices["train"][np.arange(images) * data.num_samples("train") // images]

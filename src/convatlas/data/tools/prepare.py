@@ -1,4 +1,4 @@
-"""Write a data set as tar shards, in parallel, so that a kill costs no shard that is finished."""
+"""Write a data set as tar shards in parallel. If the process is killed, finished shards are kept."""
 
 import fcntl
 import hashlib
@@ -21,10 +21,10 @@ from convatlas.utils.files import dumps
 
 @contextmanager
 def claimed(output: Path) -> Iterator[None]:
-    """Hold a folder alone while shards go into it; whatever the system refuses meanwhile is the folder's fault.
+    """Lock a folder while shards are written to it, and report any ``OSError`` in the block as an error of the folder.
 
     Raises:
-        UserError: It holds something else, cannot be written, or another process writes there.
+        UserError: The folder has other content or cannot be written, or another process writes to it.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -48,21 +48,21 @@ def begin(
     settings: dict[str, Any],
     digests: Mapping[str, str],
 ) -> Manifest:
-    """Deal the samples of each split to shards, in order, or take up what was begun in the folder.
+    """Assign the samples of each split to shards in order, or continue with the manifest in the folder.
 
     Args:
-        output: Where the shards go.
+        output: The folder of the shards.
         sources: The images of each split.
-        class_list: Their classes.
-        samples_per_shard: At most so many in one.
-        settings: What else decides the bytes, by configuration key.
-        digests: Of the parts of the sources; a finished folder must have come from the same.
+        class_list: The classes.
+        samples_per_shard: Maximum number of samples of a shard.
+        settings: Other settings that determine the bytes of a shard, by configuration key.
+        digests: Digests of the parts of the sources. Those of a finished folder must be equal.
 
     Returns:
-        The folder's manifest.
+        The manifest of the folder.
 
     Raises:
-        UserError: What is there came from other settings or other images.
+        UserError: The folder has shards of other settings or other images.
     """
     digest = hashlib.sha256(class_list.hash.encode())
     splits = {}
@@ -104,24 +104,24 @@ def write_shards(
     threads: int,
     advance: Callable[[int], None],
 ) -> int:
-    """Write every shard that is not there yet; each is recorded as soon as it is finished.
+    """Write the missing shards. Each shard is recorded in the manifest as soon as it is finished.
 
-    Reading, decoding, resizing and encoding release the interpreter lock: threads were as fast as processes.
+    Reading, decoding, resizing and encoding release the interpreter lock. Threads were as fast as processes.
 
     Args:
-        output: Where they go.
-        manifest: Says which there are; completed on the way.
+        output: The folder of the shards.
+        manifest: The manifest, which is updated.
         sources: The images of each split.
-        shrink: Makes images smaller; None leaves them as they are.
+        shrink: Makes images smaller; None keeps the stored bytes.
         in_channels: 1 for greyscale, 3 for RGB.
-        threads: Shards in work at once.
-        advance: Told how many images were done, by one thread at a time.
+        threads: Number of shards that are written at once.
+        advance: Called with the number of images that were processed, by one thread at a time.
 
     Returns:
-        The number of shards that were there already, their checksums right.
+        The number of shards that already existed with correct checksums.
 
     Raises:
-        UserError: An image cannot be read, or cannot be decoded to be made smaller; names it.
+        UserError: An image cannot be read, or cannot be decoded to make it smaller. The message names it.
         OSError: A shard cannot be written.
     """
     stopped, lock = Event(), Lock()

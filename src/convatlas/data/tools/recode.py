@@ -21,7 +21,7 @@ SUFFIXES = {
     "TIFF": "tif",
     "GIF": "gif",
 }
-"""What the names of each of Pillow's formats end in."""
+"""The file suffix of each of Pillow's formats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Reencode:
     Args:
         side: The side of the result in pixels.
         which: Whether that is its short or its long side.
-        quality: Of the JPEG, 1 to 100.
+        quality: Quality of the JPEG, 1 to 100.
         background: The colour behind transparent pixels, which a JPEG cannot have.
     """
 

@@ -26,9 +26,9 @@ def statistics(
 
     Args:
         sources: The images by split.
-        records: What is known of them, by split.
+        records: The records of the images, by split.
         class_list: The classes.
-        image_size: What the network sees, in pixels.
+        image_size: Side of the network's input, in pixels.
         passed_over: Number of files that are not among the images, by suffix.
 
     Returns:
@@ -120,7 +120,7 @@ def image_sizes(record: Record, image_size: int) -> dict[str, Any]:
 
     Args:
         record: The split.
-        image_size: What the network sees, in pixels.
+        image_size: Side of the network's input, in pixels.
 
     Returns:
         ``smaller_than_image_size``, the images that have a side under ``image_size``; ``short_side``, a histogram; and,

@@ -1,4 +1,4 @@
-"""Look at every stored image before training does: what would stop it, and what is odd but can be used."""
+"""Check every stored image before training: find images that would stop it and images with unusual properties."""
 
 import hashlib
 from collections import deque
@@ -30,9 +30,9 @@ from convatlas.data.sources.images import LabelledSource
 
 TIFF_BITS_PER_SAMPLE = 258
 ALIASES = {"MPO": "JPEG"}
-"""A photograph with a second picture behind it, as some cameras write, is a JPEG to everyone."""
+"""Formats that count as another one. MPO, which some cameras write, is a JPEG followed by a second image."""
 PART = 16
-"""Images a task: a task each costs more than decoding a small image."""
+"""Images per task of the thread pool. Submitting a task costs more time than decoding a small image."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Kind:
     """A kind of finding.
 
     Attributes:
-        severity: Training would stop at an error; it copes with a notice.
-        title: What it is called.
-        remark: What it means.
+        severity: ``error`` if training would stop at the image, ``notice`` if it can use the image.
+        title: The name of the kind.
+        remark: A short explanation.
     """
 
     severity: Literal["error", "notice"]
@@ -67,17 +67,17 @@ KINDS = {
     "leakage": Kind("notice", "Equal images in several splits", "what is tested was trained on"),
     "duplicate": Kind("notice", "Equal images in one split", "each copy counts"),
 }
-"""What can be found; of the last three, sets of images are counted, of the others images."""
+"""All kinds of findings. The last three count sets of equal images; the others count images."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFinding:
-    """Something about one image.
+    """A finding about one image.
 
     Attributes:
-        index: The image, as its source counts.
+        index: Index of the image in its source.
         kind: A key of ``KINDS``.
-        detail: What exactly.
+        detail: The details, as text.
     """
 
     index: int
@@ -86,18 +86,18 @@ class ImageFinding:
 
 
 class Record:
-    """Findings and properties of the images of a split; takes 41 bytes per image.
+    """Findings and properties of the images of a split. It takes 41 bytes per image.
 
     Args:
-        num_images: How many there are.
+        num_images: Number of images.
 
     Attributes:
         file_digests: First half of the SHA-256 of each file, (N,) 16 bytes.
-        pixel_digests: The same of each decoded image's pixels and size, (N,) 16 bytes.
-        heights: Of the decoded image, (N,) uint32; 0 where it cannot be decoded.
-        widths: Of the decoded image, (N,) uint32; 0 where it cannot be decoded.
+        pixel_digests: First half of the SHA-256 of the size and pixels of each decoded image, (N,) 16 bytes.
+        heights: Height of each decoded image, (N,) uint32; 0 if it cannot be decoded.
+        widths: Width of each decoded image, (N,) uint32; 0 if it cannot be decoded.
         grey: Whether all channels of the image are equal, (N,) bool.
-        findings: In the order of the images.
+        findings: The findings, in the order of the images.
     """
 
     def __init__(self, num_images: int) -> None:
@@ -115,13 +115,13 @@ class Record:
 
 
 def verify_source(source: LabelledSource, in_channels: int, threads: int, advance: Callable[[int], None]) -> Record:
-    """Decode every image as training does; a bad one is a finding and stops nothing.
+    """Decode every image as training does. An image that cannot be decoded is recorded as a finding.
 
     Args:
         source: The images of a split.
         in_channels: 1 for greyscale, 3 for RGB.
-        threads: How many work at it; the result is the same for any number.
-        advance: Told how many images were done since it was called last.
+        threads: Number of threads. The result does not depend on it.
+        advance: Called with the number of images that were processed since the last call.
     """
     num_images = len(source.labels)
     record = Record(num_images)
@@ -131,7 +131,7 @@ def verify_source(source: LabelledSource, in_channels: int, threads: int, advanc
     def verify(indices: range) -> list[ImageFinding]:
         return [finding for index in indices for finding in verify_image(source, index, in_channels, record)]
 
-    torch.get_num_threads()  # settles the caller's own number, as in the loader
+    torch.get_num_threads()  # fixes the caller's number of threads, as in the loader
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         while True:
             while len(waiting) < 2 * threads and (indices := next(parts, None)) is not None:
@@ -144,7 +144,7 @@ def verify_source(source: LabelledSource, in_channels: int, threads: int, advanc
 
 
 def verify_image(source: LabelledSource, index: int, in_channels: int, record: Record) -> list[ImageFinding]:
-    """Decode one image and look at its header; enters it into the record and returns what is to be told."""
+    """Decode one image, check its header, enter its properties into the record, and return its findings."""
     name = source.path(index)
     try:
         encoded = source.encoded(index)
@@ -164,13 +164,17 @@ def verify_image(source: LabelledSource, index: int, in_channels: int, record: R
 
 
 def content_findings(encoded: bytes, name: str) -> list[tuple[str, str]]:
-    """Say what training copes with in an image: pairs of a key of ``KINDS`` and what exactly.
+    """Find unusual properties of an image that training can use.
 
-    What training reads without Pillow is judged without it too: Pillow refuses some headers of JPEGs that it decodes.
+    A JPEG that training decodes without Pillow is also checked without Pillow, because Pillow refuses the headers of
+    some of these files.
 
     Args:
         encoded: The bytes of an image that can be decoded.
-        name: Its name, which may end in a format's extension.
+        name: The name of the image, which may end in the suffix of a format.
+
+    Returns:
+        Pairs of a key of ``KINDS`` and a detail.
     """
     found = []
     if (jpeg := open_jpeg(encoded, in_channels=3)) is not None:
@@ -199,7 +203,7 @@ def content_findings(encoded: bytes, name: str) -> list[tuple[str, str]]:
 
 
 def _bits(image: ImageFile.ImageFile, encoded: bytes) -> int:
-    """Bits a channel; Pillow calls colour images of 16 bits ``RGB`` too, so the formats that have them are asked."""
+    """Read the bits per channel from the file format: Pillow's mode is ``RGB`` for 8 and for 16 bits."""
     if image.format == "PNG":
         return encoded[PNG_BIT_DEPTH]
     if isinstance(image, TiffImageFile):

@@ -16,9 +16,9 @@ from convatlas.errors import UserError
 Interpolation = Literal["nearest", "bilinear"]
 Range = tuple[float, float]
 LEVELS = 31
-"""In how many steps the papers and torchvision divide a range; level 0 is its start, level 30 its end."""
+"""Number of levels of a range in the papers and torchvision. Level 0 is its start, level 30 its end."""
 MAX_MAGNITUDE = 10
-"""RandAugment's magnitude at the end of a range, as its authors and timm count."""
+"""RandAugment's magnitude at the end of a range, in the units of its authors and of timm."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Operation:
             bounds: Magnitudes at the first and at the last level.
             level: From 0 to 30; need not be whole.
             negative: Turn the magnitude's sign around, where it has one.
-            interpolation: Of shear and rotation.
+            interpolation: Interpolation of shear and rotation.
 
         Returns:
             The image, (C, H, W) uint8.
@@ -98,10 +98,10 @@ ROWS = list(OPERATIONS.values())
 
 @dataclass(frozen=True, kw_only=True)
 class TrivialAugmentWide:
-    """One operation, uniformly drawn, at one of 31 levels, uniformly drawn (Müller & Hutter 2021).
+    """Applies one uniformly drawn operation at one of 31 uniformly drawn levels (Müller & Hutter 2021).
 
     Args:
-        interpolation: Of shear and rotation.
+        interpolation: Interpolation of shear and rotation.
     """
 
     interpolation: Interpolation = "nearest"
@@ -115,7 +115,7 @@ class TrivialAugmentWide:
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """Some operations in a row, uniformly drawn, all of about one magnitude (Cubuk et al. 2020).
+    """Applies several uniformly drawn operations in succession, all with about the same magnitude (Cubuk et al. 2020).
 
     Args:
         num_ops: Operations drawn for an image, with replacement: the paper's N.
@@ -123,7 +123,7 @@ class RandAugment:
         magnitude_std: Standard deviation of each operation's magnitude, as timm has it; "ResNet strikes back"
             (Wightman et al. 2021) uses 0.5.
         p: Probability that a drawn operation is applied: the paper's 1, timm's 0.5.
-        interpolation: Of shear and rotation.
+        interpolation: Interpolation of shear and rotation.
 
     Raises:
         UserError: A number outside its range.

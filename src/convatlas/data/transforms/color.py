@@ -18,8 +18,8 @@ class ColorJitter:
 
     Args:
         brightness: Half-width b of the range [max(0, 1 - b), 1 + b] of the factor.
-        contrast: The same for contrast.
-        saturation: The same for saturation.
+        contrast: Half-width of the range for contrast, as for brightness.
+        saturation: Half-width of the range for saturation, as for brightness.
         hue: Half-width of the range of the shift, in turns of the colour circle; 0.5 is every hue.
 
     Raises:

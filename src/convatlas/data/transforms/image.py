@@ -1,8 +1,8 @@
 """Augmentation of one image: a crop, then steps that change its pixels.
 
-A crop fills a row of the batch with a part of a stored image; it decides which part, so that no more than that is
-decoded. Steps change the row. Both draw from the sample's own random generator alone, so that an image's augmentation
-is a function of (seed, epoch, index) on every thread and rank.
+A crop chooses a part of a stored image, decodes only this part, and writes it to a row of the batch. Steps change the
+row. Both draw all random numbers from the generator of the sample. Therefore the augmentation of an image is a function
+of (seed, epoch, index) on every thread and rank.
 """
 
 import math
@@ -25,14 +25,14 @@ Box = tuple[int, int, int, int]
 """Top, left, height and width, in pixels of the stored image."""
 
 Step = Callable[[Tensor, np.random.Generator], Tensor]
-"""Takes an image, (C, H, W) uint8, and returns one of the same shape."""
+"""Maps an image, (C, H, W) uint8, to an image of the same shape."""
 
 
 class Crop(Protocol):
-    """Shows a part of a stored image."""
+    """Writes a part of a stored image to a row of the batch."""
 
     def __call__(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
-        """Fill ``out``, (C, size, size) uint8."""
+        """Write the crop to ``out``, (C, size, size) uint8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,13 @@ class Augmentation:
     """Augmentation of a training image.
 
     Args:
-        crop: What part of it is shown.
-        steps: What is done to that part by the loader, in order.
-        batch: What is done to normalised batches on the device, in order.
-        mix: How two samples become one, at the end, on the device; None leaves them apart.
-        repeats: Copies of each sample in a global batch, each augmented anew; the epoch stays as long (Hoffer et al.
-            2020, section 3).
-        image_size: Height and width in training, in pixels, or a function of the epoch; None for that of the data.
+        crop: Chooses the part of the image.
+        steps: Transforms of the cropped image in the loader, in order.
+        batch: Transforms of normalised batches on the device, in order.
+        mix: Mixes pairs of samples on the device after the other transforms; None: samples are not mixed.
+        repeats: Number of copies of each sample in a global batch, each with its own augmentation. The length of the
+            epoch does not change (Hoffer et al. 2020, section 3).
+        image_size: Height and width in training, in pixels, or a function of the epoch. None: the size of the data.
     """
 
     crop: Crop
@@ -58,15 +58,15 @@ class Augmentation:
 
     @property
     def random_parameters(self) -> int:
-        """Number of random parameters that the loader draws for the device, per sample."""
+        """Number of random parameters of each sample that the loader draws for the device."""
         return sum(step.width for step in self._on_device())
 
     def size(self, epoch: int) -> int | None:
-        """Height and width of an epoch's images, where they are not those of the data."""
+        """Return the height and width of the images in an epoch; None: the size of the data."""
         return self.image_size(epoch) if callable(self.image_size) else self.image_size
 
     def show(self, picture: Picture, generator: np.random.Generator, out: Tensor) -> None:
-        """Fill a row of a batch, (C, size, size) uint8."""
+        """Write an augmented image to a row of a batch, (C, size, size) uint8."""
         self.crop(picture, generator, out)
         for step in self.steps.values():
             changed = step(out, generator)
@@ -85,7 +85,7 @@ class Augmentation:
         images = batch.images
         for step, drawn in zip(
             self.batch.values(), random_parameters, strict=False
-        ):  # what is left over is the mixing's
+        ):  # the last parameters belong to ``mix``
             images = step(images, drawn)
         if self.mix is None:
             return batch._replace(images=images)
@@ -98,7 +98,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class CenterCrop:
-    """The evaluation's geometry: short side to ``resize``, then the central square.
+    """The crop of evaluations: resizes the short side to ``resize`` and takes the central square.
 
     Args:
         resize: Short side before the crop, antialiased bilinear; None leaves the image as it is.
@@ -107,7 +107,7 @@ class CenterCrop:
     resize: PositiveInt | None = None
 
     def __call__(self, picture: Picture, generator: np.random.Generator | None, out: Tensor) -> None:
-        """Fill ``out``, (C, size, size), with the centre; a smaller image is padded with zeros around it."""
+        """Write the central square to ``out``, (C, size, size). A smaller image is padded with zeros."""
         out.copy_(center_crop(picture.pixels(), out.shape[-1], self.resize))
 
 
@@ -116,7 +116,7 @@ class PadCrop:
     """Zero padding and a random crop (He et al. 2016, section 4.2: 4 pixels around 32).
 
     Args:
-        padding: Pixels added on each side, besides what a smaller image needs to fill the crop.
+        padding: Pixels of padding on each side. An image smaller than the crop is first padded to the crop's size.
         resize: Short side before the crop; None leaves the image as it is.
     """
 
@@ -144,7 +144,7 @@ class RandomResizedCrop:
         ratio: Range of its width divided by its height, drawn on a logarithmic scale.
 
     Raises:
-        UserError: A range that does not rise above 0.
+        UserError: A range is not positive or not ascending.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -160,7 +160,7 @@ class RandomResizedCrop:
         _fill(out, picture, self.box(picture.height, picture.width, generator))
 
     def box(self, image_height: int, image_width: int, generator: np.random.Generator) -> Box:
-        """Draw the part of an image that is shown."""
+        """Draw the part of an image to crop."""
         low, high = map(math.log, self.ratio)
         for _ in range(10):
             share, shape, down, right = generator.random(4).tolist()
@@ -170,7 +170,7 @@ class RandomResizedCrop:
             if 0 < width <= image_width and 0 < height <= image_height:
                 top, left = int(down * (image_height - height + 1)), int(right * (image_width - width + 1))
                 return top, left, height, width
-        # No draw fits a very long image: the central part of an allowed aspect.
+        # No draw fits if the image is very long: take the central part with an allowed aspect ratio.
         width = min(image_width, round(image_height * self.ratio[1]))
         height = min(image_height, round(image_width / self.ratio[0]))
         return (image_height - height) // 2, (image_width - width) // 2, height, width
@@ -178,17 +178,19 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleJitterCrop:
-    """Short side drawn from a range, then a random crop (VGG, section 3.1; ResNet, section 3.4: 256 to 480).
+    """Resizes the short side to a random length and takes a random crop (VGG, section 3.1; ResNet, section 3.4).
 
-    The crop is cut from the stored image and then resized, which shows the same as resizing all of it first. One
-    scale, 256 to 256, is AlexNet's crop (Krizhevsky et al. 2012, section 4.1).
+    The range in ResNet is 256 to 480.
+
+    The crop is cut from the stored image and then resized. It shows the same part as resizing the whole image first.
+    The range 256 to 256 is AlexNet's crop (Krizhevsky et al. 2012, section 4.1).
 
     Args:
         min_side: Smallest short side.
         max_side: Largest short side.
 
     Raises:
-        UserError: The smallest is larger than the largest.
+        UserError: ``min_side`` is larger than ``max_side``.
     """
 
     min_side: PositiveInt
@@ -205,23 +207,23 @@ class ScaleJitterCrop:
         _fill(out, picture, self.box(picture.height, picture.width, out.shape[-1], generator))
 
     def box(self, image_height: int, image_width: int, size: int, generator: np.random.Generator) -> Box:
-        """Draw the part of an image that is shown at ``size`` pixels a side."""
+        """Draw the part of an image that is resized to ``size`` pixels a side."""
         short = min(image_height, image_width)
         side = int(generator.integers(self.min_side, self.max_side + 1))
-        stored = max(1, min(short, round(size * short / side)))  # a side under ``size`` shows the whole short side
+        stored = max(1, min(short, round(size * short / side)))  # below ``size``, the whole short side
         top, left = (int(generator.integers(length - stored + 1)) for length in (image_height, image_width))
         return top, left, stored, stored
 
 
 @dataclass(frozen=True, kw_only=True)
 class HorizontalFlip:
-    """Mirror left and right.
+    """Mirrors left and right.
 
     Args:
         p: Probability.
 
     Raises:
-        UserError: It is not one.
+        UserError: ``p`` is not between 0 and 1.
     """
 
     p: float = 0.5
@@ -231,16 +233,16 @@ class HorizontalFlip:
             raise UserError(f"augment.steps.flip.p={self.p}: expected a probability from 0 to 1")
 
     def __call__(self, image: Tensor, generator: np.random.Generator) -> Tensor:
-        """Maybe flip an image, (C, H, W)."""
+        """Flip an image, (C, H, W), with probability ``p``."""
         return image.flip(-1) if generator.random() < self.p else image
 
 
 def center_crop(image: Tensor, size: int, resize: int | None) -> Tensor:
-    """The central square of an image, (C, H, W) to (C, size, size), as torchvision's evaluations cut it.
+    """Crop the central square of an image, (C, H, W) to (C, size, size), as in torchvision's evaluations.
 
     Args:
-        image: uint8.
-        size: Side of the square in pixels; a smaller image is padded with zeros around it.
+        image: The image, uint8.
+        size: Side of the square in pixels. A smaller image is padded with zeros.
         resize: Short side before the crop, antialiased bilinear; None leaves the image as it is.
     """
     image = _resized(image, resize)
@@ -257,19 +259,19 @@ def _fill(out: Tensor, picture: Picture, box: Box) -> None:
     """Resize a part of a stored image into ``out``, (C, size, size), antialiased bilinear."""
     size = out.shape[-1]
     part = picture.region(*box, size)[None].contiguous(memory_format=torch.channels_last)
-    # The kernel behind torchvision's resize, which so writes into the batch itself.
+    # The kernel of torchvision's resize. Called directly, it writes to the batch without a copy.
     torch.ops.aten._upsample_bilinear2d_aa.out(part, [size, size], False, out=out[None])
 
 
 def _middle(spare: int) -> int:
-    # As torchvision's center_crop rounds: published evaluations depend on it.
+    # Round as torchvision's center_crop does, because published evaluations depend on it.
     return round(spare / 2) if spare > 0 else -(-spare // 2)
 
 
 def _window(image: Tensor, top: int, left: int, size: int) -> Tensor:
-    """The square at (top, left), with zeros where it leaves the image: (C, H, W) to (C, size, size)."""
+    """Crop the square at (top, left), with zeros outside the image: (C, H, W) to (C, size, size)."""
     height, width = image.shape[-2:]
     if (top, left, height, width) == (0, 0, size, size):
         return image
-    # One kernel pads and, where the padding is negative, crops.
+    # One kernel pads and crops: negative padding crops.
     return torch.constant_pad_nd(image, [-left, left + size - width, -top, top + size - height])

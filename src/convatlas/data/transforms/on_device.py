@@ -1,8 +1,8 @@
 """Augmentation of a normalised batch on its device.
 
-Every random number is drawn on the CPU from the sample's own generator, as the loader fills the batch; the device
-applies the numbers to all samples at once and never waits for the host. So a batch is the same on every device, and a
-sample the same in every batch (a mixed sample together with its neighbour).
+The loader draws all random numbers on the CPU from the generator of the sample. The device applies them to all samples
+at once and never waits for the host. Therefore a batch is the same on every device, and a sample is the same in every
+batch, if it has the same partner in ``Mix``.
 """
 
 import math
@@ -21,7 +21,10 @@ Draws = NDArray[np.float32]
 
 EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
-"""Of the covariance of ImageNet's RGB in [0, 1], one column each; fb.resnet.torch, for AlexNet's paper has none."""
+"""Eigenvectors of the covariance of ImageNet's RGB values in [0, 1], as columns.
+
+Source: fb.resnet.torch, because the paper of AlexNet gives no values.
+"""
 
 
 class BatchStep(Protocol):
@@ -29,7 +32,7 @@ class BatchStep(Protocol):
 
     @property
     def width(self) -> int:
-        """Numbers drawn for a sample."""
+        """Number of random parameters of a sample."""
 
     def draw(self, generator: np.random.Generator, size: int) -> Draws:
         """Draw the random parameters of one image of ``size`` × ``size`` pixels: (width,) float32."""
@@ -40,10 +43,10 @@ class BatchStep(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Lighting:
-    """Colour noise along the principal components of ImageNet's pixels (Krizhevsky et al. 2012, section 4.1).
+    """Adds colour noise along the principal components of ImageNet's pixels (Krizhevsky et al. 2012, section 4.1).
 
     Args:
-        std: The standard deviations that the images were divided by.
+        std: The standard deviations by which the images were divided.
         alpha_std: Standard deviation of the noise, in units of a component's eigenvalue.
 
     Raises:
@@ -77,7 +80,7 @@ class Lighting:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomErasing:
-    """A rectangle set to 0, which is the mean colour (Zhong et al. 2020, algorithm 1).
+    """Sets a rectangle to 0, the mean colour (Zhong et al. 2020, algorithm 1).
 
     Args:
         p: Probability.
@@ -85,7 +88,7 @@ class RandomErasing:
         ratio: Range of its height divided by its width, drawn on a logarithmic scale as torchvision does.
 
     Raises:
-        UserError: A number outside its range.
+        UserError: A number is outside its range.
     """
 
     width: ClassVar[int] = 4
@@ -99,7 +102,7 @@ class RandomErasing:
             raise UserError(f"augment.batch: {self}: expected p and shares from 0 to 1, and ranges that rise above 0")
 
     def draw(self, generator: np.random.Generator, size: int) -> Draws:
-        """Draw the rectangle's top, left, height and width in pixels: (4,), zeros for none."""
+        """Draw top, left, height and width of the rectangle in pixels: (4,). Zeros mean no rectangle."""
         box = np.zeros(4, dtype=np.float32)
         if generator.random() < self.p:
             for _ in range(10):
@@ -113,25 +116,25 @@ class RandomErasing:
         return box
 
     def __call__(self, images: Tensor, random_parameters: Tensor) -> Tensor:
-        """Erase in images (N, C, H, W)."""
+        """Erase the rectangles of images (N, C, H, W)."""
         return torch.where(_inside(random_parameters, images), 0.0, images)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """Each image mixed with its neighbour: mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019), one drawn for a pair.
+    """Mixes pairs of images by mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019).
 
-    The samples 2k and 2k + 1 of a batch are partners, and the numbers of the first hold for both. With
-    ``switch_probability`` 0 it is mixup alone, with 1 cutmix alone.
+    The samples 2k and 2k + 1 of a batch are partners. The random parameters of the first sample apply to both. With
+    ``switch_probability`` 0 all pairs are mixed by mixup, with 1 all by cutmix.
 
     Args:
         mixup_alpha: Both parameters of the beta distribution of mixup's weight (section 2 of its paper).
-        cutmix_alpha: The same for the area that cutmix keeps (section 3.1 of its paper).
-        switch_probability: Probability of cutmix rather than mixup.
-        p: Probability that a pair is mixed at all.
+        cutmix_alpha: Both parameters of the beta distribution of the area that cutmix keeps (section 3.1 of its paper).
+        switch_probability: Probability that a pair is mixed by cutmix and not by mixup.
+        p: Probability that a pair is mixed.
 
     Raises:
-        UserError: A parameter outside its range.
+        UserError: A parameter is outside its range.
     """
 
     width: ClassVar[int] = 5
@@ -147,10 +150,10 @@ class Mix:
             raise UserError(f"augment.mix: {self}: expected both alphas above 0 and probabilities from 0 to 1")
 
     def draw(self, generator: np.random.Generator, size: int) -> Draws:
-        """Draw how a pair is mixed: (5,).
+        """Draw the random parameters of a pair: (5,).
 
-        The weight of the own image, then top, left, height and width in pixels of the box where it has none: for mixup
-        the box is empty, for cutmix the weight is 1.
+        They are the weight of a sample's own image, and top, left, height and width in pixels of the box that comes
+        from the partner. The box is empty for mixup. The weight is 1 for cutmix.
         """
         weight, top, left, height, width = 1.0, 0, 0, 0, 0
         if generator.random() < self.p:
@@ -166,12 +169,12 @@ class Mix:
         """Mix the pairs of a batch.
 
         Args:
-            images: (N, C, H, W) float, N even.
-            random_parameters: (N, 5); every second row is used.
+            images: The images, (N, C, H, W) float, N even.
+            random_parameters: The random parameters, (N, 5). The rows 2k are used.
 
         Returns:
-            The mixed images, (N, C, H, W), and the weight of each image's own label, (N,) float32: the share of its
-            pixels; the rest is the partner's.
+            The mixed images, (N, C, H, W), and the weight of each image's own label, (N,) float32. The weight is the
+            share of the image in the mixture; the label of the partner has the remaining weight.
 
         Raises:
             UserError: N is odd.
@@ -190,18 +193,18 @@ class Mix:
 
 
 def partners(samples: Tensor) -> Tensor:
-    """Each sample's partner in ``Mix``: (N, …) with the rows 2k and 2k + 1 exchanged."""
+    """Return the partner of each sample in ``Mix``: (N, …) with the rows 2k and 2k + 1 exchanged."""
     return samples.view(-1, 2, *samples.shape[1:]).flip(1).view(samples.shape)
 
 
 def _cut(generator: np.random.Generator, size: int, share: float) -> tuple[int, int]:
-    """First pixel and the one behind the last of a side around a uniform centre, cut off at the image's border."""
+    """Draw one side of a box as start and exclusive end: a uniform centre, clipped to the image."""
     centre, half = int(generator.integers(size)), int(size * share) // 2
     return max(0, centre - half), min(size, centre + half)
 
 
 def _inside(boxes: Tensor, images: Tensor) -> Tensor:
-    """Which pixels of images (N, C, H, W) lie in boxes (N, 4) of top, left, height, width: (N, 1, H, W) bool."""
+    """Mark the pixels of images (N, C, H, W) in boxes (N, 4) of top, left, height, width: (N, 1, H, W) bool."""
     top, left, height, width = boxes[:, :, None].unbind(1)
     rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
     in_rows = (rows >= top) & (rows < top + height)

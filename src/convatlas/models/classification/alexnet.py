@@ -1,4 +1,4 @@
-"""AlexNet: the network of 2012 in two groups, and the one-tower form of 2014 that torchvision has."""
+"""AlexNet: the network of 2012 with two groups, and the single-tower variant of 2014, as in torchvision."""
 
 from typing import Literal
 
@@ -10,24 +10,26 @@ from convatlas.models.classification.classifier import FullyConnectedClassifier,
 class AlexNet(FullyConnectedClassifier):
     """The network of Krizhevsky et al., "ImageNet Classification with Deep CNNs", NIPS 2012, section 3.
 
-    The two GPUs of the paper are two groups in conv2, conv4 and conv5. The paper's 55x55 after conv1 asks for
-    227 pixels; here 224 with a padding of 2 give the same. Other sizes are averaged to what fc6 reads.
+    The two GPUs of the paper are two groups in conv2, conv4 and conv5. The paper's 55x55 map after conv1 requires
+    images of 227 pixels; here, images of 224 pixels with a padding of 2 give the same size. For other image sizes, an
+    adaptive average pool gives the input size of fc6.
 
     Local response normalisation has k = 2, n = 5 and beta = 0.75. The formula of section 3.3 multiplies the
     *sum* of squares by alpha = 1e-4; torch divides its alpha by n first, hence 5e-4 in the code.
 
-    Weights start from N(0, 0.01^2); biases at 1 in conv2, conv4, conv5, fc6 and fc7, otherwise at 0 (section 5).
+    Weights are initialised from N(0, 0.01^2), biases with 1 in conv2, conv4, conv5, fc6 and fc7 and with 0 elsewhere
+    (section 5).
 
     Args:
-        lrn: Normalise after the ReLU of conv1 and conv2 (section 3.3).
-        groups: 2, or 1 for the network without the split.
-        overlapping_pooling: Pool 3x3 every 2 pixels (section 3.4) rather than 2x2.
+        lrn: Whether to apply local response normalisation after the ReLU of conv1 and conv2 (section 3.3).
+        groups: 2, or 1 for the network without groups.
+        overlapping_pooling: Whether to pool 3x3 with stride 2 (section 3.4) and not 2x2.
         activation: ``relu`` or, as in the comparison of section 3.1, ``tanh``.
         dropout: Probability that an output of fc6 or fc7 is dropped (section 4.2).
-        stem: ``imagenet`` is the paper's 11x11/4; ``small`` is 5x5/1, because at 32 pixels the paper's stem
-            would leave nothing to pool three times.
-        num_classes: Width of the output.
-        in_channels: Channels of the input.
+        stem: ``imagenet`` is the paper's 11x11 convolution with stride 4. ``small`` is 5x5 with stride 1 for images of
+            32 pixels, whose maps would be too small for three pools after the paper's stem.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of the input.
     """
 
     num_features = 4096
@@ -93,10 +95,10 @@ class AlexNet(FullyConnectedClassifier):
 
 
 class AlexNetTorchvision(FullyConnectedClassifier):
-    """The single tower of Krizhevsky, "One weird trick", 2014, as torchvision's ``alexnet`` has it.
+    """The single-tower network of Krizhevsky, "One weird trick", 2014, as torchvision's ``alexnet``.
 
-    There are no groups and no normalisation, widths differ, and dropout comes before fc6 and fc7. Parameter
-    names and outputs are torchvision's; weights start from torch's defaults, as there.
+    There are no groups and no normalisation, widths differ, and dropout comes before fc6 and fc7. Parameter names and
+    outputs are those of torchvision. As in torchvision, weights have torch's default initialisation.
 
     Args:
         dropout: Probability that an input of fc6 or fc7 is dropped.

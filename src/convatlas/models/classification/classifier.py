@@ -15,11 +15,12 @@ from convatlas.models.outputs import ClassifierOutput
 class Classifier(Architecture):
     """A network that maps images (N, in_channels, H, W) float32 to logits (N, num_classes).
 
-    In training, a network with auxiliary heads returns a ``ClassifierOutput`` instead; in evaluation none does.
+    A network with auxiliary heads returns a ``ClassifierOutput`` in training. All networks return only the logits in
+    evaluation.
 
     Attributes:
-        num_features: Width of what enters the last linear layer.
-        dilation: Dilation of the last feature map's grid: 1, unless the network is built with an ``output_stride``.
+        num_features: Number of input features of the last linear layer.
+        dilation: Dilation of the last feature map: 1, unless the network has an ``output_stride``.
     """
 
     num_features: int
@@ -33,7 +34,7 @@ class Classifier(Architecture):
     def score_map(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) of at least the paper's size to class scores by position, (N, num_classes, h, w).
 
-        The network as it is, fully convolutional: linear layers become convolutions (OverFeat; VGG, section 3.2).
+        The network becomes fully convolutional: linear layers are applied as convolutions (OverFeat; VGG, section 3.2).
         """
 
     @abstractmethod
@@ -46,14 +47,14 @@ class Classifier(Architecture):
 
 
 class FullyConnectedClassifier(Classifier):
-    """Convolutions, an average pool to the side that fc6 reads, and linear layers: AlexNet and VGG."""
+    """A network of convolutions, an average pool to the input size of fc6, and linear layers: AlexNet and VGG."""
 
     classifier_name = "classifier.6"
     features: nn.Sequential
     avgpool: nn.AdaptiveAvgPool2d
     classifier: nn.Sequential
     maps: Mapping[int, str]
-    """Names of the feature maps, by the position in ``features`` that they leave."""
+    """Names of the feature maps by the position of the layer in ``features`` that returns them."""
 
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, C, H, W) to the maps of each stage: ``conv1``, ``pool1``, … ``pool5``."""
@@ -89,14 +90,14 @@ class FullyConnectedClassifier(Classifier):
 
 
 def dropout_layer(probability: float, key: str = "dropout") -> nn.Dropout:
-    """A layer that drops values with a probability in training.
+    """Create a dropout layer.
 
     Args:
-        probability: From 0 to 1.
-        key: Of the network's argument that says so.
+        probability: The probability of dropping a value, from 0 to 1.
+        key: The name of the argument of the network, for messages.
 
     Raises:
-        UserError: No probability.
+        UserError: ``probability`` is not between 0 and 1.
     """
     if not 0 <= probability <= 1:
         raise UserError(f"model.net.{key}={probability}: expected a probability, from 0 to 1")

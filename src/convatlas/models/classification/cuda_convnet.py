@@ -8,21 +8,22 @@ from convatlas.models.classification.classifier import FullyConnectedClassifier
 
 
 class CudaConvNet(FullyConnectedClassifier):
-    """Four layers with weights, for the comparisons that AlexNet's paper made on CIFAR-10 (figure 1; section 3.3).
+    """A network of four layers for the comparisons on CIFAR-10 in AlexNet's paper (figure 1; section 3.3).
 
-    The paper does not describe its network of four layers. This is the nearest public one, ``layers-18pct`` of its
-    author's cuda-convnet: 5x5 convolutions of 32, 32 and 64 channels, each followed by a pool of 3x3 every 2 pixels,
-    the first of maxima and the others of means, and one linear layer. Pools round up: 32, 16, 8, 4 pixels. Other sizes
-    are averaged to the 4x4 that the linear layer reads.
+    The paper does not describe its network of four layers. This is the most similar public one, ``layers-18pct`` of
+    cuda-convnet by the same author. It has 5x5 convolutions of 32, 32 and 64 channels and one linear layer. Each
+    convolution is followed by a 3x3 pool with stride 2: the first is a max pool, the others are average pools. Pools
+    round up: 32, 16, 8, 4 pixels. For other image sizes, an adaptive average pool gives the 4x4 input of the linear
+    layer.
 
-    Weights start from N(0, 1 / fan-in), biases at 0, for either activation. That keeps the size of a signal through
-    tanh, while each ReLU takes half of its power: the start does not favour the ReLU.
+    Weights are initialised from N(0, 1 / fan-in), biases with 0, for both activations. This preserves the scale of the
+    signal through tanh, while each ReLU halves its power. So the initialisation does not favour the ReLU.
 
     Args:
         activation: ``relu``, or ``tanh`` as in figure 1.
-        lrn: Normalise after the first two activations as AlexNet does (section 3.3).
-        num_classes: Width of the output.
-        in_channels: Channels of the input.
+        lrn: Whether to apply AlexNet's normalisation after the first two activations (section 3.3).
+        num_classes: Number of outputs.
+        in_channels: Number of channels of the input.
     """
 
     image_size = 32

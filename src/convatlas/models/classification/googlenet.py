@@ -87,8 +87,8 @@ class Inception(nn.Module):
 class AuxiliaryHead(nn.Module):
     """A classifier on an intermediate layer (section 5).
 
-    Of the 14x14 map that 224 pixels give, the adaptive pool to 4x4 is the paper's 5x5/3; it also takes the
-    smaller maps of smaller images.
+    For the 14x14 map of a 224-pixel image, the adaptive pool to 4x4 equals the paper's 5x5 pool with stride 3. It also
+    accepts the smaller maps of smaller images.
     """
 
     def __init__(self, in_channels: int, num_classes: int, *, dropout: float, batch_norm: float | None) -> None:
@@ -115,7 +115,7 @@ def _norm() -> nn.Module:
 
 
 class _GoogLeNet(Classifier):
-    """What the two forms share; see their docstrings."""
+    """The common part of both variants; see their docstrings."""
 
     num_features: int = 1024
 
@@ -183,7 +183,7 @@ class _GoogLeNet(Classifier):
         return self._maps_and_auxiliary(x, {})[0]
 
     def forward(self, x: Tensor) -> Tensor | ClassifierOutput:
-        """Map images (N, C, H, W) to logits (N, num_classes), in training with those of the auxiliary heads."""
+        """Map images (N, C, H, W) to logits (N, num_classes); in training, also to those of the auxiliary heads."""
         heads = {"inception4a": self.aux1, "inception4d": self.aux2} if self.training else {}
         maps, auxiliary = self._maps_and_auxiliary(x, heads)
         logits: Tensor = self.fc(self.dropout(F.adaptive_avg_pool2d(maps["inception5b"], 1).flatten(1)))
@@ -192,7 +192,10 @@ class _GoogLeNet(Classifier):
     def _maps_and_auxiliary(
         self, x: Tensor, heads: Mapping[str, AuxiliaryHead]
     ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        """The maps, and what the heads make of theirs: each as its map is there, which fixes the order of dropout."""
+        """Compute the feature maps and the logits of the auxiliary heads.
+
+        Each head runs as soon as its map is computed, because the order determines the random numbers of dropout.
+        """
         maps: dict[str, Tensor] = {"conv1": self.conv1(x)}
         auxiliary = []
         maps["conv3"] = self.conv3(self.conv2(self.norm1(self.maxpool1(maps["conv1"]))))
@@ -214,20 +217,20 @@ class _GoogLeNet(Classifier):
 
 
 class GoogLeNet(_GoogLeNet):
-    """The network of table 1, with 5x5 convolutions and both auxiliary heads, which serve in training only.
+    """The network of table 1, with 5x5 convolutions and both auxiliary heads, which are used only in training.
 
-    Pools round up and LRN stands after the first pool and before the second, as in figure 3. The paper does
-    not give its initialisation: here convolutions start from He's normal one over the fan-in, linear layers
-    from N(0, 0.01^2), biases at 0.
+    Pools round up, and LRN is after the first pool and before the second one, as in figure 3. The paper does not
+    describe the initialisation. Here convolutions have He's normal initialisation with the fan-in, linear layers
+    N(0, 0.01^2), biases 0.
 
     Args:
-        batch_norm: Normalise the batch after each convolution, in place of LRN and biases.
+        batch_norm: Whether to apply batch norm after each convolution, in place of LRN and biases.
         dropout: Probability that a feature before the classifier is dropped.
-        auxiliary_dropout: The same before the classifiers of the auxiliary heads.
-        stem: ``imagenet`` is 7x7/2 and a pool; ``small`` is 3x3/1 without the pool, because at 32 pixels the
-            paper's stem and stages would leave 1x1 in the last stage.
-        num_classes: Width of each output.
-        in_channels: Channels of the input.
+        auxiliary_dropout: Probability that a feature before the classifier of an auxiliary head is dropped.
+        stem: ``imagenet`` is a 7x7 convolution with stride 2 and a pool. ``small`` is 3x3 with stride 1 without the
+            pool for images of 32 pixels, for which the paper's stem and stages would give a 1x1 map.
+        num_classes: Number of outputs of each classifier.
+        in_channels: Number of channels of the input.
     """
 
     def __init__(
@@ -272,7 +275,7 @@ class GoogLeNetTorchvision(_GoogLeNet):
 
     Args:
         dropout: Probability that a feature before the classifier is dropped.
-        auxiliary_dropout: The same before the classifiers of the auxiliary heads.
+        auxiliary_dropout: Probability that a feature before the classifier of an auxiliary head is dropped.
         stem: As in `GoogLeNet`.
         num_classes: Width of each output.
         in_channels: Channels of the input.

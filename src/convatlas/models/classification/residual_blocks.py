@@ -11,10 +11,10 @@ Padding = Literal["end", "both"]
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: subsample by the stride, then add channels of zeros. It has no parameters.
+    """The shortcut of option A: subsamples by the stride and adds channels of zeros. It has no parameters.
 
     Args:
-        stride: Distance of the positions that are kept.
+        stride: The stride of the subsampling.
         extra_channels: Number of channels of zeros.
         padding: ``end`` puts the zeros after the channels; ``both`` puts half of them before and half after.
     """
@@ -31,15 +31,15 @@ class ZeroPadShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (figure 5, left); the stride is in the first.
+    """Two 3x3 convolutions (figure 5, left). The first has the stride.
 
     Args:
-        in_channels: Channels that enter.
-        width: Channels of both convolutions.
+        in_channels: Number of channels of the input.
+        width: Number of output channels of both convolutions.
         stride: 1 or 2.
-        dilation: That of the grid which enters, and of the one which leaves.
+        dilation: Dilation of the input map, which the first convolution has, and of the output map.
         residual: Whether the input is added to the output.
-        downsample: What the input passes through before the addition; None is the identity.
+        downsample: The shortcut of the input; None is the identity.
         drop: Probability that an image skips the convolutions in training.
     """
 
@@ -81,13 +81,13 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions (figure 5, right).
 
     Args:
-        in_channels: Channels that enter.
-        width: Channels of the first two convolutions; four times as many leave.
+        in_channels: Number of channels of the input.
+        width: Number of output channels of the first two convolutions. The block has four times as many.
         stride: 1 or 2.
-        dilation: That of the grid which enters, and of the one which leaves.
-        stride_in: The convolution that has the stride, or had it before dilation took its place.
+        dilation: Dilation of the input map and of the output map.
+        stride_in: The convolution that has the stride, or that would have it without dilation.
         residual: Whether the input is added to the output.
-        downsample: What the input passes through before the addition; None is the identity.
+        downsample: The shortcut of the input; None is the identity.
         drop: Probability that an image skips the convolutions in training.
     """
 

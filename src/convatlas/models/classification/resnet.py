@@ -15,7 +15,7 @@ Shortcut = Literal["A", "B", "C"]
 
 
 class _ResidualNetwork(Classifier):
-    """A global average pool and one linear layer after the last stage."""
+    """A network with a global average pool and one linear layer after the last stage."""
 
     stem: Literal["imagenet", "small"]
     conv1: nn.Conv2d
@@ -51,36 +51,38 @@ class _ResidualNetwork(Classifier):
 class ResNet(_ResidualNetwork):
     """The ImageNet networks of table 1.
 
-    With option B, ``stride_in="3x3"`` and the ``imagenet`` stem, parameter names and outputs are those of
-    torchvision's ``resnet18`` to ``resnet152``. Convolutions start from He's normal initialisation over the
-    fan-out, as in the authors' later Torch code.
+    With option B, ``stride_in="3x3"`` and the ``imagenet`` stem, parameter names and outputs are those of torchvision's
+    ``resnet18`` to ``resnet152``. Convolutions have He's normal initialisation with the fan-out, as in the authors'
+    later Torch code.
 
     Args:
-        depth: Layers with weights: basic blocks for 18 and 34, bottlenecks above.
-        shortcut: A, identity with zero-padded channels; B, projections where the shape changes;
-            C, projections everywhere. A plain net has none.
-        shortcut_padding: Where option A puts the zeros: ``end`` is after the channels, as in the authors' Torch code;
-            ``both`` is half before and half after, as in some ports. The names and shapes of the weights are the same.
-        stride_in: The convolution of a bottleneck that has the stride: ``1x1`` is the paper's (v1);
-            ``3x3`` is the later habit (v1.5: more accurate, more work). Basic blocks do not have the choice.
-        residual: False leaves the additions out, which gives the plain twin of the same depth.
-        output_stride: Pixels between neighbours of the last feature map. Strides that would make it larger become
-            dilations: a dilated network's map, subsampled, is the undilated one's.
-        zero_init_residual: Start the last BatchNorm of each block at zero, so that the block starts as the
-            identity (Goyal et al. 2017, section 5.1).
-        stochastic_depth: Probability that the last block is skipped by an image in training; it rises linearly from
-            the first (Huang et al. 2016, section 3). What is not skipped counts for more then, so that evaluation
-            needs no other scale.
-        stem: ``imagenet`` is 7x7/2 and a max pool; ``small`` is 3x3/1 without the pool, because at 32 pixels
-            the paper's stem and stages, which divide by 32, would leave 1x1 in the last stage.
-        pool: How the ``imagenet`` stem's 3x3/2 max pool reaches the border: ``padded`` pads by one pixel; ``ceil``
-            rounds the size up without padding, as in the authors' Caffe networks. The weights have no trace of it.
-        num_classes: Width of the output.
-        in_channels: Channels of the input.
+        depth: Number of layers with weights. 18 and 34 use basic blocks, larger depths use bottlenecks.
+        shortcut: A: identity with zero-padded channels; B: projections where the shape changes; C: projections
+            everywhere. A plain network has no shortcuts.
+        shortcut_padding: Position of the zeros in option A. ``end``: after the channels, as in the authors' Torch code;
+            ``both``: half before and half after, as in some ports. The names and shapes of the weights are the same.
+        stride_in: The convolution of a bottleneck that has the stride: ``1x1`` as in the paper (v1), or ``3x3`` as in
+            later networks (v1.5, which is more accurate and needs more computation). Not used by basic blocks.
+        residual: Whether blocks have shortcuts. False gives the plain network of the same depth.
+        output_stride: Stride of the last feature map in pixels. Strides that would exceed it are replaced by dilations.
+            The map of a dilated network, subsampled, equals the map of the undilated network.
+        zero_init_residual: Whether to initialise the scale of the last BatchNorm of each block with zero, so that the
+            block is initially the identity (Goyal et al. 2017, section 5.1).
+        stochastic_depth: Probability that an image skips the last block in training. It increases linearly from the
+            first block (Huang et al. 2016, section 3). In training, the output of a block that is not skipped is scaled
+            up, so that evaluation needs no scaling.
+        stem: ``imagenet`` is a 7x7 convolution with stride 2 and a max pool. ``small`` is 3x3 with stride 1 without the
+            pool for images of 32 pixels, for which the paper's stem and stages, with a total stride of 32, would give a
+            1x1 map.
+        pool: The border of the 3x3 max pool with stride 2 in the ``imagenet`` stem. ``padded`` pads by one pixel;
+            ``ceil`` rounds the size up without padding, as in the authors' Caffe networks. The names and shapes of the
+            weights are the same.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of the input.
 
     Raises:
-        UserError: If ``zero_init_residual`` or ``stochastic_depth`` is asked of a plain net, whose output they would
-            fix at zero; if the latter is no probability.
+        UserError: ``zero_init_residual`` or ``stochastic_depth`` is given for a plain network, whose output they would
+            set to zero; ``stochastic_depth`` is not a probability.
     """
 
     BLOCKS: ClassVar[dict[int, tuple[int, int, int, int]]] = {
@@ -152,7 +154,7 @@ class ResNet(_ResidualNetwork):
     def _add_stages(
         self, stage: Callable[..., nn.Sequential], counts: Sequence[int], expansion: int, max_stride: int
     ) -> None:
-        """Add ``layer1`` to ``layer4``, whose strides multiply to at most ``max_stride``; others become dilations."""
+        """Add ``layer1`` to ``layer4``. Strides whose product would exceed ``max_stride`` become dilations."""
         self.stages = ("layer1", "layer2", "layer3", "layer4")
         self.dilation, reached, channels = 1, 1, 64
         for index, (name, count) in enumerate(zip(self.stages, counts, strict=True)):
@@ -165,7 +167,7 @@ class ResNet(_ResidualNetwork):
 
     @property
     def torchvision_name(self) -> str | None:
-        """``resnet18`` to ``resnet152``; None for what torchvision has not (A, C, v1, plain, the small stem)."""
+        """``resnet18`` to ``resnet152``; None for settings that torchvision does not have (A, C, v1, plain, small)."""
         return f"resnet{self.depth}" if self._is_torchvisions else None
 
 
@@ -173,16 +175,16 @@ class CifarResNet(_ResidualNetwork):
     """The networks for 32-pixel images of section 4.2: three stages of 16, 32 and 64 channels.
 
     Args:
-        depth: 6n + 2 layers with weights, n blocks a stage: 20, 32, 44, 56, 110 and 1202 in the paper.
+        depth: Number of layers with weights, 6n + 2 for n blocks per stage: 20, 32, 44, 56, 110 and 1202 in the paper.
         shortcut: As in `ResNet`; the paper uses A in all cases.
         shortcut_padding: As in `ResNet`.
-        residual: False leaves the additions out, which gives the plain twin.
+        residual: Whether blocks have shortcuts. False gives the plain network of the same depth.
         stochastic_depth: As in `ResNet`.
-        num_classes: Width of the output.
-        in_channels: Channels of the input.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of the input.
 
     Raises:
-        UserError: If ``depth`` is not 6n + 2, or ``stochastic_depth`` is no probability or asked of a plain net.
+        UserError: ``depth`` is not 6n + 2; ``stochastic_depth`` is not a probability or is given for a plain network.
     """
 
     image_size = 32
@@ -241,7 +243,10 @@ def _stage(
     bottleneck: Literal["1x1", "3x3"] | None,
     drops: Iterator[float],
 ) -> nn.Sequential:
-    """Blocks of one width, the first with the stride or the change of dilation; ``bottleneck``: where it is."""
+    """Build a stage of blocks with the same width. The first block has the stride or the change of dilation.
+
+    ``bottleneck`` is ``stride_in`` of bottlenecks; None builds basic blocks.
+    """
     stage = nn.Sequential()
     out_channels = width * (BasicBlock.expansion if bottleneck is None else Bottleneck.expansion)
     for _ in range(blocks):
@@ -267,7 +272,7 @@ def _stage(
 
 
 def _drop_probabilities(last: float, blocks: int, residual: bool) -> Iterator[float]:
-    """Those of all blocks, in order: ``last`` at the last, rising linearly (Huang et al. 2016, equation 4)."""
+    """Compute the drop probability of each block: it increases linearly to ``last`` (Huang et al. 2016, equation 4)."""
     if not 0 <= last < 1:
         raise UserError(f"model.net.stochastic_depth={last}: expected a probability, from 0 to below 1")
     if last and not residual:
@@ -276,7 +281,7 @@ def _drop_probabilities(last: float, blocks: int, residual: bool) -> Iterator[fl
 
 
 def _unnamed_settings(**settings: str | None) -> dict[str, str]:
-    """Those settings that a network has, of those that leave no trace in the names and shapes of its weights."""
+    """Return ``unnamed_settings`` of a network from all settings of this kind; None means that it does not use one."""
     return {name: value for name, value in settings.items() if value is not None}
 
 

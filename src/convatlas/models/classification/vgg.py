@@ -9,12 +9,13 @@ from convatlas.models.classification.classifier import FullyConnectedClassifier,
 
 
 class DilatedMaxPool2d(nn.MaxPool2d):
-    """What a 2x2 pool of stride 2 becomes when its stride is removed: every second output is what it gave.
+    """Replaces a 2x2 max pool of stride 2 by one of stride 1; every second output is that of the original pool.
 
-    The padding, zeros on the right and at the bottom, never wins: pools follow a ReLU.
+    The input is padded with zeros on the right and at the bottom. They do not change a maximum, because the input, the
+    output of a ReLU, is not negative.
 
     Args:
-        dilation: Distance of the two rows, and of the two columns, that are compared.
+        dilation: Distance of the two rows, and of the two columns, of the pool.
     """
 
     dilation: int
@@ -23,7 +24,7 @@ class DilatedMaxPool2d(nn.MaxPool2d):
         super().__init__(2, stride=1, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W), not negative, to (N, C, H, W)."""
+        """Map a non-negative (N, C, H, W) to (N, C, H, W)."""
         out: Tensor = super().forward(F.pad(x, (0, self.dilation, 0, self.dilation)))
         return out
 
@@ -34,23 +35,24 @@ class VGG(FullyConnectedClassifier):
     For A, B, D and E with the ``imagenet`` stem, parameter names and outputs are those of torchvision's
     ``vgg11``, ``vgg13``, ``vgg16`` and ``vgg19``, and of their ``_bn`` forms.
 
-    The paper's N(0, 0.1^2) trains A only; its deeper nets start from a trained A. Here every net starts at once:
-    convolutions from He's normal initialisation, linear layers from N(0, 0.01^2), biases at 0. The fan-in keeps
-    the size of the signal on its way to the classifier; torchvision's fan-out leaves a sixteenth of it in D.
+    In the paper, N(0, 0.1^2) is sufficient only for A; deeper networks are initialised from a trained A. Here all
+    networks are trained from scratch: convolutions have He's normal initialisation, linear layers N(0, 0.01^2), biases
+    0. He's initialisation uses the fan-in, which preserves the scale of the signal up to the classifier. The fan-out,
+    which torchvision uses, reduces it to a sixteenth in D.
 
     Args:
-        configuration: A column of table 1. ``A-LRN`` normalises after the first ReLU as AlexNet does; ``C`` has
-            1x1 convolutions at the end of its last three stages.
-        stacked: False puts one layer in the place of each stage's stack, with the stack's receptive field: 5x5 for two
-            layers of 3x3, as in the comparison of section 4.1, and 7x7 for three (section 2.3).
-        batch_norm: Normalise the batch after each convolution, which the paper does not.
-        output_stride: Pixels between neighbours of the last feature map. With 16 or 8 the last one or two pools keep
-            the size, and what follows them is dilated to see what it saw (DeepLab, section 3.1).
+        configuration: A column of table 1. ``A-LRN`` has AlexNet's normalisation after the first ReLU. ``C`` has 1x1
+            convolutions at the end of its last three stages.
+        stacked: Whether stages are stacks of 3x3 convolutions. False replaces each stack by one layer with the same
+            receptive field: 5x5 for two layers, as in the comparison of section 4.1, and 7x7 for three (section 2.3).
+        batch_norm: Whether to apply batch norm after each convolution, which the paper does not.
+        output_stride: Stride of the last feature map in pixels. With 16 or 8, the last one or two pools have stride 1,
+            and the following layers are dilated to keep their receptive fields (DeepLab, section 3.1).
         dropout: Probability that an output of fc6 or fc7 is dropped.
-        stem: ``imagenet``: fc6 reads 7x7; ``small``: it reads 1x1, which is what five pools leave of 32 pixels.
-            The convolutions are the same.
-        num_classes: Width of the output.
-        in_channels: Channels of the input.
+        stem: With ``imagenet``, the input of fc6 is 7x7. With ``small``, it is 1x1, the size of the map of a 32-pixel
+            image after five pools. The convolutions are the same.
+        num_classes: Number of outputs.
+        in_channels: Number of channels of the input.
     """
 
     WIDTHS: ClassVar[tuple[int, ...]] = (64, 128, 256, 512, 512)
@@ -116,7 +118,7 @@ class VGG(FullyConnectedClassifier):
 
     @property
     def torchvision_name(self) -> str | None:
-        """``vgg11``, ``vgg13``, ``vgg16`` or ``vgg19``, with ``_bn``; None where torchvision has no such network."""
+        """``vgg11``, ``vgg13``, ``vgg16`` or ``vgg19``, also with ``_bn``; None if torchvision has no such network."""
         names = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
         if self.stem != "imagenet" or not self.stacked or self.configuration not in names:
             return None

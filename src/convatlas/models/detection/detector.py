@@ -1,6 +1,7 @@
 """Base class of all detectors: a region proposal network and heads on the regions (R-CNN).
 
-Proposals, regions of interest and their losses are torchvision's, so parameter names are too.
+The region proposal network, the region heads and their losses are torchvision's. Therefore the parameters have
+torchvision's names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +27,12 @@ ResidualBackbone = ResNet | CifarResNet
 
 
 class Target(TypedDict):
-    """The objects of a training image; there may be none.
+    """The objects of a training image. There may be none.
 
     Attributes:
         boxes: x0, y0, x1, y1 in pixels of the network's input, x1 > x0 and y1 > y0, (n, 4) float32.
         labels: Classes from 0, (n,) int64.
-        masks: (n, H, W) uint8, 0 or 1, as large as the image of the batch; for a Mask R-CNN.
+        masks: Masks of 0 and 1 with the size of the batch's images, (n, H, W) uint8. Only for Mask R-CNN.
     """
 
     boxes: Tensor
@@ -40,13 +41,13 @@ class Target(TypedDict):
 
 
 class Detection(TypedDict):
-    """Detections in an image, by falling score.
+    """Detections in an image, in descending order of their scores.
 
     Attributes:
         boxes: x0, y0, x1, y1 in pixels of the network's input, (n, 4) float32.
         labels: Classes from 0, (n,) int64.
         scores: Probability of the class, (n,) float32.
-        masks: Probability that a point of the box belongs to the object, (n, 1, m, m); of a Mask R-CNN.
+        masks: Probability that a point of the box belongs to the object, (n, 1, m, m). Only for Mask R-CNN.
     """
 
     boxes: Tensor
@@ -60,16 +61,18 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
-    """How the region proposal network learns and what it proposes (Faster R-CNN, sections 3.1 to 3.3).
+    """Settings of the region proposal network (Faster R-CNN, sections 3.1 to 3.3).
 
     Args:
-        positive_iou: An anchor is an object from this overlap with one, or if no other overlaps it more.
-        negative_iou: It is background below this overlap with all.
-        anchors_per_image: Anchors that a loss is made of.
-        positive_share: Share of objects among them, at most.
-        nms_iou: Of two proposals that overlap more, one is left.
-        before_nms: The best that are compared, of each level, in training and in evaluation.
-        after_nms: The best that are left, in training and in evaluation.
+        positive_iou: An anchor is positive if its IoU with an object is at least this, or if no other anchor has a
+            larger IoU with the object.
+        negative_iou: An anchor is background if its IoU with every object is below this.
+        anchors_per_image: Number of anchors that are sampled from each image for the loss.
+        positive_share: Maximum share of positive anchors among them.
+        nms_iou: Non-maximum suppression removes a proposal whose IoU with a better one is above this.
+        before_nms: Number of proposals of each level that are kept before non-maximum suppression, in training and
+            in evaluation.
+        after_nms: Number of proposals that are kept after it, in training and in evaluation.
     """
 
     positive_iou: Share = 0.7
@@ -83,15 +86,15 @@ class Proposals:
 
 @dataclass(frozen=True, kw_only=True)
 class Regions:
-    """How the heads learn from proposed regions and what they report (Faster R-CNN, section 4; FPN, section 5.2).
+    """Settings of the heads on the proposed regions (Faster R-CNN, section 4; FPN, section 5.2).
 
     Args:
-        positive_iou: A region is an object from this overlap with one, else it is background.
-        regions_per_image: Regions that a loss is made of.
-        positive_share: Share of objects among them, at most.
-        score: Smallest probability that is reported.
-        nms_iou: Of two detections of a class that overlap more, one is left.
-        detections_per_image: The best that are reported.
+        positive_iou: A region is positive if its IoU with an object is at least this; otherwise it is background.
+        regions_per_image: Number of regions that are sampled from each image for the loss.
+        positive_share: Maximum share of positive regions among them.
+        score: Detections with a lower probability are removed.
+        nms_iou: Non-maximum suppression removes a detection whose IoU with a better one of its class is above this.
+        detections_per_image: Maximum number of detections of an image.
     """
 
     positive_iou: Share = 0.5
@@ -103,21 +106,21 @@ class Regions:
 
 
 class Detector(OnBackbone):
-    """A network that maps images to the objects in them.
+    """A network that detects objects in images.
 
-    Parameter names are those of torchvision's detectors, in which class 0 is the background; here ``num_classes``
-    and labels do not count it.
+    The parameters have the names and shapes of torchvision's detectors, in which class 0 is the background. Here
+    ``num_classes`` and the labels do not include the background.
 
     Args:
-        backbone: Maps images to feature maps by name, the finest first, each with ``out_channels`` channels.
+        backbone: Maps images to feature maps by name, from fine to coarse, each with ``out_channels`` channels.
         anchors: Sizes and aspect ratios of the anchors of each map.
-        box_pool: Cuts regions out of the maps.
+        box_pool: Pools regions from the maps.
         box_head: Maps a region to ``box_features`` features.
-        box_features: Their number.
+        box_features: Number of features of a region.
         proposals: See ``Proposals``.
         regions: See ``Regions``.
-        in_channels: Channels of the images.
-        num_classes: Classes that it tells apart.
+        in_channels: Number of channels of the images.
+        num_classes: Number of classes.
     """
 
     image_size = 800
@@ -125,7 +128,7 @@ class Detector(OnBackbone):
     background_outputs = 1
     carried: ClassVar[tuple[str, ...]] = ("backbone.body.",)
     head_layers: ClassVar[Mapping[str, str]] = {}
-    """Which layers of a trained classification network go to the head: the starts of their names there and here."""
+    """Maps prefixes of names in a classification network to prefixes in the head, for layers that the head takes."""
 
     def __init__(
         self,
@@ -179,7 +182,8 @@ class Detector(OnBackbone):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last layers of the heads by new ones for ``num_classes`` classes.
 
-        They start as Fast R-CNN's do (section 3.1): scores from N(0, 0.01^2), boxes from N(0, 0.001^2).
+        They are initialised as in Fast R-CNN (section 3.1): the weights of the class scores from N(0, 0.01^2), those
+        of the boxes from N(0, 0.001^2).
         """
         self.num_classes = num_classes
         predictor = FastRCNNPredictor(self.box_features, num_classes + 1)
@@ -193,12 +197,12 @@ class Detector(OnBackbone):
 
     @property
     def classifier_body(self) -> Architecture:
-        """The classification network, without its head."""
+        """The classification network without its head."""
         body: Architecture = self.backbone.body  # type: ignore[assignment]
         return body
 
     def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out the last layer and put the others under the body or the head."""
+        """Convert the state dict of a classifier: remove its last layer, and rename the others to the body or head."""
         last = f"{self.classifier_body.classifier_name}."
         carried = {}
         for name, value in classifier.items():
@@ -213,13 +217,13 @@ class Detector(OnBackbone):
         """Map normalised images to losses in training, and to detections in evaluation.
 
         Args:
-            images: (N, C, H, W), each image at the top left, zeros around.
-            sizes: Height and width of each image.
-            targets: What is in each, in training.
+            images: Batch (N, C, H, W). Each image is at the top left and is padded with zeros.
+            sizes: Height and width of each image without padding.
+            targets: The objects of each image; required in training.
 
         Returns:
-            ``loss_classifier``, ``loss_box_reg``, ``loss_objectness``, ``loss_rpn_box_reg`` and, with masks,
-            ``loss_mask``, scalars; or the detections of each image.
+            In training, the scalar losses ``loss_classifier``, ``loss_box_reg``, ``loss_objectness``,
+            ``loss_rpn_box_reg`` and, with masks, ``loss_mask``. In evaluation, the detections of each image.
         """
         shifted = None if targets is None else [{**target, "labels": target["labels"] + 1} for target in targets]
         features = self.backbone(images)
@@ -231,11 +235,11 @@ class Detector(OnBackbone):
 
 
 class SingleMap(nn.Module):
-    """A backbone of one map: all but the head's layers of a classification network.
+    """A backbone with a single feature map: a classification network without the layers of its head.
 
     Args:
-        body: The network, cut off behind that map.
-        out_channels: Channels of the map.
+        body: The network, which ends after that map.
+        out_channels: Number of channels of the map.
     """
 
     def __init__(self, body: ResNet | VGG, out_channels: int) -> None:
@@ -244,12 +248,12 @@ class SingleMap(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Map images (N, C, H, W) to one map (N, out_channels, h, w)."""
+        """Map images (N, C, H, W) to one feature map (N, out_channels, h, w)."""
         return {"0": self.body.forward_features(x)}
 
 
 class OnSingleMap(nn.Module):
-    """Cuts regions out of a single map.
+    """Pools regions from a single feature map.
 
     Args:
         pool: RoI pooling or RoIAlign.
@@ -260,13 +264,13 @@ class OnSingleMap(nn.Module):
         self.pool = pool
 
     def forward(self, features: Mapping[str, Tensor], boxes: list[Tensor], sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """Map a map (N, C, h, w) and the boxes (n, 4) of each image to (sum of n, C, side, side)."""
+        """Pool the boxes (n, 4) of each image from a feature map (N, C, h, w) to (sum of n, C, side, side)."""
         out: Tensor = self.pool(features["0"], boxes)
         return out
 
 
 def mask_logits(in_channels: int, num_classes: int) -> nn.Conv2d:
-    """The last layer of a mask head: a mask for each class, and an unused one for the background."""
+    """Create the last layer of a mask head, with a mask for each class and an unused one for the background."""
     layer = nn.Conv2d(in_channels, num_classes + 1, 1)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -274,9 +278,9 @@ def mask_logits(in_channels: int, num_classes: int) -> nn.Conv2d:
 
 
 def freeze_batch_norm(net: nn.Module) -> None:
-    """Replace each batch norm by one that keeps its statistics, scale and shift, as if they were constants.
+    """Replace each batch norm by one whose statistics, scale and shift are constants.
 
-    A detector's batches are too small to estimate them (ResNet, appendix A).
+    The batches of a detector are too small to estimate them (ResNet, appendix A).
     """
     for name, layer in list(net.named_modules()):
         if isinstance(layer, nn.BatchNorm2d):
@@ -286,7 +290,10 @@ def freeze_batch_norm(net: nn.Module) -> None:
 
 
 def freeze_stages(body: ResidualBackbone | VGG, stages: int) -> None:
-    """Keep the first stages as they are: those between changes of resolution; a ResNet's stem is the first."""
+    """Freeze the parameters of the first stages.
+
+    A stage consists of the layers between two changes of resolution. The first stage of a ResNet is its stem.
+    """
     if isinstance(body, VGG):
         ends = [index for index, name in body.maps.items() if name == f"pool{stages}"]
         layers: list[nn.Module] = list(body.features[: ends[0]]) if ends else []
@@ -298,15 +305,16 @@ def freeze_stages(body: ResidualBackbone | VGG, stages: int) -> None:
 
 
 def in_stored_image(found: Detection, size: tuple[int, int], stored: tuple[int, int]) -> Detection:
-    """What was found, in pixels of the stored image.
+    """Convert detections to pixels of the stored image.
 
     Args:
-        found: What the network says of an image.
-        size: Height and width of the image as the network saw it.
-        stored: Height and width as it is stored.
+        found: The detections of the network in an image.
+        size: Height and width of the image in the input of the network.
+        stored: Height and width of the stored image.
 
     Returns:
-        The same; ``masks`` are the pixels of each object, (n, H, W) bool (Mask R-CNN, section 3.1: from 0.5).
+        The converted detections. ``masks`` become (n, H, W) bool, true for probabilities of at least 0.5 (Mask R-CNN,
+        section 3.1).
     """
     factors = [stored[1] / size[1], stored[0] / size[0]] * 2
     boxes = found["boxes"] * torch.tensor(factors, device=found["boxes"].device)

@@ -34,18 +34,19 @@ Stages = Annotated[int, Interval(ge=0, le=5)]
 
 
 class FasterRCNNVGG(Detector):
-    """On VGG-16: proposals from ``conv5``, regions of 7x7 by RoI pooling, then fc6 and fc7 (section 3).
+    """Faster R-CNN on VGG-16: proposals from ``conv5``, RoI pooling to 7x7, then fc6 and fc7 (section 3).
 
     Args:
-        backbone: A VGG with the ``imagenet`` stem; its fc6 and fc7 become the head.
-        anchor_sizes: Side of the square anchors, in pixels.
-        frozen_stages: Stages that are not trained: 2, since ``conv3`` and up are (section 3.3).
+        backbone: A VGG with the ``imagenet`` stem. Its fc6 and fc7 become the head.
+        anchor_sizes: Sides of the square anchors, in pixels.
+        frozen_stages: Number of stages that are not trained. 2 as in the paper, which trains ``conv3`` and up (section
+            3.3).
         proposals: See ``Proposals``.
         regions: See ``Regions``.
-        num_classes: Classes that it tells apart; the background is none.
+        num_classes: Number of classes without the background.
 
     Raises:
-        UserError: A VGG with the small stem.
+        UserError: The VGG has the small stem.
     """
 
     carried = ("backbone.body.", "roi_heads.box_head.")
@@ -81,20 +82,20 @@ class FasterRCNNVGG(Detector):
 
 
 class FasterRCNNC4(Detector):
-    """On a ResNet: proposals from ``layer3``, regions of 14x14 by RoI pooling, then ``layer4`` (ResNet, appendix A).
+    """Faster R-CNN on a ResNet: proposals from ``layer3``, RoI pooling to 14x14, then ``layer4`` (ResNet, appendix A).
 
-    Batch norm is frozen: the network is for a trained ResNet.
+    Batch norm is frozen. Therefore the network requires a trained ResNet.
 
     Args:
-        backbone: A ResNet of bottlenecks with the ``imagenet`` stem; its last stage becomes the head.
-        anchor_sizes: Side of the square anchors, in pixels.
-        frozen_stages: Stages that are not trained, the stem being the first.
+        backbone: A ResNet of bottlenecks with the ``imagenet`` stem. Its last stage becomes the head.
+        anchor_sizes: Sides of the square anchors, in pixels.
+        frozen_stages: Number of stages that are not trained. The stem is the first.
         proposals: See ``Proposals``.
         regions: See ``Regions``.
-        num_classes: Classes that it tells apart; the background is none.
+        num_classes: Number of classes without the background.
 
     Raises:
-        UserError: A ResNet with the small stem or with dilation.
+        UserError: The ResNet has the small stem or dilation.
     """
 
     carried = ("backbone.body.", "roi_heads.box_head.")
@@ -132,31 +133,31 @@ class FasterRCNNC4(Detector):
         )
 
     def region_pool(self) -> nn.Module:
-        """RoI pooling to 14x14."""
+        """Create RoI pooling to 14x14."""
         return OnSingleMap(RoIPool(14, 1 / 16))
 
 
 class FasterRCNNFPN(Detector):
-    """On the stages of a ResNet, joined to a feature pyramid (Lin et al., "Feature Pyramid Networks", CVPR 2017).
+    """Faster R-CNN on a feature pyramid of a ResNet (Lin et al., "Feature Pyramid Networks", CVPR 2017).
 
-    On torchvision's ResNet-50 with as many channels as here by default, parameter names and detections are those of its
-    ``fasterrcnn_resnet50_fpn``.
+    With torchvision's ResNet-50 and the default numbers of channels, parameter names and detections are those of
+    torchvision's ``fasterrcnn_resnet50_fpn``.
 
     Args:
         backbone: A ResNet.
-        channels: Channels of each level of the pyramid (section 3).
-        head_width: Outputs of each of the head's two linear layers (section 4.2).
-        anchor_sizes: Side of the square anchors of each level, in pixels: one for each stage and one for the level on
-            top (section 4.1).
-        batch_norm: ``frozen``: statistics, scale and shift stay those of the trained classifier; ``trained``.
-        batch_norm_epsilon: Added to the backbone's variances; 0 for torchvision's detectors that were trained on COCO.
-        frozen_stages: Stages that are not trained, the stem being the first.
+        channels: Number of channels of each level of the pyramid (section 3).
+        head_width: Number of outputs of both linear layers of the head (section 4.2).
+        anchor_sizes: Side of the square anchors of each level, in pixels: one for each stage and one for the additional
+            top level (section 4.1).
+        batch_norm: ``frozen`` keeps statistics, scale and shift of the trained classifier; ``trained`` trains them.
+        batch_norm_epsilon: Epsilon of the backbone's batch norm; 0 for torchvision's detectors trained on COCO.
+        frozen_stages: Number of stages that are not trained. The stem is the first.
         proposals: See ``Proposals``.
         regions: See ``Regions``.
-        num_classes: Classes that it tells apart; the background is none.
+        num_classes: Number of classes without the background.
 
     Raises:
-        UserError: Another number of anchor sizes than of levels; an epsilon of 0 where batch norm is trained.
+        UserError: The number of anchor sizes is not the number of levels; the epsilon is 0 and batch norm is trained.
     """
 
     torchvision_detector: ClassVar[str] = "fasterrcnn_resnet50_fpn"
@@ -208,17 +209,17 @@ class FasterRCNNFPN(Detector):
         return None if self.backbone.body.torchvision_name != "resnet50" else self.torchvision_detector
 
     def region_pool(self, side: int) -> nn.Module:
-        """RoIAlign from the level that fits a region's size (section 4.2), to side x side."""
+        """Create RoIAlign to side x side, from the level that fits the size of a region (section 4.2)."""
         pool: nn.Module = MultiScaleRoIAlign(self.levels, side, sampling_ratio=2)
         return pool
 
 
 class Pyramid(nn.Module):
-    """A backbone of one map for each stage of a ResNet, and one of half the size on top.
+    """A feature pyramid: a map for each stage of a ResNet, and an additional map of half the size of the last.
 
     Args:
-        body: The ResNet; its classifier is removed.
-        out_channels: Channels of each map.
+        body: The ResNet. Its classifier is removed.
+        out_channels: Number of channels of each map.
     """
 
     def __init__(self, body: ResidualBackbone, out_channels: int) -> None:

@@ -13,13 +13,15 @@ from convatlas.models.detection.faster_rcnn import ANCHORS, FasterRCNNC4, Faster
 
 
 class MaskRCNNC4(FasterRCNNC4):
-    """Masks of 14x14 from ``layer4``, which both heads share (figure 4, left); regions by RoIAlign (section 3).
+    """Mask R-CNN on a ResNet (figure 4, left).
+
+    Regions come from RoIAlign (section 3). Both heads share ``layer4``, from which masks of 14x14 are predicted.
 
     Args:
-        mask_channels: Channels of the mask head's upsampled map.
-        anchor_sizes: Side of the square anchors, in pixels.
-        num_classes: Classes that it tells apart; the background is none.
-        common: Those of ``FasterRCNNC4``.
+        mask_channels: Number of channels of the upsampled map in the mask head.
+        anchor_sizes: Sides of the square anchors, in pixels.
+        num_classes: Number of classes without the background.
+        common: The arguments of ``FasterRCNNC4``.
     """
 
     def __init__(
@@ -33,22 +35,24 @@ class MaskRCNNC4(FasterRCNNC4):
         super().__init__(anchor_sizes=anchor_sizes, num_classes=num_classes, **common)
         heads = self.roi_heads
         heads.mask_roi_pool = self.region_pool()
-        heads.mask_head = heads.box_head.feature_map  # a function: the stage is the box head's, and saved once
+        heads.mask_head = heads.box_head.feature_map  # a function, so that the stage is saved only once
         heads.mask_predictor = MaskRCNNPredictor(self.box_features, mask_channels, num_classes + 1)
 
     def region_pool(self) -> nn.Module:
-        """RoIAlign to 14x14."""
+        """Create RoIAlign to 14x14."""
         return OnSingleMap(RoIAlign(14, 1 / 16, sampling_ratio=2))
 
 
 class MaskRCNNFPN(FasterRCNNFPN):
-    """Masks of 28x28 from four convolutions and an upsampling by two on regions of 14x14 (figure 4, right).
+    """Mask R-CNN on a feature pyramid (figure 4, right).
 
-    On torchvision's ResNet-50, parameter names and detections are those of its ``maskrcnn_resnet50_fpn``.
+    The mask head has four convolutions on regions of 14x14 and an upsampling by two to masks of 28x28.
+
+    With torchvision's ResNet-50, parameter names and detections are those of its ``maskrcnn_resnet50_fpn``.
 
     Args:
-        mask_channels: Channels of the mask head's convolutions.
-        common: Those of ``FasterRCNNFPN``.
+        mask_channels: Number of channels of the convolutions in the mask head.
+        common: The arguments of ``FasterRCNNFPN``.
     """
 
     torchvision_detector = "maskrcnn_resnet50_fpn"

@@ -25,20 +25,21 @@ from convatlas.models.segmentation.segmenter import (
 class DeepLabVGG(Segmenter):
     """DeepLab v1 and v2 on VGG-16: fc6 is an atrous convolution, or several of different rates (ASPP).
 
-    One rate is v1: 7x7 at rate 4 is fc6 as it was, 3x3 at rate 12 with 1,024 channels is LargeFOV (v1, section 5.2).
-    Several are v2's ASPP: each has its own fc6, fc7 and scores, and the scores are added (v2, figure 7b). Scores
-    are enlarged bilinearly.
+    One rate gives v1: 7x7 at rate 4 corresponds to the original fc6, and 3x3 at rate 12 with 1,024 channels is LargeFOV
+    (v1, section 5.2). Several rates give the ASPP of v2: each rate has its own fc6, fc7 and scores, and the scores are
+    added (v2, figure 7b). The scores are upsampled bilinearly.
 
     Args:
         backbone: VGG-16 with the ``imagenet`` stem and ``output_stride: 8``.
         rates: Dilation of each fc6.
-        kernel: Side of fc6: 7, 4 or 3; smaller than 7, it keeps every second or third tap of a trained fc6.
-        width: Channels of fc6 and fc7; below 4096, they keep every n-th one of trained layers.
+        kernel: Side of the kernel of fc6: 7, 4 or 3. A kernel below 7 takes every second or third position of a trained
+            fc6.
+        width: Number of channels of fc6 and fc7. Below 4096, they take every n-th channel of trained layers.
         dropout: Probability that an output of fc6 or fc7 is dropped.
-        num_classes: Classes that it tells apart, the background included.
+        num_classes: Number of classes, including the background.
 
     Raises:
-        UserError: A VGG with the small stem, or with an output stride other than 8.
+        UserError: The VGG has the small stem, or an output stride other than 8.
     """
 
     image_size = 321
@@ -78,7 +79,7 @@ class DeepLabVGG(Segmenter):
             self.add_module(f"fc8_{index}", gaussian_conv(self.width, num_classes, 1))
 
     def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Put the weights of a VGG-16 into place; each fc6 and fc7 gets its linear layer's, thinned where smaller."""
+        """Convert the state dict of a VGG-16 to this network; see ``linear_as_convolution`` for fc6 and fc7."""
         layers = {
             name: layer
             for name, layer in self.named_children()
@@ -100,12 +101,12 @@ class DeepLabVGG(Segmenter):
 
 
 class DeepLabV2(Segmenter):
-    """DeepLab v2 on a ResNet: 3x3 convolutions of several rates to class scores, which are added (section 4.1.2).
+    """DeepLab v2 on a ResNet: the sum of class scores from 3x3 convolutions of several rates (section 4.1.2).
 
     Args:
-        backbone: A ResNet; the paper's is ResNet-101 with ``output_stride: 8``.
-        rates: Dilation of each; the default is the paper's ASPP-L.
-        num_classes: Classes that it tells apart, the background included.
+        backbone: A ResNet. The paper uses ResNet-101 with ``output_stride: 8``.
+        rates: Dilation of each convolution. The default is the paper's ASPP-L.
+        num_classes: Number of classes, including the background.
     """
 
     image_size = 321
@@ -141,18 +142,18 @@ class DeepLabV2(Segmenter):
 class DeepLabV3(ResidualSegmenter):
     """DeepLab v3: atrous spatial pyramid pooling with batch norm and an image-wide feature (section 3.3).
 
-    On a ResNet that torchvision has, with ``output_stride: 8``, rates 12, 24, 36 and no multi-grid, parameter names and
+    With one of torchvision's ResNets, ``output_stride: 8``, rates 12, 24, 36 and no multi-grid, parameter names and
     outputs are those of torchvision's ``deeplabv3_resnet50`` and ``deeplabv3_resnet101``.
 
     Args:
-        backbone: A ResNet; the paper's has ``output_stride`` 16 in training and 8 in evaluation.
-        rates: Dilations of the pyramid: (6, 12, 18) at output stride 16, twice that at 8 (section 4.2).
-        multi_grid: By how much the dilations of the last stage's blocks are multiplied; the paper's is (1, 2, 4).
-        auxiliary: Whether training has a second head, on the map before the last, as torchvision's has.
-        num_classes: Classes that it tells apart, the background included.
+        backbone: A ResNet. The paper uses ``output_stride`` 16 in training and 8 in evaluation.
+        rates: Dilations of the pyramid: (6, 12, 18) at output stride 16, twice these at 8 (section 4.2).
+        multi_grid: Factors of the dilations of the blocks in the last stage; (1, 2, 4) in the paper.
+        auxiliary: Whether training uses an auxiliary head on the map before the last, as in torchvision.
+        num_classes: Number of classes, including the background.
 
     Raises:
-        UserError: ``multi_grid`` has not one number for each block of the last stage.
+        UserError: The number of factors in ``multi_grid`` is not the number of blocks of the last stage.
     """
 
     image_size = 513
@@ -182,17 +183,17 @@ class DeepLabV3(ResidualSegmenter):
 
 
 class DeepLabV3Plus(ResidualSegmenter):
-    """DeepLab v3+: v3 as encoder, and a decoder that adds the detail of the first stage (section 3.1).
+    """DeepLab v3+: v3 as the encoder, and a decoder that also uses the first stage (section 3.1).
 
     Args:
-        backbone: A ResNet; the paper's has ``output_stride: 16``.
-        rates: Dilations of the pyramid: (6, 12, 18) at output stride 16, twice that at 8.
-        multi_grid: By how much the dilations of the last stage's blocks are multiplied.
-        auxiliary: Whether training has a second head, on the map before the last.
-        num_classes: Classes that it tells apart, the background included.
+        backbone: A ResNet. The paper uses ``output_stride: 16``.
+        rates: Dilations of the pyramid: (6, 12, 18) at output stride 16, twice these at 8.
+        multi_grid: Factors of the dilations of the blocks in the last stage.
+        auxiliary: Whether training uses an auxiliary head on the map before the last.
+        num_classes: Number of classes, including the background.
 
     Raises:
-        UserError: ``multi_grid`` has not one number for each block of the last stage.
+        UserError: The number of factors in ``multi_grid`` is not the number of blocks of the last stage.
     """
 
     image_size = 513
@@ -226,12 +227,14 @@ class DeepLabV3Plus(ResidualSegmenter):
 
 
 class ASPP(nn.Module):
-    """A 1x1 and several dilated 3x3 convolutions, and the mean over the image, joined by a 1x1 (v3, figure 5).
+    """Atrous spatial pyramid pooling (v3, figure 5).
+
+    It has a 1x1 convolution, several dilated 3x3 convolutions and image pooling, joined by a 1x1 convolution.
 
     Args:
-        in_channels: Channels that enter.
-        rates: Dilations.
-        width: Channels of each part and of the output.
+        in_channels: Number of channels of the input.
+        rates: Dilations of the 3x3 convolutions.
+        width: Number of channels of each part and of the output.
     """
 
     def __init__(self, in_channels: int, rates: Sequence[int], width: int = 256) -> None:
@@ -249,7 +252,7 @@ class ASPP(nn.Module):
 
 
 class ImagePooling(nn.Sequential):
-    """The mean over the image, through a 1x1 convolution, at every position."""
+    """A global average pool with a 1x1 convolution, whose result is repeated at every position."""
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(1), *_conv_bn(in_channels, width, 1))

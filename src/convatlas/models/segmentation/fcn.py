@@ -25,20 +25,20 @@ from convatlas.models.segmentation.segmenter import (
 class FCNVGG(Segmenter):
     """FCN-32s, FCN-16s and FCN-8s on VGG-16 (section 4), in the form of the authors' Caffe code.
 
-    fc6 and fc7 are convolutions without padding; the image gets a border of 100 zeros instead, so that one of any
-    size has a score map, and each map is cropped to where the image lies in it. Pools round up, as Caffe's do.
-    Class scores start at zero and upsampling as bilinear interpolation (section 4.2). The steps by two are learnt from
-    there, the last one stays as it is (section 4.3).
+    fc6 and fc7 are convolutions without padding. Instead, the image is padded by 100 zeros on each side, so that an
+    image of any size has a score map. Each map is cropped to the region of the image. Pools round up, as in Caffe. The
+    layers of the class scores are initialised with zeros, and upsampling as bilinear interpolation (section 4.2). The
+    upsampling layers with factor 2 are trained; the last upsampling is fixed (section 4.3).
 
     Args:
-        backbone: VGG-16 with the ``imagenet`` stem; its fc6 and fc7 become convolutions of this network.
-        stride: Pixels between neighbours of the finest scores: 32 uses the last map alone, 16 adds ``pool4``, 8 adds
+        backbone: VGG-16 with the ``imagenet`` stem. Its fc6 and fc7 become convolutions of this network.
+        stride: Stride of the finest scores in pixels: 32 uses only the last map, 16 adds ``pool4``, 8 also adds
             ``pool3``.
         dropout: Probability that an output of fc6 or fc7 is dropped.
-        num_classes: Classes that it tells apart, the background included.
+        num_classes: Number of classes, including the background.
 
     Raises:
-        UserError: A VGG with the small stem, whose fc6 reads one position.
+        UserError: The VGG has the small stem, so that the input of its fc6 is 1x1.
     """
 
     image_size = 500
@@ -47,15 +47,15 @@ class FCNVGG(Segmenter):
     carried = ("backbone.", "fc6", "fc7")
     backbone: VGG
     BORDER: ClassVar[int] = 99
-    """What the first convolution's own pixel of padding lacks to 100."""
+    """Padding of the image in pixels. The first convolution adds one pixel, which gives 100."""
     OFFSETS: ClassVar[dict[int, int]] = {32: 19, 16: 27, 8: 31}
-    """Where the image begins in the enlarged scores, by stride: how far their centres lie apart."""
+    """Position of the image in the upsampled scores, by stride."""
     SKIPS: ClassVar[dict[int, dict[str, tuple[int, int]]]] = {
         32: {},
         16: {"pool4": (512, 5)},
         8: {"pool4": (512, 5), "pool3": (256, 9)},
     }
-    """By stride, each skip's channels and where the scores so far begin in it."""
+    """The skips by stride: their number of channels, and the position of the upsampled scores in them."""
 
     def __init__(
         self, *, backbone: VGG, stride: Literal[8, 16, 32], dropout: float = 0.5, num_classes: int = 21
@@ -75,7 +75,7 @@ class FCNVGG(Segmenter):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the scores and their upsampling by new ones of ``num_classes`` channels."""
+        """Replace the layers of the class scores and their upsampling by new ones with ``num_classes`` channels."""
         self.num_classes = num_classes
         self.score_fr = zero_scores(4096, num_classes)
         for name, (channels, _) in self.SKIPS[self.stride].items():
@@ -84,7 +84,7 @@ class FCNVGG(Segmenter):
         self.add_module(f"upscore{self.stride}", Upsampling(num_classes, self.stride, learnt=False))
 
     def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Put the weights of a VGG-16 into place; its linear layers take the form of convolutions."""
+        """Convert the state dict of a VGG-16 to this network. Its linear layers become convolutions."""
         return super().convert_backbone_state_dict(classifier) | vgg_linear_layers(
             classifier, {"fc6": self.fc6, "fc7": self.fc7}
         )
@@ -103,14 +103,14 @@ class FCNVGG(Segmenter):
 
 
 class FCN(ResidualSegmenter):
-    """An FCN without skips on a dilated ResNet, as torchvision's ``fcn_resnet50`` and ``fcn_resnet101``.
+    """An FCN without skips on a dilated ResNet, like torchvision's ``fcn_resnet50`` and ``fcn_resnet101``.
 
-    On a ResNet that torchvision has, with ``output_stride: 8``, parameter names and outputs are torchvision's.
+    With one of torchvision's ResNets and ``output_stride: 8``, parameter names and outputs are those of torchvision.
 
     Args:
         backbone: A ResNet.
-        auxiliary: Whether training has a second head, on the map before the last.
-        num_classes: Classes that it tells apart, the background included.
+        auxiliary: Whether training uses an auxiliary head on the map before the last.
+        num_classes: Number of classes, including the background.
     """
 
     torchvision_family = "fcn"
@@ -121,12 +121,12 @@ class FCN(ResidualSegmenter):
 
 
 class Upsampling(nn.ConvTranspose2d):
-    """A transposed convolution that starts as bilinear interpolation.
+    """A transposed convolution that is initialised as bilinear interpolation.
 
     Args:
-        channels: Channels that enter and leave.
-        factor: How many times larger the output is; its kernel is twice that.
-        learnt: Whether it is trained, and may then mix channels; otherwise it has one kernel a channel.
+        channels: Number of input and output channels.
+        factor: Factor of the upsampling. The side of the kernel is twice the factor.
+        learnt: Whether the layer is trained and may mix channels. Otherwise it is fixed, with one kernel per channel.
     """
 
     def __init__(self, channels: int, factor: int, *, learnt: bool) -> None:
@@ -139,7 +139,7 @@ class Upsampling(nn.ConvTranspose2d):
 
 
 def zero_scores(in_channels: int, num_classes: int) -> nn.Conv2d:
-    """Class scores of every position that start at zero (section 4.2)."""
+    """Create a 1x1 convolution to class scores with weights and biases of zero (section 4.2)."""
     conv = nn.Conv2d(in_channels, num_classes, 1)
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -147,7 +147,10 @@ def zero_scores(in_channels: int, num_classes: int) -> nn.Conv2d:
 
 
 def vgg_linear_layers(classifier: Mapping[str, Tensor], layers: Mapping[str, nn.Conv2d]) -> dict[str, Tensor]:
-    """What convolutions called ``fc6…`` and ``fc7…`` get from a VGG's linear layers, as far as it has them."""
+    """Convert the linear layers in the state dict of a VGG for convolutions named ``fc6…`` and ``fc7…``.
+
+    Layers that are not in the state dict are left out.
+    """
     carried: dict[str, Tensor] = {}
     for name, conv in layers.items():
         source = {"fc6": "classifier.0", "fc7": "classifier.3"}[name[:3]]
@@ -161,12 +164,12 @@ def require_imagenet_stem(backbone: VGG) -> None:
     """Refuse a VGG whose fc6 cannot become a convolution over 7x7.
 
     Raises:
-        UserError: It has the small stem.
+        UserError: The VGG has the small stem.
     """
     if backbone.stem != "imagenet":
         raise UserError(f"model.net.backbone.stem={backbone.stem}: expected imagenet, whose fc6 reads 7 x 7")
 
 
 def window(x: Tensor, start: int, height: int, width: int) -> Tensor:
-    """The part (N, C, height, width) of a map (N, C, H, W) that begins at ``start`` in both directions."""
+    """Crop a map (N, C, H, W) to (N, C, height, width), from row and column ``start``."""
     return x[:, :, start : start + height, start : start + width]

@@ -1,4 +1,4 @@
-"""The one surface of all segmentation networks, and what several of them are made of."""
+"""The base class of all segmentation networks, and components that several of them share."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -19,20 +19,21 @@ ResidualBackbone = ResNet | CifarResNet
 class Segmenter(OnBackbone):
     """A network that maps images (N, in_channels, H, W) float32 to class logits of every pixel.
 
-    They are (N, num_classes, H, W), or smaller where the network has no padding: then they are of the image's central
-    part. In training, a network with an auxiliary head returns a ``ClassifierOutput``; in evaluation none does.
+    The logits are (N, num_classes, H, W). A network without padding returns smaller logits, which belong to the
+    central part of the image. A network with an auxiliary head returns a ``ClassifierOutput`` in training. All
+    networks return only the logits in evaluation.
     """
 
     backbone: Classifier | None
-    """The classification network it stands on, without its classifier."""
+    """The backbone: a classification network without its classifier."""
     carried: ClassVar[tuple[str, ...]] = ("backbone.",)
     renewed: ClassVar[tuple[str, ...]] = ()
-    """Starts of the names that the stages of a staged training do not share."""
+    """Prefixes of the names of parameters that the stages of a staged training do not share."""
 
     border: int = 0
     """Pixels on each side of an image that have no output."""
     size_step: int = 1
-    """Distance of the sizes that it takes, in pixels: 1 where it takes all."""
+    """Step between valid image sizes, in pixels; 1 if all sizes are valid."""
 
     @property
     def classifier_body(self) -> Architecture | None:
@@ -40,19 +41,19 @@ class Segmenter(OnBackbone):
         return self.backbone
 
     def output_size(self, image_size: int) -> int:
-        """Height and width of the output for images of a height and width, in pixels.
+        """Return the side of the output for square images with sides of ``image_size``, in pixels.
 
         Raises:
-            UserError: The network does not take such images.
+            UserError: The network does not accept images of this size.
         """
         return image_size
 
     def input_size(self, length: int) -> int:
-        """The smallest height or width of an image whose output has ``length`` pixels or more."""
+        """Return the smallest height or width of an image for which the output has at least ``length`` pixels."""
         return length
 
     def convert_backbone_state_dict(self, classifier: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out the classifier and put the names under ``backbone``."""
+        """Convert the state dict of a classifier: remove its head and add the prefix ``backbone.`` to the names."""
         if self.backbone is None:
             raise ValueError(f"{type(self).__name__} has no backbone")
         head = f"{classifier_head(self.backbone)}."
@@ -64,10 +65,12 @@ class Segmenter(OnBackbone):
 
 
 class ResidualSegmenter(Segmenter):
-    """A head on the last map of a ResNet, and in training a second, auxiliary one on the map before.
+    """A segmentation head on the last feature map of a ResNet.
+
+    In training, an optional auxiliary head uses the previous feature map.
 
     Attributes:
-        classifier: The head; its last layer knows the number of classes.
+        classifier: The head. Its last layer has one output for each class.
         aux_classifier: The auxiliary head, or None.
     """
 
@@ -87,7 +90,7 @@ class ResidualSegmenter(Segmenter):
 
     @property
     def torchvision_name(self) -> str | None:
-        """``fcn_resnet50``, ``deeplabv3_resnet101`` and so on; None where torchvision has no such network."""
+        """The name in torchvision, such as ``fcn_resnet50``; None if torchvision has no such network."""
         name = self.backbone.torchvision_name
         known = name in ("resnet50", "resnet101") and self.backbone.dilation == 4
         return f"{self.torchvision_family}_{name}" if known and self.torchvision_family else None
@@ -117,8 +120,8 @@ class FCNHead(nn.Sequential):
     """A 3x3 convolution to a quarter of the channels, batch norm, and the class scores.
 
     Args:
-        in_channels: Channels that enter.
-        num_classes: Classes that it tells apart.
+        in_channels: Number of input channels.
+        num_classes: Number of classes.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -133,12 +136,12 @@ class FCNHead(nn.Sequential):
 
 
 def classifier_head(backbone: Classifier) -> str:
-    """The module that holds the layers after the last feature map."""
+    """Return the name of the module that contains the layers after the last feature map."""
     return backbone.classifier_name.partition(".")[0]
 
 
 def remove_classifier(backbone: Classifier) -> None:
-    """Leave out the layers after the last feature map: state dicts then hold only what serves."""
+    """Remove the layers after the last feature map, so that state dicts contain only parameters in use."""
     backbone.set_submodule(classifier_head(backbone), nn.Identity())
 
 
@@ -150,7 +153,10 @@ def upsampled(logits: Tensor, image: Tensor) -> Tensor:
 def gaussian_conv(
     in_channels: int, out_channels: int, kernel: int, *, dilation: int = 1, same: bool = True
 ) -> nn.Conv2d:
-    """A convolution that starts from N(0, 0.01^2) and a bias of 0, as VGG's linear layers do; ``same``: it pads."""
+    """Create a convolution with weights from N(0, 0.01^2) and zero bias, as in VGG's linear layers.
+
+    With ``same``, padding keeps the size of the map; otherwise there is no padding.
+    """
     conv = nn.Conv2d(
         in_channels, out_channels, kernel, padding=(kernel - 1) * dilation // 2 if same else 0, dilation=dilation
     )
@@ -160,17 +166,17 @@ def gaussian_conv(
 
 
 def linear_as_convolution(weight: Tensor, bias: Tensor, conv: nn.Conv2d) -> dict[str, Tensor]:
-    """Give a convolution the weights of a linear layer over a square map.
+    """Convert the weights of a linear layer over a square map to those of a convolution.
 
-    A smaller convolution gets every n-th output, input and tap of it (DeepLab v1, section 3.1).
+    A smaller convolution gets every n-th output, input and kernel position (DeepLab v1, section 3.1).
 
     Args:
-        weight: (outputs, inputs), the inputs being channels of a square map.
-        bias: (outputs,).
-        conv: The convolution; its weight is (O, I, k, k).
+        weight: Weight of the linear layer, (outputs, inputs). The inputs are a flattened square map.
+        bias: Bias of the linear layer, (outputs,).
+        conv: The convolution. Its weight is (O, I, k, k).
 
     Returns:
-        Its ``weight`` and ``bias``.
+        ``weight`` and ``bias`` of the convolution.
     """
     outputs, inputs, side, _ = conv.weight.shape
     whole_side = 7 if side > 1 else 1
@@ -181,7 +187,7 @@ def linear_as_convolution(weight: Tensor, bias: Tensor, conv: nn.Conv2d) -> dict
 
 
 def bilinear_kernel(factor: int) -> Tensor:
-    """The kernel (k, k), k = 2 factor, with which a transposed convolution enlarges bilinearly (FCN, section 3.3)."""
+    """Return the kernel (k, k), k = 2 factor, of a bilinear transposed convolution (FCN, section 3.3)."""
     position = torch.arange(2 * factor, dtype=torch.float32)
     weights = 1 - (position - factor + 0.5).abs() / factor
     return weights[:, None] * weights[None, :]

@@ -11,20 +11,20 @@ from convatlas.models.segmentation.segmenter import Segmenter
 
 
 class UNet(Segmenter):
-    """A contracting and an expanding path, joined level by level (figure 1).
+    """A contracting and an expanding path with a skip connection at each level (figure 1).
 
-    The paper's: ``valid`` convolutions, so that the output is of the central part of the image (388 of 572 pixels),
-    and no batch norm. Weights start from N(0, 2 / fan-in) (section 3), biases at 0.
+    The paper uses ``valid`` convolutions, so that the output belongs to the central part of the image (388 of 572
+    pixels), and no batch norm. Weights are initialised from N(0, 2 / fan-in) (section 3), biases with 0.
 
     Args:
-        padding: ``valid`` is none, the paper's; ``same`` keeps the size, which must then be a multiple of the lowest
-            level's pixel, 16 with five levels.
-        batch_norm: Normalise the batch after each 3x3 convolution, which the paper does not.
-        width: Channels of the first level; each further one has twice as many.
-        levels: Levels, the lowest included.
+        padding: ``valid``: no padding, as in the paper. ``same``: the output has the size of the image, which must be a
+            multiple of the stride of the lowest level, 16 with five levels.
+        batch_norm: Whether to apply batch norm after each 3x3 convolution, which the paper does not.
+        width: Number of channels of the first level. Each further level has twice as many.
+        levels: Number of levels, including the lowest.
         dropout: Probability that a value at the end of the contracting path is dropped (section 3.1).
-        num_classes: Classes that it tells apart, the background included.
-        in_channels: Channels of the input.
+        num_classes: Number of classes, including the background.
+        in_channels: Number of channels of the input.
     """
 
     classifier_name = "classifier"
@@ -75,10 +75,12 @@ class UNet(Segmenter):
         _initialise(self.classifier)
 
     def output_size(self, image_size: int) -> int:
-        """Height and width of the output, in pixels: those of the image, or 184 fewer of five ``valid`` levels.
+        """Return the side of the output for square images with sides of ``image_size``, in pixels.
+
+        With ``same`` it is the side of the image. With ``valid`` and five levels it is 184 pixels less.
 
         Raises:
-            UserError: Each pooling must find an even number of pixels, and some must be left at the end.
+            UserError: The image is too small, or the input of a pool would have an odd size.
         """
         if image_size < self.smallest or (image_size - self.smallest) % self.size_step:
             raise UserError(
@@ -88,12 +90,12 @@ class UNet(Segmenter):
         return image_size - 2 * self.border
 
     def input_size(self, length: int) -> int:
-        """The smallest height or width of an image whose output has ``length`` pixels or more."""
+        """Return the smallest height or width of an image for which the output has at least ``length`` pixels."""
         more = length + 2 * self.border - self.smallest
         return self.smallest + max(0, -(-more // self.size_step)) * self.size_step
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, num_classes, h, w) of their central part."""
+        """Map images (N, C, H, W) to logits (N, num_classes, h, w) of the central part of the images."""
         skips = []
         for level, block in enumerate(self.contracting):
             x = block(x if level == 0 else self.pool(x))
@@ -109,7 +111,7 @@ class UNet(Segmenter):
 
 
 def centre(x: Tensor, height: int, width: int) -> Tensor:
-    """The central part of a map: (…, H, W) to (…, height, width)."""
+    """Crop the central part of a map, (…, H, W) to (…, height, width)."""
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[..., top : top + height, left : left + width]
 
@@ -126,7 +128,7 @@ def _two_convolutions(in_channels: int, channels: int, padding: str, batch_norm:
 
 
 def _initialise(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    taps = layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1  # of an up-convolution, one meets a pixel
+    taps = layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1  # an up-convolution: one per pixel
     nn.init.normal_(layer.weight, std=(2 / (layer.in_channels * taps)) ** 0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

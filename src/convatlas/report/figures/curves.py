@@ -1,4 +1,4 @@
-"""Plotly figures of curves, as plain dictionaries.
+"""Draw curves as Plotly figures, which are plain dictionaries.
 
 A colour is the name of a variable of the style sheet, such as ``var(--ink)``. The script of the page replaces it, so
 that figures follow the light or dark scheme of the browser. Names from the user are escaped, because Plotly
@@ -28,12 +28,12 @@ DASHES = ("solid", "dash", "dot")
 """Line styles that distinguish curves of the same colour."""
 
 POINTS = 200_000
-"""Most points of all curves of a page together, which a browser draws without delay."""
+"""Maximum number of points of all curves of a page. A browser draws so many without delay."""
 FEWEST_BUCKETS = 64
-"""Fewest buckets of a curve, however many curves there are."""
+"""Minimum number of buckets of a curve, for any number of curves."""
 
 MARKED = {"train": 40, "val": 200}
-"""Most points of a curve that is drawn with markers, by split."""
+"""Maximum number of points of a curve that is drawn with markers, by split."""
 
 TITLES: dict[Axis, str] = {"step": "optimizer step", "epoch": "epoch", "hours": "hours since the start"}
 
@@ -66,7 +66,7 @@ def panel_figure(panel: Panel, groups: Sequence[Group], limit: int = MAX_BUCKETS
     Args:
         panel: The panel; each of its metrics was logged by some run.
         groups: The groups of the page, in order.
-        limit: Most buckets of a curve.
+        limit: Maximum number of buckets of a curve.
     """
     curves = _curves(panel, groups)
     traces: list[Figure] = []
@@ -99,7 +99,7 @@ def panel_figure(panel: Panel, groups: Sequence[Group], limit: int = MAX_BUCKETS
 
 
 def buckets_per_curve(panels: Sequence[Panel], groups: Sequence[Group]) -> int:
-    """Most buckets of each curve of a page, so that all curves together stay within ``POINTS``."""
+    """Return the maximum number of buckets of each curve, so that all curves together stay within ``POINTS``."""
     curves = sum(len(_curves(panel, groups)) * len(panel.metrics) for panel in panels)
     return max(FEWEST_BUCKETS, min(MAX_BUCKETS, POINTS // max(curves, 1)))
 
@@ -158,7 +158,7 @@ def _axis(series: Series, run: RunRecord, axis: Axis) -> NDArray[np.float64]:
 
 
 def _extremes(series: Series, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The smallest and the largest value of each bucket, as one point if they are equal."""
+    """Return the smallest and the largest value of each bucket, as one point if they are equal."""
     kept = np.stack([np.ones(len(x), dtype=bool), series.highs > series.lows], axis=1).ravel()
     return np.repeat(x, 2)[kept], np.stack([series.lows, series.highs], axis=1).ravel()[kept]
 
@@ -252,10 +252,10 @@ def _markers(metric: str, count: int) -> Figure:
 
 
 def numbers(values: NDArray[np.float64]) -> list[float | None]:
-    """Values for JSON with six significant digits; None, which Plotly draws as a gap, if not finite."""
+    """Round values to six significant digits for JSON. Non-finite values become None, which Plotly draws as gaps."""
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values.tolist()]
 
 
 def positions(x: NDArray[np.float64]) -> list[float]:
-    """Positions on the axis for JSON: steps and epochs as integers, hours with four decimals."""
+    """Convert positions on the axis for JSON: steps and epochs to integers, hours to four decimals."""
     return [int(value) if value.is_integer() else round(value, 4) for value in x.tolist()]

@@ -1,7 +1,7 @@
-"""The papers' test protocols, as seen by one image: the views of it that a network is shown.
+"""The views of an image in the test protocols of the papers.
 
-Views are callables of an image (C, H, W) uint8 that return stacks, each (V, C, h, w): the views of one size. ``crops``
-says how many crops of the network's size an image amounts to, so that batches can be kept small.
+The classes map an image (C, H, W) uint8 to stacks (V, C, h, w). Each stack contains the views of one size. ``crops`` is
+the number of crops of the network's size that cost as much as one image; it limits the size of batches.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ Stacks = list[Tensor]
 class TenCrop:
     """Corners and centre of the central square, and their mirror images (Krizhevsky et al. 2012, section 4.1).
 
-    The paper first reduces every image to its central square (section 2); common implementations take the corners
-    of the whole image.
+    The paper first reduces every image to its central square (section 2). Common implementations take the corners of
+    the whole image instead.
 
     Args:
-        size: Side of a crop in pixels: the paper's 224.
-        resize: Short side of the image, and side of the square: the paper's 256.
+        size: Side of a crop in pixels; 224 in the paper.
+        resize: Short side of the resized image, which is the side of the square, in pixels; 256 in the paper.
 
     Raises:
         UserError: The square is not larger than a crop.
@@ -40,7 +40,7 @@ class TenCrop:
 
     @property
     def crops(self) -> int:
-        """Ten."""
+        """The number of crops, ten."""
         return 10
 
     def __call__(self, image: Tensor) -> Stacks:
@@ -56,11 +56,11 @@ class Dense:
     VGG, section 3.2: one scale, or {256, 384, 512} (section 4.2). ResNet, section 3.4: {224, 256, 384, 480, 640}.
 
     Args:
-        size: Side of the images that the network classifies, in pixels.
-        sizes: Short sides of the image, none under ``size``.
+        size: Side of the images for which the network is made, in pixels.
+        sizes: Short sides to which the image is resized, in pixels.
 
     Raises:
-        UserError: No scale, or one under ``size``.
+        UserError: ``sizes`` is empty, or has a value below ``size``.
     """
 
     size: int
@@ -74,7 +74,7 @@ class Dense:
 
     @property
     def crops(self) -> int:
-        """As many as the area of all views, for an image of 4:3."""
+        """The area of all views in crops of ``size`` pixels a side, for an image with the aspect ratio 4:3."""
         return round(sum(2 * 4 / 3 * (size / self.size) ** 2 for size in self.sizes))
 
     def __call__(self, image: Tensor) -> Stacks:
@@ -86,15 +86,15 @@ class Dense:
 class SquareCrops:
     """144 crops: 4 scales x 3 squares x 6 views x 2 mirror images (Szegedy et al. 2015, section 7).
 
-    The squares are left, centre and right of the image, or top, centre and bottom of an upright one; the views are
-    the square's corners and centre, and the whole square resized.
+    The squares are the left, central and right part of a landscape image, or the top, central and bottom part of an
+    upright one. The six views are the corners and the centre of the square, and the whole square resized.
 
     Args:
-        size: Side of a crop in pixels: the paper's 224.
-        sizes: Short sides of the image: the paper's 256, 288, 320 and 352.
+        size: Side of a crop in pixels; 224 in the paper.
+        sizes: Short sides to which the image is resized, in pixels; 256, 288, 320 and 352 in the paper.
 
     Raises:
-        UserError: No scale, or one that is not larger than ``size``.
+        UserError: ``sizes`` is empty, or has a value that is not above ``size``.
     """
 
     size: int
@@ -108,7 +108,7 @@ class SquareCrops:
 
     @property
     def crops(self) -> int:
-        """36 for each scale."""
+        """The number of crops, 36 for each scale."""
         return 36 * len(self.sizes)
 
     def __call__(self, image: Tensor) -> Stacks:

@@ -30,7 +30,7 @@ class ClassificationTask(Task):
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016, section 7).
         auxiliary_weight: Weight of each auxiliary head's loss (GoogLeNet, section 5).
         compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
-        common: Those of ``Task``.
+        common: The arguments of ``Task``.
     """
 
     task_type = "classification"
@@ -83,7 +83,7 @@ class ClassificationTask(Task):
         return torch.lerp(mixed, own, batch.label_weights).mean()
 
     def _binary_targets(self, batch: Batch) -> Tensor:
-        """What binary cross-entropy aims at, (N, num_classes) float32."""
+        """Compute the targets of binary cross-entropy, (N, num_classes) float32."""
         present = F.one_hot(batch.labels, self.num_classes).float()
         if batch.mixed_labels is not None and batch.label_weights is not None:
             mixed = F.one_hot(batch.mixed_labels, self.num_classes).float()
@@ -91,7 +91,7 @@ class ClassificationTask(Task):
         return present * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
 
     def training_step(self, batch: Batch) -> Tensor:
-        """One forward pass; the loss, a scalar."""
+        """Compute the loss of a batch, a scalar."""
         output = self.output(batch)
         loss = self.loss(output, batch)
         logits = output.logits if isinstance(output, ClassifierOutput) else output

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from convatlas.data.detection.objects import Objects, RunLengths
 
 AREAS = {"": 0, "_small": 1, "_medium": 2, "_large": 3}
-"""COCO's ranges of areas, in their order there: all, below 32² pixels, up to 96², above."""
+"""Positions of COCO's area ranges: all, below 32² pixels, up to 96² pixels, above."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Detections:
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """COCO's figures; NaN where there is nothing to find.
+    """COCO's metrics. They are NaN if there are no objects to find.
 
     Attributes:
         metrics: ``map`` (the mean over classes and over IoU thresholds from 0.50 to 0.95), ``map_50``, ``map_75``,
             ``map_small``, ``map_medium``, ``map_large``, and ``mar_100``, the mean recall of 100 detections an image.
-        per_class: Average precision of each class, (K,), over the thresholds.
-        per_class_50: The same at 0.50.
+        per_class: Average precision of each class, the mean over the thresholds, (K,).
+        per_class_50: Average precision of each class at the threshold 0.50, (K,).
     """
 
     metrics: dict[str, float]
@@ -56,10 +56,10 @@ def average_precision(
     """Compute average precision as pycocotools does.
 
     Args:
-        found: What was found in each image.
-        objects: What is in each of the same images.
+        found: The detections in each image.
+        objects: The annotated objects in each of the same images.
         num_classes: Number of classes.
-        kind: What overlaps are measured of.
+        kind: Whether IoU is computed from boxes or masks.
     """
     masks = kind == "mask"
     images = [{"id": number, **_size(true)} for number, true in enumerate(objects, 1)]
@@ -93,7 +93,7 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def _size(true: Objects) -> dict[str, int]:
-    """An image's size, which matters to masks alone, and they have it."""
+    """Return the size of an image from its masks. Without masks the size has no effect."""
     height, width = true.masks[0]["size"] if true.masks else (1, 1)
     return {"height": int(height), "width": int(width)}
 

@@ -15,22 +15,22 @@ from convatlas.tasks.detection.average_precision import AveragePrecision, Detect
 from convatlas.tasks.gathering import gather_ranks
 
 SCORE_THRESHOLD = 0.5
-"""Score from which a detection is counted and drawn."""
+"""Minimum score of detections that are counted and drawn."""
 OVERLAP = 0.5
-"""IoU from which it is the object."""
+"""Minimum IoU of a detection with the object that it matches."""
 SHOWN = 12
-"""Images that are drawn: the worst, and as many spread over the split."""
+"""Number of images that are drawn: so many of the worst, and so many spread over the split."""
 
 
 @dataclass(frozen=True)
 class DetectionScore:
-    """How many objects of an image were found, by detections of at least ``SCORE_THRESHOLD``.
+    """The errors in an image, for detections with a score of at least ``SCORE_THRESHOLD``.
 
     Attributes:
-        index: Position in the split.
-        right: Objects with a detection of their class.
-        missed: Objects without.
-        wrong: Detections without an object of their class; those of crowds do not count.
+        index: Position of the image in the split.
+        right: Number of objects with a detection of their class.
+        missed: Number of objects without one.
+        wrong: Number of detections without an object of their class. Detections of crowds do not count.
     """
 
     index: int
@@ -45,12 +45,12 @@ class ObjectPredictions:
     Args:
         split: The split that is evaluated.
         num_classes: Number of classes.
-        objects: What is in an image of the split, by its position.
+        objects: Returns the objects of an image by its position in the split.
 
     Attributes:
-        found: What was found in each image, in the order of the split after ``gather``.
-        scores: How well, likewise.
-        precision: ``box`` and, of networks with masks, ``mask``; after ``gather``.
+        found: The detections of each image; after ``gather`` those of all ranks, in the order of the split.
+        scores: The errors in each image, in the order of ``found``; filled by ``gather``.
+        precision: Average precision of ``box`` and, for networks with masks, of ``mask``; filled by ``gather``.
     """
 
     def __init__(self, split: str, num_classes: int, objects: Callable[[int], Objects]) -> None:
@@ -63,7 +63,7 @@ class ObjectPredictions:
 
     @property
     def num_samples(self) -> int:
-        """Number of images, once they are gathered."""
+        """Number of images; of all ranks after ``gather``."""
         return len(self.found)
 
     def update(self, index: int, said: Detection) -> None:
@@ -71,10 +71,10 @@ class ObjectPredictions:
         self.found.append(found_in(index, said))
 
     def gather(self) -> None:
-        """Bring the detections of all ranks together and compare them with what is there.
+        """Gather the detections of all ranks and compare them with the annotated objects.
 
         Raises:
-            UserError: There are none: every image was skipped.
+            UserError: Every image was skipped.
         """
         self.found = [found for part in gather_ranks(self.found) for found in part]
         if not self.found:
@@ -87,7 +87,7 @@ class ObjectPredictions:
             self.precision["mask"] = average_precision(self.found, objects, self.num_classes, "mask")
 
     def metrics(self) -> dict[str, float]:
-        """``<split>/box_map``, ``<split>/box_map_50``, ``<split>/mask_map`` and so on, of the sizes that there are."""
+        """Return ``<split>/box_map``, ``<split>/mask_map`` and so on, without sizes of which there are no objects."""
         return {
             f"{self.split}/{kind}_{name}": value
             for kind, precision in self.precision.items()
@@ -115,7 +115,7 @@ def found_in(index: int, said: Detection) -> Detections:
 
 
 def _score(found: Detections, true: Objects) -> DetectionScore:
-    """Match detections, by falling score, to the free object that each overlaps most."""
+    """Match each detection, in descending order of scores, to the unmatched object with the largest IoU."""
     certain = np.flatnonzero(found.scores >= SCORE_THRESHOLD)
     overlaps = box_iou(torch.from_numpy(found.boxes[certain]), torch.from_numpy(true.boxes)).numpy()
     overlaps[found.labels[certain, None] != true.labels[None]] = 0

@@ -21,7 +21,7 @@ class ObjectImages(Images, Protocol):
 
     @property
     def split(self) -> str:
-        """What a test reads."""
+        """The split that a test evaluates."""
 
     @property
     def has_masks(self) -> bool:
@@ -42,7 +42,7 @@ class DetectionTask(Task):
     Args:
         backbone: ``weights``: a trained classification network that the detector starts from; a file,
             ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: the entry of that file.
-        common: Those of ``Task``.
+        common: The arguments of ``Task``.
 
     Attributes:
         predictions: Detections of the last evaluation.
@@ -77,7 +77,7 @@ class DetectionTask(Task):
         return [in_stored_image(*one) for one in zip(found, batch.sizes, batch.stored_sizes, strict=True)]
 
     def output(self, batch: ObjectBatch) -> dict[str, Tensor]:
-        """The parts of the training loss by name, scalars."""
+        """Compute the parts of the training loss by name, scalars."""
         targets = [Target(boxes=boxes, labels=labels) for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
         if self.net.has_masks and batch.masks is not None:
             for target, masks in zip(targets, batch.masks, strict=True):
@@ -85,18 +85,18 @@ class DetectionTask(Task):
         return cast(dict[str, Tensor], self.net(batch.images, batch.sizes, targets))
 
     def loss(self, output: Mapping[str, Tensor], batch: ObjectBatch) -> Tensor:
-        """The training loss, a scalar: the sum of its parts (Mask R-CNN, section 3)."""
+        """Compute the training loss, a scalar: the sum of its parts (Mask R-CNN, section 3)."""
         return torch.stack(list(output.values())).sum()
 
     def training_step(self, batch: ObjectBatch) -> Tensor:
-        """One forward pass; the loss, a scalar.
+        """Compute the loss of a batch, a scalar.
 
         Raises:
-            DivergedError: A part is not finite; the weights are as they were.
+            DivergedError: A part is not finite. The weights are unchanged.
         """
         losses = self.output(batch)
         loss = self.loss(losses, batch)
-        # At every step: choosing regions has made a GPU wait already.
+        # At every step, because the selection of regions synchronises with the GPU anyway.
         if not torch.isfinite(loss):
             parts = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
             raise DivergedError(

@@ -1,4 +1,4 @@
-"""The confusion matrix of pixels, from which all metrics of segmentation follow exactly."""
+"""The confusion matrix of pixels, from which all metrics of segmentation are computed exactly."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def pixel_counts(classes: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def class_ious(counts: Tensor) -> Tensor:
-    """Intersection over union of each class, (K,) float64; NaN for one that is neither there nor predicted."""
+    """Compute the IoU of each class, (K,) float64; NaN for a class that is neither labelled nor predicted."""
     hits = counts.diagonal().double()
     return hits / (counts.sum(0) + counts.sum(1) - counts.diagonal()).double()
 

@@ -15,7 +15,7 @@ SHOWN = 12
 
 @dataclass(frozen=True, order=True)
 class SegmentationScore:
-    """How well one image was segmented.
+    """The quality of the segmentation of one image.
 
     Attributes:
         index: Position in the split.
@@ -38,7 +38,7 @@ class MaskPredictions:
 
     Attributes:
         counts: Pixels by true and predicted class, (num_classes, num_classes) int64; set by ``gather``.
-        scores: Of each image, in the order of the split; complete after ``gather``.
+        scores: The score of each image, in the order of the split; complete after ``gather``.
         masks: Predicted classes, (H, W) uint8, of some images by their position in the split; likewise.
     """
 

@@ -1,4 +1,4 @@
-"""What a segmentation network says of whole images: in tiles, at several scales, mirrored."""
+"""Predict the classes of whole images with a segmentation network: in tiles, at several scales, and mirrored."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from convatlas.models.segmentation.segmenter import Segmenter
 
 @dataclass(frozen=True, kw_only=True)
 class DenseViews:
-    """The mean over views of a network's class probabilities, pixel by pixel.
+    """Averages the class probabilities of each pixel over several views of an image.
 
-    Where a network needs more of the image than there is, the image is mirrored at its borders (U-Net, figure 2).
+    A network without padding needs pixels beyond the borders; they are mirrored (U-Net, figure 2).
 
     Args:
-        scales: Factors by which the image is enlarged (DeepLab v3, section 4.2: 0.5 to 1.75); 1 is its own size.
-        flip: Whether each is also seen mirrored.
-        tile: Height and width of the tiles in which a network without padding sees a large image, in pixels; None is
-            the image at once. The result is the same.
+        scales: Factors by which the image is resized (DeepLab v3, section 4.2: 0.5 to 1.75).
+        flip: Whether to add the mirror image of each view.
+        tile: Height and width, in pixels, of the tiles in which a network without padding processes a large image.
+            None processes the image at once. The result is the same.
     """
 
     scales: tuple[PositiveFloat, ...] = (1.0,)
@@ -34,7 +34,7 @@ class DenseViews:
         """Map normalised images, each (C, H, W), to log-probabilities, each (num_classes, H, W).
 
         Raises:
-            UserError: Tiles for a network with padding, or of a size that it does not take.
+            UserError: ``tile`` is given for a network with padding, or the network does not accept this size.
         """
         by_shape = defaultdict(list)
         for number, image in enumerate(images):
@@ -71,10 +71,12 @@ class DenseViews:
 def overlap_tile(net: Segmenter, images: Tensor, tile: int) -> Tensor:
     """Map images (N, C, H, W) to logits (N, num_classes, H, W), a tile at a time (U-Net, figure 2).
 
-    Tiles are a multiple of the network's step apart, so that its pools meet the same pixels as in the whole image.
+    The distance of tiles is a multiple of the network's ``size_step``. Therefore its pools cover the same pixels as in
+    the whole image.
 
     Raises:
-        UserError: The network pads, so that tiles would differ from the image; or takes no such tile.
+        UserError: The network has padding, so that the result would differ from that of the whole image; or the
+            network does not accept tiles of this size.
     """
     if net.border == 0:
         raise UserError("protocol.views.tile: expected null, or a network without padding such as model=unet")
@@ -93,7 +95,7 @@ def overlap_tile(net: Segmenter, images: Tensor, tile: int) -> Tensor:
 
 
 def mirrored_around(images: Tensor, border: int, height: int, width: int) -> Tensor:
-    """Images (N, C, H, W) with ``border`` mirrored pixels above and left, and as many as fill (height, width)."""
+    """Pad images (N, C, H, W) by reflection to (height, width), with ``border`` of the pixels above and on the left."""
     for axis, wanted in ((-2, height), (-1, width)):
         length = images.shape[axis]
         if border or wanted != length:

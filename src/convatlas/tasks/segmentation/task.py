@@ -30,8 +30,8 @@ class SegmentationTask(Task):
         backbone: ``weights``: a trained classification network that the backbone starts from; a file,
             ``torchvision``, ``torchvision:NAME``, or None; ``weights_entry``: the entry of that file.
         auxiliary_weight: Weight of the auxiliary head's loss.
-        compile: Compile the network for training steps: other kernels for the same network; evaluation is as without.
-        common: Those of ``Task``.
+        compile: Whether to compile the network for training steps. Evaluation uses the network without compilation.
+        common: The arguments of ``Task``.
 
     Attributes:
         views: How an evaluation shows whole images to the network.
@@ -97,7 +97,7 @@ class SegmentationTask(Task):
         return (losses * centre(batch.weights, *output.shape[-2:])).sum() / counted
 
     def training_step(self, batch: SegmentationBatch) -> Tensor:
-        """One forward pass; the loss, a scalar."""
+        """Compute the loss of a batch, a scalar."""
         output = self.output(batch)
         loss = self.loss(output, batch)
         logits = output.logits if isinstance(output, ClassifierOutput) else output
@@ -137,7 +137,7 @@ class SegmentationTask(Task):
         self._log_scores(self.test_confusion, self.predictions.split)  # type: ignore[union-attr]
 
     def _count(self, confusion: PixelConfusion, batch: WholeImageBatch) -> list[Tensor]:
-        """Count a batch; the predicted classes of each image, (H, W)."""
+        """Count a batch, and return the predicted classes of each image, (H, W)."""
         predicted = []
         for scores, labels in zip(self(batch.images), batch.labels, strict=True):
             predicted.append(scores.argmax(dim=0))
