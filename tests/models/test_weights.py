@@ -148,5 +148,6 @@ def test_a_broken_copy_of_torchvisions_weights_is_named(
 def test_torchvisions_weights_without_internet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing answers there
+    monkeypatch.setattr("urllib.request._opener", None)  # which keeps the proxies of its first use
     with pytest.raises(UserError, match=r"model\.weights=torchvision: cannot be fetched \(.*refused"):
         load_weights(ResNet(depth=18), "torchvision")
