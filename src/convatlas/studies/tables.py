@@ -19,7 +19,7 @@ def results_table(outcome: StudyOutcome, groups: Mapping[str, int]) -> Table:
     study, factor = outcome.study, outcome.study.factor
     published = {figure.arm: figure for figure in study.published}
     columns = ["Arm", *([short_key(factor.key)] if factor else []), "n", figure_label(study)]
-    columns += ["PublishedValue", "Source"] if published else []
+    columns += ["Published", "Source"] if published else []
     table = Table(columns, [False, *([True] if factor else []), True, True, True, False][: len(columns)])
     marked = factor is not None and factor.select == "best"
     for result in outcome.results:
@@ -44,7 +44,7 @@ def findings_table(outcome: StudyOutcome) -> Table:
     study = outcome.study
     ranked = any(finding.test and finding.test.wilcoxon is not None for finding in outcome.findings)
     numbers = ["n", "Difference", "95 % interval", "p", "p (Holm)", *(["p (Wilcoxon)"] if ranked else [])]
-    table = Table(["Expected", "StudyVerdict", *numbers, "Source"], [False, False, *(True for _ in numbers), False])
+    table = Table(["Expected", "Verdict", *numbers, "Source"], [False, False, *(True for _ in numbers), False])
     for finding in outcome.findings:
         test = finding.test
         cells = [
