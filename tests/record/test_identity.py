@@ -1,5 +1,6 @@
 """Which commands are the same run, now and after ConvAtlas or a library has changed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,13 @@ def test_all_arguments_at_their_defaults_and_former_names_of_classes_change_no_n
 
     assert moved(config) != config
     assert run_id(moved(config), "f") == run_id(expanded(config), "f") == run_id(config, "f")
+
+
+def test_a_record_with_former_names_of_classes_is_not_a_difference() -> None:
+    now = expanded(plain(compose("train", ["model=mask_rcnn_resnet18_fpn", "data=shapes_objects"])))
+    then = json.loads(json.dumps(now).replace("convatlas.tasks.OptimizerConfig", "convatlas.tasks.OptimizerRecipe"))
+    assert then != now
+    assert changed_settings(then, now) == []
 
 
 def test_a_default_that_differs_from_the_record_is_found_and_a_new_argument_is_not_one() -> None:

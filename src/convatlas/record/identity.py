@@ -9,6 +9,7 @@ from typing import Any
 
 from convatlas.config.arguments import reduced
 from convatlas.config.composition import verb_keys
+from convatlas.config.public_names import public_name
 from convatlas.utils.files import dumps
 
 MISSING = "no such key"
@@ -112,7 +113,9 @@ def _remove(node: dict[str, Any], path: Sequence[str]) -> None:
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """The values of a nested configuration by dotted key; a list is one value."""
+    """The values of a nested configuration by dotted key, with public names of today; a list is one value."""
+    if key.endswith("_target_") and isinstance(value, str):
+        return {key: public_name(value) or value}
     if not isinstance(value, dict) or not value:
         return {key: value}
     found: dict[str, Any] = {}
