@@ -62,6 +62,12 @@ def test_settings_are_what_differs_between_groups_and_not_within_one() -> None:
     assert [group.label for group in groups] == ["net · lr 0.1, more null", "net · lr 0.3, more [1]"]
 
 
+def test_a_former_name_of_a_class_is_no_difference() -> None:
+    names = ["convatlas.tasks.OptimizerRecipe", "convatlas.tasks.optimization.OptimizerRecipe"]
+    groups = group_runs([record(f"{name[-20:]}-s0", optimizer={"_target_": name}) for name in names])
+    assert [dict(group.settings) for group in groups] == [{}, {}]
+
+
 def test_groups_that_nothing_tells_apart_have_their_hash() -> None:
     groups = group_runs([record("net-data-11111111-s0"), record("net-data-22222222-s0")])
     assert [group.label for group in groups] == ["net · 11111111", "net · 22222222"]

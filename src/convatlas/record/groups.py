@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from convatlas.config.public_names import public_name
 from convatlas.record.reader import RunRecord, number
 
 WITHOUT_MEANING = re.compile(r"(^|\.)seed$|^(run|tracking|expected|seeds|format)(\.|$)|_target_$")
@@ -91,13 +92,13 @@ def differing_keys(groups: Sequence[Group]) -> list[str]:
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested configuration to dotted keys; a list is one value."""
+    """Flatten a nested configuration to dotted keys, with the public names of today; a list is one value."""
     rows: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
             rows |= flatten(item, f"{prefix}{key}.")
         else:
-            rows[f"{prefix}{key}"] = item
+            rows[f"{prefix}{key}"] = public_name(str(item)) or item if key == "_target_" else item
     return rows
 
 
