@@ -182,7 +182,7 @@ def test_an_ensemble_whose_members_see_images_differently_is_refused(folder_run:
     other = read_checkpoint(folder_run.run / "checkpoints" / "best.ckpt")
     other[KEY]["config"]["data"]["image_size"] = 48
     torch.save(other, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match=r"other\.ckpt: trained with data\.image_size=48, .* with 32; an ensemble"):
+    with pytest.raises(UserError, match=r"other\.ckpt: trained with data\.image_size=48, .* with 32; the members"):
         run(f"checkpoint=[{folder_run.run},{tmp_path}/other.ckpt]", f"output={tmp_path}")
 
 

@@ -213,7 +213,7 @@ def test_an_experiment_trains_the_seeds_that_are_missing(
         pytest.approx(statistics.stdev(tops)),
         2,
     )
-    assert capsys.readouterr().err.count(" trains, ") == 1
+    assert capsys.readouterr().err.count("convatlas: training ") == 1
     show(result)
     assert "±" in capsys.readouterr().out
 

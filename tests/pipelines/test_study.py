@@ -183,8 +183,8 @@ def test_crops_and_ensembles_of_the_same_runs_are_arms(finished: Path) -> None:
     [
         (["model.net.depht=1"], {}, r"study\.arms\.plain: .*did you mean"),
         (["model=resnet20_cifar"], {}, "'plain-20' and 'ResNet-20' are the same run"),
-        (["seed=3"], {}, r"study\.arms\.plain: seed: study\.seeds says"),
-        (["run.fresh=true"], {}, "run.fresh: a study goes on"),
+        (["seed=3"], {}, r"study\.arms\.plain: seed: expected study\.seeds"),
+        (["run.fresh=true"], {}, "run.fresh: a study resumes its runs"),
         (["cluster=cpu"], {}, "cluster and resources: give both"),
         ([], {"metric": "test/mean_iou"}, r"study\.metric=test/mean_iou: classification has test/\(loss"),
         ([], {"expect": [{"better": "a", "worse": "plain", "source": ""}]}, r"study\.expect\.0\.better=a"),
