@@ -95,7 +95,7 @@ def earlier_rows(card: str, version: str) -> list[Row]:
 
 
 def run_process(sections: list[str], environment: dict[str, str]) -> list[Row]:
-    """Run sections in a process of their own and print their rows; what it says is shown where a row is wrong."""
+    """Run sections in a separate process and print their rows, and its error output if a row is wrong."""
     rows: list[Row] = []
     start = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.gpu.sections", *sections]
